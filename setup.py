@@ -1,0 +1,58 @@
+"""Packaging of soda_jax; the tools' settings live in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Returns `__version__` without importing the package, whose dependencies may be missing."""
+    text = (HERE / "soda_jax" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+def read_requirements() -> list[str]:
+    """Returns the lines of requirements.txt without comments and blank lines."""
+    lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def read_readme() -> str:
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="soda-jax",
+    version=read_version(),
+    description="SODA: bottleneck diffusion models for representation learning, in JAX",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["soda_jax", "soda_jax.*"]),
+    install_requires=read_requirements(),
+    extras_require={
+        # Accelerators. Plain `jax` runs on the CPU; pick the CUDA that the driver supports.
+        "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        # CLU's TensorBoard writer needs both; without them training writes JSON lines only.
+        "tensorboard": [
+            'tensorflow-cpu>=2.20,<2.22; sys_platform == "linux"',
+            "tensorboard>=2.20,<2.22",
+        ],
+        "test": [
+            "pytest>=8.3,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.17,<0.18",
+            "scikit-image>=0.25,<0.27",
+            "scikit-learn>=1.6,<2",
+            "scipy>=1.15,<2",
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""SODA: diffusion models for representation learning with a bottleneck encoder, in JAX."""
