@@ -1,0 +1,141 @@
+"""Layers that encoder and denoiser share: dropout keyed by example, stochastic depth, normalisation, attention.
+
+`train_ids` is the one switch between training and evaluation: an int32 [B] array (the position of each example in the
+global batch) turns dropout and batch statistics on and keys the random masks; `None` means evaluation.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from soda_jax import rngs
+
+Dtype = Any
+truncated_normal_init = nn.initializers.lecun_normal()  # truncated, variance 1 / fan_in: JAX's default
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose mask for an example depends only on the layer, the step and the example's id.
+
+    Attributes:
+      rate: probability of zeroing, in [0, 1).
+      per_example: True draws one Bernoulli for the whole example (stochastic depth), False one for each element.
+    """
+
+    rate: float
+    per_example: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
+        if train_ids is None or self.rate == 0.0:
+            return x
+        shape = (1,) * (x.ndim - 1) if self.per_example else x.shape[1:]
+        keep_rate = 1.0 - self.rate
+        keep = rngs.per_example(
+            self.make_rng("dropout"), train_ids, lambda key: jax.random.bernoulli(key, keep_rate, shape)
+        )
+        return jnp.where(keep, x / keep_rate, jnp.zeros_like(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops the residual branch of whole examples (SODA, Table 12: DropPath)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
+        return Dropout(self.rate, per_example=True, name="drop")(x, train_ids)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm with 32 groups, or the largest divisor of both 32 and the channel count; computed in float32."""
+
+    use_affine: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = nn.GroupNorm(
+            num_groups=math.gcd(32, x.shape[-1]),
+            epsilon=1e-5,
+            use_bias=self.use_affine,
+            use_scale=self.use_affine,
+            dtype=self.dtype,
+            name="norm",
+        )
+        return norm(x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` [B, N, C] on `context` [B, K, C'] (itself by default).
+
+    Attributes:
+      head_dim: width of one head; C must be a multiple of it.
+      context_bias: False makes an all-zero context contribute exactly zero.
+    """
+
+    head_dim: int
+    context_bias: bool = True
+    kernel_init: Any = truncated_normal_init
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, context_mask: jax.Array | None = None
+    ) -> jax.Array:
+        channels = x.shape[-1]
+        if channels % self.head_dim:
+            raise ValueError(f"attention over {channels} channels does not divide into heads of {self.head_dim}")
+        heads = channels // self.head_dim
+        context = x if context is None else context
+
+        def project(inputs: jax.Array, name: str, use_bias: bool) -> jax.Array:
+            return nn.DenseGeneral(
+                (heads, self.head_dim),
+                use_bias=use_bias,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=name,
+            )(inputs)
+
+        query = project(x, "query", True)
+        key = project(context, "key", self.context_bias)
+        value = project(context, "value", self.context_bias)
+        mask = None if context_mask is None else context_mask[:, None, None, :]
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return nn.DenseGeneral(
+            channels,
+            axis=(-2, -1),
+            use_bias=self.context_bias,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="out",
+        )(attended)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-LayerNorm transformer block on tokens [B, N, C], with stochastic depth on both branches."""
+
+    num_heads: int
+    mlp_multiplier: int = 4
+    drop_path: float = 0.0
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train_ids: jax.Array | None = None, token_mask: jax.Array | None = None
+    ) -> jax.Array:
+        width = x.shape[-1]
+        attention = Attention(
+            width // self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype, name="attention"
+        )
+        y = attention(nn.LayerNorm(dtype=self.dtype, name="norm1")(x), context_mask=token_mask)
+        x = x + DropPath(self.drop_path, name="drop_path1")(y, train_ids)
+        y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x)
+        y = nn.Dense(width * self.mlp_multiplier, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_in")(y)
+        y = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_out")(nn.gelu(y))
+        return x + DropPath(self.drop_path, name="drop_path2")(y, train_ids)

@@ -1,0 +1,139 @@
+"""How the latent and the timestep steer the denoiser (SODA sections 3.1, 3.2.1, 3.3 and Appendix G.1).
+
+The latent z [B, d] is cut into m + 1 sections; section 0 (the paper's z_1) drives the innermost layers. Every variant
+of the paper goes through one seam: `block_latent` chooses what a block sees of z, `AdaptiveGroupNorm` applies it.
+
+  kind             what a residual block sees             how it acts
+  layer            its section                            z_s * (t_s * GN(h) + t_b) + z_b      (default)
+  full             the whole z                            the same
+  sum              its section (or the whole z)           (s, b) = Linear(t) + Linear(z), one modulation
+  concat           its section (or the whole z)           (s, b) = Linear([t, z]), one modulation
+  cross_attention  nothing; z is a set of tokens          t modulates; attention layers attend to the tokens
+  broadcast        nothing; z is tiled over the image     t modulates; z is concatenated to the linearly mapped RGB
+
+`use_scale=False` is the bias-only form ("w/o scale modulation"). Latent projections carry no bias, so a zeroed z (or
+section) is exactly the identity modulation, which is what guidance extrapolates from.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soda_jax.models.layers import Attention, Dtype, GroupNorm, truncated_normal_init
+
+KINDS = ("layer", "full", "sum", "concat", "cross_attention", "broadcast")
+
+
+def section_sizes(latent_dim: int, num_sections: int) -> np.ndarray:
+    """Widths of the sections, [num_sections] ints summing to latent_dim; the first ones take the remainder."""
+    if latent_dim < num_sections:
+        raise ValueError(f"latent_dim={latent_dim} is smaller than the {num_sections} sections; use at least that many")
+    sizes = np.full(num_sections, latent_dim // num_sections)
+    sizes[: latent_dim % num_sections] += 1
+    return sizes
+
+
+def section_of_dim(latent_dim: int, num_sections: int) -> np.ndarray:
+    """The section that each latent dimension belongs to, int [latent_dim]."""
+    return np.repeat(np.arange(num_sections), section_sizes(latent_dim, num_sections))
+
+
+def split_sections(z: jax.Array, num_sections: int) -> list[jax.Array]:
+    """Cuts z [B, d] into its sections, innermost first."""
+    return jnp.split(z, np.cumsum(section_sizes(z.shape[-1], num_sections))[:-1], axis=-1)
+
+
+def mask_latent(z: jax.Array, section_mask: jax.Array) -> jax.Array:
+    """Zeroes the sections of z that `section_mask` [B, num_sections] (bool or 0/1) drops.
+
+    A token latent [B, K, C] (no bottleneck) has no sections: it is dropped where every section is.
+    """
+    mask = section_mask.astype(z.dtype)
+    if z.ndim == 3:
+        return z * mask.max(axis=1)[:, None, None]
+    return z * mask[:, section_of_dim(z.shape[-1], section_mask.shape[-1])]
+
+
+def mix_sections(latents: jax.Array, choice: jax.Array) -> jax.Array:
+    """Style mixing (section 3.2.1): builds latents whose sections come from different images.
+
+    Args:
+      latents: [K, d] latents to choose from.
+      choice: int [B, num_sections]; section s of output b comes from `latents[choice[b, s]]`.
+
+    Returns:
+      [B, d] mixed latents.
+    """
+    dims = section_of_dim(latents.shape[-1], choice.shape[-1])
+    return latents[choice[:, dims], np.arange(latents.shape[-1])]
+
+
+def block_latent(kind: str, z: jax.Array, section: int, num_sections: int, by_section: bool) -> jax.Array | None:
+    """The part of the (masked) latent that a block of `section` is modulated by; None if it is not."""
+    if kind in ("cross_attention", "broadcast"):
+        return None
+    if kind == "layer" or (kind in ("sum", "concat") and by_section):
+        return split_sections(z, num_sections)[section]
+    return z
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """GroupNorm followed by the modulation of timestep and latent (section 3.1 and Appendix B).
+
+    Scales are parametrised as 1 + linear(.).
+
+    Attributes:
+      kind: see the module's table.
+      use_scale: False keeps the biases only.
+    """
+
+    kind: str
+    use_scale: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: jax.Array, t_emb: jax.Array, z: jax.Array | None) -> jax.Array:
+        """Modulates h [B, H, W, C] by t_emb [B, T] and z [B, k] (None: by the timestep alone)."""
+        channels = h.shape[-1]
+        # The affine part of the norm would duplicate the timestep's modulation.
+        h = GroupNorm(use_affine=False, dtype=self.dtype, name="group_norm")(h)
+        width = channels * (2 if self.use_scale else 1)
+
+        def linear(name: str, use_bias: bool) -> nn.Dense:
+            return nn.Dense(width, use_bias=use_bias, kernel_init=truncated_normal_init, dtype=self.dtype, name=name)
+
+        if z is None:
+            return self._apply(h, linear("time", True)(t_emb))
+        if self.kind == "sum":
+            return self._apply(h, linear("time", True)(t_emb) + linear("latent", False)(z))
+        if self.kind == "concat":
+            joint = jnp.concatenate([t_emb, z.astype(t_emb.dtype)], axis=-1)
+            return self._apply(h, linear("joint", True)(joint))
+        h = self._apply(h, linear("time", True)(t_emb))
+        return self._apply(h, linear("latent", False)(z))
+
+    def _apply(self, h: jax.Array, modulation: jax.Array) -> jax.Array:
+        modulation = modulation[:, None, None, :]
+        if not self.use_scale:
+            return h + modulation
+        scale, bias = jnp.split(modulation, 2, axis=-1)
+        return (1.0 + scale) * h + bias
+
+
+class LatentCrossAttention(nn.Module):
+    """Residual cross-attention from the activations to the latent's tokens (section 3.3 "Cross Attention").
+
+    Biases are left out of keys, values and output, so that zeroed tokens add nothing.
+    """
+
+    head_dim: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Maps h [B, H, W, C] and tokens [B, K, D] to [B, H, W, C]."""
+        batch, rows, columns, channels = h.shape
+        x = GroupNorm(dtype=self.dtype, name="norm")(h).reshape(batch, rows * columns, channels)
+        attend = Attention(self.head_dim, context_bias=False, dtype=self.dtype, name="attention")
+        return h + attend(x, tokens.astype(x.dtype)).reshape(h.shape)

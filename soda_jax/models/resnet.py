@@ -1,0 +1,120 @@
+"""ResNet-v2 (pre-activation) encoders: 18, 50 and their widened forms (SODA section 3.2, Table 12)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from soda_jax.models.layers import Dtype, DropPath, GroupNorm
+
+STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+xavier_init = nn.initializers.xavier_uniform()
+
+
+class PreActivationBlock(nn.Module):
+    """One residual unit: norm-ReLU-conv, twice (basic) or three times (bottleneck), and a DropPath.
+
+    The shortcut, where the shape changes, is a 1x1 convolution of the pre-activated input (He et al. 2016).
+    """
+
+    features: int
+    stride: int
+    bottleneck: bool
+    drop_path: float
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., Callable[[jax.Array], jax.Array]]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
+        out_features = self.features * (4 if self.bottleneck else 1)
+        pre = nn.relu(self.norm(name="norm1")(x))
+        shortcut = x
+        if self.stride > 1 or x.shape[-1] != out_features:
+            shortcut = self.conv(out_features, (1, 1), strides=self.stride, name="shortcut")(pre)
+        if self.bottleneck:
+            y = self.conv(self.features, (1, 1), name="conv1")(pre)
+            y = self.conv(self.features, (3, 3), strides=self.stride, name="conv2")(nn.relu(self.norm(name="norm2")(y)))
+            y = self.conv(out_features, (1, 1), name="conv3")(nn.relu(self.norm(name="norm3")(y)))
+        else:
+            y = self.conv(self.features, (3, 3), strides=self.stride, name="conv1")(pre)
+            y = self.conv(out_features, (3, 3), name="conv2")(nn.relu(self.norm(name="norm2")(y)))
+        return shortcut + DropPath(self.drop_path, name="drop_path")(y, train_ids)
+
+
+class ResNet(nn.Module):
+    """ResNet-v2 encoder E: image -> latent z.
+
+    Attributes:
+      depth: 18, 34, 50 or 101.
+      width: multiplier of every layer's width ("50x2" is depth 50, width 2).
+      latent_dim: size d of z; None keeps the feature grid as tokens instead (SODA "w/o bottleneck", F.1).
+      base_features: width of the first stage before the multiplier.
+      small_stem: 3x3 stride-1 stem without max-pooling, for images of 64 px and below.
+      norm: "batch" (statistics over the global batch) or "group".
+      drop_path: stochastic-depth rate of the last block; rises linearly from 0 at the first.
+    """
+
+    depth: int
+    latent_dim: int | None
+    width: int = 1
+    base_features: int = 64
+    small_stem: bool = False
+    norm: str = "batch"
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train_ids: jax.Array | None = None) -> tuple[jax.Array, dict[str, Any]]:
+        """Encodes `x` [B, h, w, 3] (ImageNet-normalised).
+
+        Returns:
+          (z, out): z [B, latent_dim], or tokens [B, N, C] without a bottleneck; `out` names the intermediates
+          `stem`, `stage1`..`stage4`, `features` (the normalised grid), `pooled` [B, C] and `z`.
+        """
+        conv = partial(nn.Conv, use_bias=False, padding="SAME", kernel_init=xavier_init, dtype=self.dtype)
+        norm = self._norm_factory(train_ids)
+        out: dict[str, Any] = {}
+        features = self.base_features * self.width
+        if self.small_stem:
+            x = conv(features, (3, 3), name="stem")(x)
+        else:
+            x = conv(features, (7, 7), strides=2, name="stem")(x)
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        out["stem"] = x
+        sizes = STAGE_SIZES[self.depth]
+        last, index = max(sum(sizes) - 1, 1), 0
+        for stage, size in enumerate(sizes):
+            for unit in range(size):
+                x = PreActivationBlock(
+                    features=features * 2**stage,
+                    stride=2 if unit == 0 and stage > 0 else 1,
+                    bottleneck=self.depth >= 50,
+                    drop_path=self.drop_path * index / last,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_unit{unit + 1}",
+                )(x, train_ids)
+                index += 1
+            out[f"stage{stage + 1}"] = x
+        x = out["features"] = nn.relu(norm(name="norm_final")(x))
+        out["pooled"] = x.mean(axis=(1, 2)).astype(jnp.float32)
+        if self.latent_dim is None:
+            z = x.reshape(x.shape[0], -1, x.shape[-1])
+        else:
+            z = nn.Dense(self.latent_dim, kernel_init=xavier_init, name="projection")(out["pooled"])
+        out["z"] = z
+        return z, out
+
+    def _norm_factory(self, train_ids: jax.Array | None) -> Callable[..., Any]:
+        if self.norm == "group":
+            return partial(GroupNorm, dtype=self.dtype)
+        return partial(
+            nn.BatchNorm,
+            use_running_average=train_ids is None,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )

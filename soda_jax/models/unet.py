@@ -1,0 +1,265 @@
+"""The denoiser D: a UNet whose every residual block is modulated by timestep and latent (SODA Appendix B, C).
+
+`unet_layout` lists the blocks with the latent section that drives each; the module walks that list, and
+`soda_jax.tools.describe` prints it.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, truncated_normal_init
+from soda_jax.models.modulation import AdaptiveGroupNorm, LatentCrossAttention, block_latent, mask_latent
+from soda_jax.models.positional import timestep_embedding
+
+HALF_VARIANCE = float(1 / np.sqrt(2))
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """One residual block of the UNet.
+
+    Attributes:
+      name: module name, e.g. `down_64_1`.
+      path: "down", "middle" or "up".
+      resample: "down", "up" or None (BigGAN resampling happens inside the block).
+      resolution: side of the block's output in pixels.
+      channels: output channels.
+      attention: whether self-attention (and cross-attention, for that variant) follows.
+      section: latent section that modulates it; 0 is the innermost.
+      skip: index of the skip connection that it produces (down) or consumes (up); None otherwise.
+    """
+
+    name: str
+    path: str
+    resample: str | None
+    resolution: int
+    channels: int
+    attention: bool
+    section: int
+    skip: int | None
+
+
+def num_skips(multipliers: tuple[int, ...], num_res_blocks: int) -> int:
+    """Skip connections of the UNet: the input layer's, each residual block's, each down-sampling block's."""
+    levels = len(multipliers)
+    return 1 + levels * num_res_blocks + (levels - 1)
+
+
+def num_sections(multipliers: tuple[int, ...], num_res_blocks: int) -> int:
+    """Sections of the latent: one for each skip connection, and one for the middle."""
+    return num_skips(multipliers, num_res_blocks) + 1
+
+
+def unet_layout(
+    resolution: int,
+    channels: int,
+    multipliers: tuple[int, ...],
+    num_res_blocks: int,
+    attention_resolutions: tuple[int, ...],
+    resample_section: str = "leave",
+) -> list[BlockSpec]:
+    """The UNet's residual blocks in order of execution.
+
+    A block belongs to the section of the skip connection that it produces or consumes: skip k of K has section K - k,
+    the middle has section 0. Resampling blocks go with the level that they leave (`resample_section="leave"`) or
+    enter (`"enter"`).
+    """
+    total, last = num_skips(multipliers, num_res_blocks), len(multipliers) - 1
+    leave = resample_section == "leave"
+    blocks: list[BlockSpec] = []
+    skip, size = 0, resolution  # skip 0 is the input layer's
+    for level, multiplier in enumerate(multipliers):
+        width, attend = channels * multiplier, size in attention_resolutions
+        for index in range(num_res_blocks):
+            skip += 1
+            blocks.append(BlockSpec(f"down_{size}_{index}", "down", None, size, width, attend, total - skip, skip))
+        if level < last:
+            section = total - (skip if leave else skip + 1)
+            skip, size = skip + 1, size // 2
+            blocks.append(BlockSpec(f"down_{size}_resample", "down", "down", size, width, False, section, skip))
+    width = channels * multipliers[-1]
+    for index, attend in enumerate((True, False)):
+        blocks.append(BlockSpec(f"middle_{index}", "middle", None, size, width, attend, 0, None))
+    for level in range(last, -1, -1):
+        width, attend = channels * multipliers[level], size in attention_resolutions
+        for index in range(num_res_blocks + 1):
+            blocks.append(BlockSpec(f"up_{size}_{index}", "up", None, size, width, attend, total - skip, skip))
+            skip -= 1
+        if level > 0:
+            section = total - (skip + 1 if leave else skip)
+            size *= 2
+            blocks.append(BlockSpec(f"up_{size}_resample", "up", "up", size, width, False, section, None))
+    return blocks
+
+
+def resample(x: jax.Array, mode: str | None) -> jax.Array:
+    """Halves (2x2 mean) or doubles (nearest) the sides of x [B, H, W, C]."""
+    if mode == "down":
+        return nn.avg_pool(x, (2, 2), strides=(2, 2))
+    if mode == "up":
+        batch, rows, columns, channels = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, rows, 2, columns, 2, channels))
+        return x.reshape(batch, 2 * rows, 2 * columns, channels)
+    return x
+
+
+class ResidualBlock(nn.Module):
+    """BigGAN residual block with adaptive group normalisation; the sum is divided by sqrt(2)."""
+
+    channels: int
+    resample: str | None
+    modulation: str
+    use_scale: bool
+    dropout: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t_emb: jax.Array, z: jax.Array | None, train_ids: jax.Array | None
+    ) -> jax.Array:
+        def conv(name: str, size: int) -> nn.Conv:
+            return nn.Conv(
+                self.channels, (size, size), kernel_init=truncated_normal_init, dtype=self.dtype, name=name
+            )
+
+        h = nn.gelu(GroupNorm(dtype=self.dtype, name="norm1")(x))
+        h, x = resample(h, self.resample), resample(x, self.resample)
+        h = conv("conv1", 3)(h)
+        h = AdaptiveGroupNorm(self.modulation, self.use_scale, self.dtype, name="modulation")(h, t_emb, z)
+        h = Dropout(self.dropout, name="dropout")(nn.gelu(h), train_ids)
+        h = conv("conv2", 3)(h)
+        if x.shape[-1] != self.channels:
+            x = conv("shortcut", 1)(x)
+        return (x + h) * HALF_VARIANCE
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over the pixels; the sum is divided by sqrt(2)."""
+
+    head_dim: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, rows, columns, channels = x.shape
+        h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(batch, rows * columns, channels)
+        h = Attention(self.head_dim, dtype=self.dtype, name="attention")(h)
+        return (x + h.reshape(x.shape)) * HALF_VARIANCE
+
+
+class UNet(nn.Module):
+    """Predicts the noise eps in x_t, guided by the latent.
+
+    Attributes:
+      resolution: side of the images, divisible by 2 ** (len(multipliers) - 1).
+      channels: base width; multipliers: its factor at each level; num_res_blocks: residual blocks a level.
+      attention_resolutions: sides at which self-attention follows each block (the middle always has it).
+      head_dim: width of an attention head.
+      time_dim: width of the timestep's embedding.
+      modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
+      num_tokens: number of sub-vectors of z for `cross_attention`.
+      resample_section: see `unet_layout`.
+    """
+
+    resolution: int
+    channels: int
+    multipliers: tuple[int, ...]
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (8, 16, 32)
+    head_dim: int = 64
+    time_dim: int = 512
+    num_timesteps: int = 1000
+    dropout: float = 0.1
+    modulation: str = "layer"
+    use_scale: bool = True
+    modulate_by_section: bool = True
+    num_tokens: int = 16
+    resample_section: str = "leave"
+    dtype: Dtype = jnp.float32
+
+    @property
+    def num_sections(self) -> int:
+        return num_sections(self.multipliers, self.num_res_blocks)
+
+    def layout(self) -> list[BlockSpec]:
+        return unet_layout(
+            self.resolution,
+            self.channels,
+            self.multipliers,
+            self.num_res_blocks,
+            self.attention_resolutions,
+            self.resample_section,
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        x_t: jax.Array,
+        t: jax.Array,
+        z: jax.Array,
+        section_mask: jax.Array,
+        train_ids: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Predicts the noise.
+
+        Args:
+          x_t: [B, H, W, 3] noised target.
+          t: int [B] timesteps in 1..num_timesteps.
+          z: [B, d] latent, or [B, K, C] tokens (no bottleneck; `cross_attention` only).
+          section_mask: [B, num_sections] 0/1; dropped sections are zeroed.
+          train_ids: [B] ids in training, None in evaluation.
+
+        Returns:
+          (eps [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
+        """
+        z = mask_latent(z, section_mask)
+        t_emb = self._embed_time(t)
+        tokens = self._tokens(z) if self.modulation == "cross_attention" else None
+        h = nn.Conv(
+            self.channels, (3, 3), kernel_init=truncated_normal_init, dtype=self.dtype, name="conv_in"
+        )(x_t.astype(self.dtype))
+        if self.modulation == "broadcast":
+            tiled = jnp.broadcast_to(z.astype(h.dtype)[:, None, None, :], (*h.shape[:3], z.shape[-1]))
+            h = jnp.concatenate([h, tiled], axis=-1)
+        out: dict[str, Any] = {}
+        skips = [h]
+        for spec in self.layout():
+            if spec.path == "up" and spec.skip is not None:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            seen = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
+            h = ResidualBlock(
+                spec.channels,
+                spec.resample,
+                self.modulation,
+                self.use_scale,
+                self.dropout,
+                self.dtype,
+                name=spec.name,
+            )(h, t_emb, seen, train_ids)
+            if spec.attention:
+                h = SelfAttention(self.head_dim, self.dtype, name=f"{spec.name}_attention")(h)
+                if tokens is not None:
+                    h = LatentCrossAttention(self.head_dim, self.dtype, name=f"{spec.name}_cross")(h, tokens)
+            if spec.path == "down":
+                skips.append(h)
+            out[spec.name] = h
+        out["middle"] = out["middle_1"]
+        h = nn.gelu(GroupNorm(dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
+        eps = nn.Conv(x_t.shape[-1], (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
+        return eps, out
+
+    def _embed_time(self, t: jax.Array) -> jax.Array:
+        """Sinusoid of t at its natural scale 0..1000 and a two-layer MLP; [B, time_dim]."""
+        natural = t.astype(jnp.float32) * (1000.0 / self.num_timesteps)
+        x = timestep_embedding(natural, self.time_dim)
+        x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp1")(x)
+        x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(nn.gelu(x))
+        return nn.gelu(x)
+
+    def _tokens(self, z: jax.Array) -> jax.Array:
+        return z if z.ndim == 3 else z.reshape(z.shape[0], self.num_tokens, -1)

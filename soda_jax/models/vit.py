@@ -1,0 +1,60 @@
+"""Vision-transformer encoder with the interface of the ResNet (SODA, Appendix B: "ResNet or ViT")."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from soda_jax.models.layers import Dtype, TransformerBlock
+from soda_jax.models.positional import sincos_2d
+
+# name -> (width, depth, heads)
+VARIANTS = {
+    "micro": (64, 2, 2),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+
+
+class ViT(nn.Module):
+    """ViT encoder: patches, fixed 2D sine-cosine positions, pre-norm blocks, mean pooling, linear to z.
+
+    Attributes:
+      variant: one of `VARIANTS`.
+      patch_size: side of a patch in pixels; must divide the image's sides.
+      latent_dim: size d of z; None keeps the tokens (no bottleneck).
+      drop_path: stochastic-depth rate of the last block; rises linearly from 0.
+    """
+
+    variant: str
+    patch_size: int
+    latent_dim: int | None
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train_ids: jax.Array | None = None) -> tuple[jax.Array, dict[str, Any]]:
+        """Encodes `x` [B, h, w, 3]; returns (z, out) with `stem`, `block1`.., `features`, `pooled` and `z`."""
+        width, depth, heads = VARIANTS[self.variant]
+        patch = (self.patch_size, self.patch_size)
+        init = nn.initializers.xavier_uniform()
+        x = nn.Conv(width, patch, strides=patch, padding="VALID", kernel_init=init, dtype=self.dtype, name="stem")(x)
+        batch, rows, columns, _ = x.shape
+        x = x.reshape(batch, rows * columns, width)
+        x = x + sincos_2d(rows, columns, width).astype(x.dtype)
+        out: dict[str, Any] = {"stem": x}
+        for index in range(depth):
+            x = out[f"block{index + 1}"] = TransformerBlock(
+                heads,
+                drop_path=self.drop_path * index / max(depth - 1, 1),
+                dtype=self.dtype,
+                name=f"block{index + 1}",
+            )(x, train_ids)
+        x = out["features"] = nn.LayerNorm(dtype=self.dtype, name="norm_final")(x)
+        out["pooled"] = x.mean(axis=1).astype(jnp.float32)
+        z = x if self.latent_dim is None else nn.Dense(self.latent_dim, kernel_init=init, name="projection")(out["pooled"])
+        out["z"] = z
+        return z, out
