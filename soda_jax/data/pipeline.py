@@ -1,0 +1,212 @@
+"""From a source to batches: shuffling, views, division among processes, padding.
+
+A batch is one element of a grain dataset, made whole in NumPy. Going through grain an example at
+a time costs some 150 microseconds each, several times the work on a 32-pixel image.
+
+Every random choice follows from (seed, position in the training stream) alone, so neither the
+number of processes, nor of workers, nor a restart changes a batch.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from soda_jax.data.sources.base import Example, Source, get_many
+from soda_jax.data.views import ViewSpec, eval_views, make_views
+
+_SHUFFLE_STREAM = 1
+_VIEW_STREAM = 2
+
+
+def train_dataset(
+    source: Source,
+    spec: ViewSpec,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """Endless training batches with random access: `dataset[s]` is this process's part of step s.
+
+    The stream runs through the split in epochs, each a new permutation with every example once;
+    a batch may span two epochs. The parts of the processes, joined in their order, are the same
+    global batch for any `process_count`.
+
+    Args:
+        batch_size: examples in a global batch, over all processes.
+        seed: of the order and of the augmentations.
+
+    Returns:
+        A dataset of dicts with leading axis batch_size / process_count: `source`, `source_mask`,
+        `target`, `id` int32 (position in the global batch) and what `make_views` carries over.
+
+    Raises:
+        ValueError: empty split, or a batch that the processes cannot share evenly.
+    """
+    _check(source, batch_size, process_index, process_count)
+    return grain.MapDataset.source(
+        _TrainBatches(source, spec, batch_size, seed, process_index, process_count)
+    )
+
+
+def iterate(
+    dataset: grain.MapDataset, start: int = 0, *, num_workers: int = 0, prefetch: int = 2
+) -> Iterator[Example]:
+    """Batches of `dataset` from number `start` on, the same for any `num_workers`.
+
+    Args:
+        num_workers: processes that prepare batches; 0 prepares them in threads of this one. More
+            than 0 need absl flags to be parsed and a `__main__` guard (workers are spawned).
+        prefetch: batches prepared ahead, per worker.
+    """
+    if start < 0 or num_workers < 0 or prefetch < 1:
+        raise ValueError(
+            f"start={start} and num_workers={num_workers} must be >= 0, prefetch={prefetch} >= 1."
+        )
+    threads = 1 if num_workers else min(prefetch, 2)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    batches = dataset[start:].to_iter_dataset(options)
+    if num_workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch)
+        )
+    return iter(batches)
+
+
+def eval_batches(
+    source: Source,
+    spec: ViewSpec,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    limit: int | None = None,
+    num_workers: int = 0,
+) -> Iterator[Example]:
+    """Every example of a split exactly once over all processes, without randomness.
+
+    Args:
+        batch_size: examples in a global batch, over all processes.
+        limit: at most this many examples, spread evenly over the split (which may be sorted).
+
+    Yields:
+        Dicts as in training, with `index` int32 (position in the split) and `mask` bool in place
+        of `id`. All processes yield the same number of batches. The last global batch is padded:
+        there `mask` is False, the images repeat an example, and `index` counts on past the end of
+        the split, so that no padding is mistaken for an example.
+    """
+    _check(source, batch_size, process_index, process_count)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1, or None for the whole split.")
+    dataset = grain.MapDataset.source(
+        _EvalBatches(source, spec, batch_size, process_index, process_count, limit)
+    )
+    return iterate(dataset, num_workers=num_workers)
+
+
+def _check(source: Source, batch_size: int, process_index: int, process_count: int) -> None:
+    if len(source) == 0:
+        raise ValueError("the split is empty: choose another split, or check how it was prepared.")
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size={batch_size} must be a positive multiple of process_count={process_count}."
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index} must lie in 0..{process_count - 1}.")
+
+
+class _KeyedGenerator:
+    """One generator set to the start of the stream (key, position) at a time.
+
+    Re-keying a counter-based generator takes 2 microseconds, making a new one 17.
+    """
+
+    def __init__(self, key: int):
+        self._bits = np.random.Philox(key=np.array([key, 0], np.uint64))
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, position: int) -> np.random.Generator:
+        self._state["state"]["key"][1] = position
+        self._bits.state = self._state
+        return self._generator
+
+
+class _TrainBatches:
+    """Random access to this process's part of every global training batch."""
+
+    def __init__(self, source, spec, batch_size, seed, process_index, process_count):
+        self._source = source
+        self._spec = spec
+        self._batch_size = batch_size
+        self._seed = seed
+        share = batch_size // process_count
+        self._ids = np.arange(process_index * share, (process_index + 1) * share, dtype=np.int32)
+        words = np.random.SeedSequence((seed, _VIEW_STREAM)).generate_state(1, np.uint64)
+        self._view_key = int(words[0])
+
+    def __len__(self):
+        return sys.maxsize  # As grain's own repeat() calls an endless dataset.
+
+    def __getitem__(self, step: int) -> Example:
+        positions = int(step) * self._batch_size + self._ids.astype(np.int64)
+        size = len(self._source)
+        epochs, offsets = np.divmod(positions, size)
+        indices = np.empty(len(positions), np.int64)
+        for epoch in np.unique(epochs):
+            members = epochs == epoch
+            indices[members] = _epoch_order(size, self._seed, int(epoch))[offsets[members]]
+        generator = _KeyedGenerator(self._view_key)
+        batch = _collate(
+            [
+                make_views(example, generator.at(position), self._spec)
+                for example, position in zip(
+                    get_many(self._source, indices), positions.tolist(), strict=True
+                )
+            ]
+        )
+        batch["id"] = self._ids.copy()
+        return batch
+
+
+class _EvalBatches:
+    """Random access to this process's part of every global evaluation batch."""
+
+    def __init__(self, source, spec, batch_size, process_index, process_count, limit):
+        self._source = source
+        self._spec = spec
+        self._batch_size = batch_size
+        share = batch_size // process_count
+        self._rows = np.arange(process_index * share, (process_index + 1) * share)
+        self._total = len(source) if limit is None else min(limit, len(source))
+
+    def __len__(self):
+        return -(-self._total // self._batch_size)
+
+    def __getitem__(self, number: int) -> Example:
+        places = number * self._batch_size + self._rows
+        mask = places < self._total
+        real = np.minimum(places, self._total - 1)
+        indices = real * len(self._source) // self._total
+        unique, where = np.unique(indices, return_inverse=True)
+        views = [eval_views(e, self._spec) for e in get_many(self._source, unique)]
+        batch = _collate([views[i] for i in where])
+        padding = len(self._source) + places - self._total
+        batch["index"] = np.where(mask, indices, padding).astype(np.int32)
+        batch["mask"] = mask
+        return batch
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _SHUFFLE_STREAM, epoch)))
+    return rng.permutation(np.arange(size, dtype=np.int32))
+
+
+def _collate(examples: list[Example]) -> Example:
+    """Stacks the dicts of single examples along a new leading axis."""
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}

@@ -1,0 +1,74 @@
+"""What every data source offers, and the small helpers they share."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+Example = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Ground truth of one kind ("label", "attributes" or "factors") that a source carries.
+
+    Attributes:
+        sizes: number of classes of each target; a label has one entry, binary attributes have 2s.
+        names: a name for each target, as long as `sizes`.
+        classes: names of the classes of a label, where the set has them.
+    """
+
+    sizes: tuple[int, ...]
+    names: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.sizes) != len(self.names):
+            raise ValueError(
+                f"Targets: {len(self.sizes)} sizes but {len(self.names)} names; give one a target."
+            )
+
+
+class Source(Protocol):
+    """Random access to the examples of one split. Picklable: workers receive a copy.
+
+    An example is a dict with `image` uint8 [h, w, 3] and optionally `label` int32 [],
+    `attributes` int32 [A], `factors` int32 [F]. A multi-view source gives, in place of `image`,
+    `views`: an object with `__len__` and `__getitem__(j)` -> dict(image uint8 [h, w, 3],
+    pose float32 [4, 4], intrinsics float32 [3]).
+
+    A source may also define `get_many(indices) -> list of examples`, which the pipeline prefers:
+    it may then compute a whole batch at once.
+    """
+
+    targets: Mapping[str, Targets]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def get_many(source: Source, indices: np.ndarray) -> list[Example]:
+    """The examples at `indices`, by the source's own batched access where it has one."""
+    if hasattr(source, "get_many"):
+        return source.get_many(indices)
+    return [source[int(i)] for i in indices]
+
+
+def fixed_split(size: int, split: str, seed: int) -> np.ndarray:
+    """Members of "train" / "validation" / "test" (80/10/10) under a fixed permutation.
+
+    Returns:
+        int64 indices into range(size), the same on every machine for the same seed.
+    """
+    order = np.random.Generator(np.random.Philox(seed)).permutation(size)
+    bounds = {
+        "train": (0, size * 8 // 10),
+        "validation": (size * 8 // 10, size * 9 // 10),
+        "test": (size * 9 // 10, size),
+    }
+    if split not in bounds:
+        raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(bounds)}.")
+    first, last = bounds[split]
+    return order[first:last]

@@ -1,0 +1,92 @@
+"""Crops, flips and resizing of uint8 images, on the host, with OpenCV."""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# Parallelism comes from worker processes; OpenCV's own threads would fight them for the cores.
+cv2.setNumThreads(0)
+
+_CROP_TRIES = 10
+_LOG_RATIO = math.log(4 / 3)
+
+
+class Crop(NamedTuple):
+    """A window of an image in pixels, and whether it is mirrored left to right."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
+def centre_crop(height: int, width: int) -> Crop:
+    """The largest centred square; resizing it equals resizing the short side, then cropping."""
+    side = min(height, width)
+    return Crop((height - side) // 2, (width - side) // 2, side, side, False)
+
+
+def random_crop(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    rate: float,
+    scale: tuple[float, float],
+    flip: bool,
+) -> Crop:
+    """Draws a random-resized crop with a fair flip at `rate`, else the centre crop.
+
+    The window covers a uniform share `scale` of the image's area, with the logarithm of its aspect
+    ratio uniform in log 3/4 .. log 4/3; after ten windows that do not fit, the centre crop.
+    """
+    draws = rng.random(2 + 4 * _CROP_TRIES).tolist()
+    if draws[0] >= rate:
+        return centre_crop(height, width)
+    flipped = flip and draws[1] < 0.5
+    for first in range(2, len(draws), 4):
+        u_area, u_ratio, u_top, u_left = draws[first : first + 4]
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * u_area)
+        ratio = math.exp(_LOG_RATIO * (2 * u_ratio - 1))
+        crop_height = round(math.sqrt(area / ratio))
+        crop_width = round(math.sqrt(area * ratio))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = int(u_top * (height - crop_height + 1))
+            left = int(u_left * (width - crop_width + 1))
+            return Crop(top, left, crop_height, crop_width, flipped)
+    return centre_crop(height, width)._replace(flip=flipped)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes uint8 [h, w, c]: area averaging when both sides shrink, bicubic otherwise.
+
+    OpenCV's bicubic does not low-pass, so shrinking with it would alias.
+    """
+    if image.shape[0] == height and image.shape[1] == width:
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def apply_crop(image: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
+    """Cuts the window out of uint8 [h, w, 3], resizes it to a square, and mirrors it if asked."""
+    window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    window = resize(window, resolution, resolution)
+    return cv2.flip(window, 1) if crop.flip else window
+
+
+def crop_intrinsics(intrinsics: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
+    """Intrinsics (focal, cx, cy) of the image that `apply_crop` makes of a square, unflipped window.
+
+    Raises:
+        ValueError: the crop is mirrored or not square, which a single focal length cannot express.
+    """
+    if crop.flip or crop.height != crop.width:
+        raise ValueError(f"crop={crop}: cameras need square crops without a flip.")
+    scale = resolution / crop.width
+    focal, cx, cy = intrinsics
+    return np.array([focal * scale, (cx - crop.left) * scale, (cy - crop.top) * scale], np.float32)
