@@ -1,0 +1,295 @@
+"""Sampling (SODA, Sections 3.2.1 and 3.4, Appendix B): DDPM and DDIM with classifier-free guidance.
+
+The whole walk from noise to image is one compiled program: one `lax.fori_loop` over the steps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from soda_jax.diffusion.gaussian import Diffusion, gather
+
+Denoise = Callable[[Any, jax.Array, jax.Array, Any, jax.Array], jax.Array]
+"""denoise(variables, x_t [B,H,W,C], t int32 [B] in 1..T, z, section_mask [B,m]) -> eps like x_t."""
+
+# The noise of step s is keyed by s in 1..S, so 0 is free for the noise that the walk starts from.
+_START = 0
+
+
+def make_sampler(
+    denoise: Denoise,
+    diffusion: Diffusion,
+    *,
+    image_shape: Sequence[int],
+    method: str = "ddpm",
+    num_steps: int,
+    eta: float = 0.0,
+    clip_x0: bool = True,
+    guided: bool = True,
+    num_frames: int = 0,
+) -> Callable[..., dict[str, jax.Array]]:
+    """Builds the jitted sampling function.
+
+    Each step predicts eps, from it x_0 (clipped to [-1, 1]), and steps back by the chain's
+    posterior ("ddpm": Ho et al. 2020, with the posterior's variance) or by Song et al. 2021,
+    Equation 12 ("ddim"), whose eps is derived again from the clipped x_0. The last step returns
+    the x_0 prediction itself.
+
+    Args:
+      denoise: predicts the noise; see `Denoise`. t comes on the training scale.
+      diffusion: the training chain. The walk takes `diffusion.respace(num_steps)`.
+      image_shape: (H, W, C) of the images to make.
+      method: "ddpm" or "ddim".
+      num_steps: S, steps of the walk, 1..T (the paper: 75 to 250 of 1000).
+      eta: DDIM's noise level, 0 (deterministic) to 1 (as much noise as DDPM).
+      clip_x0: clip each step's x_0 prediction to [-1, 1]. The images returned are always clipped.
+      guided: guide the predictions, at twice the cost: one call of denoise with 2B examples. If
+        False, one call with B examples, and the guidance scale has no effect.
+      num_frames: how many x_0 predictions to return, at evenly spaced steps, the last step's last.
+
+    Returns:
+      fn(variables, key, indices, z, section_mask, guidance_scale) -> dict with
+        images: float32 [B, H, W, C] in [-1, 1];
+        frames: float32 [num_frames, B, H, W, C] in [-1, 1], from noise to image, if num_frames > 0.
+      variables: whatever denoise takes. key: a PRNG key. indices: int [B], the images' numbers.
+      z: any pytree of arrays [B, ...] (None for an unconditional model). section_mask: [B, m], 1
+      where a section of z is given to the denoiser, 0 where it is dropped. guidance_scale: float s
+      in eps(0) + s (eps(z) - eps(0)), where eps(0) has every section dropped; traced, so other
+      values reuse the compiled program.
+
+      An image depends on its z, mask, key and index alone, not on the others in the batch, the
+      batch's size or the devices: its noise is drawn from fold_in(fold_in(key, index), step).
+
+    Raises:
+      ValueError: for arguments outside the ranges above (and fn, for shapes that do not agree).
+    """
+    image_shape = tuple(image_shape)
+    _check_settings(image_shape, method, num_steps, eta, num_frames)
+    walk = _Walk(
+        denoise=denoise,
+        chain=diffusion.respace(num_steps),
+        image_shape=image_shape,
+        method=method,
+        eta=eta,
+        clip_x0=clip_x0,
+        guided=guided,
+        num_frames=num_frames,
+    )
+    return jax.jit(walk.sample)
+
+
+def sample_in_batches(
+    sampler: Callable[..., dict[str, jax.Array]],
+    variables: Any,
+    key: jax.Array,
+    z: Any,
+    section_mask: Any,
+    *,
+    num_images: int,
+    batch_size: int,
+    first_index: int = 0,
+    guidance_scale: float,
+    sharding: jax.sharding.Sharding | None = None,
+) -> np.ndarray:
+    """Serves a request of any size in batches of one size, so that one program is compiled.
+
+    Args:
+      sampler: from `make_sampler`. Its frames, if it makes any, are dropped.
+      variables: whatever the sampler's denoiser takes.
+      key: a PRNG key.
+      z: pytree of arrays [num_images, ...].
+      section_mask: [num_images, m].
+      num_images: how many images to make. Image i has the index first_index + i.
+      batch_size: images a call; the last batch is padded to it with copies of the last example.
+      first_index: index of the first image. Two requests with other indices give other noise.
+      guidance_scale: s; see `make_sampler`.
+      sharding: how to lay a batch's leading axis over devices (a NamedSharding over the data axis).
+        With several processes every process passes the same request and gets every image.
+
+    Returns:
+      float32 [num_images, H, W, C] in [-1, 1], on the host.
+
+    Raises:
+      ValueError: if counts are not positive, a leading axis is not num_images, or batch_size does
+        not divide among the devices.
+    """
+    if num_images < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_images is {num_images} and batch_size is {batch_size}: both must be at least 1"
+        )
+    if sharding is not None:
+        _check_divides(batch_size, sharding)
+    inputs = jax.tree.map(np.asarray, (z, section_mask))
+    _check_leading(inputs, num_images, "num_images")
+    scale = np.float32(guidance_scale)
+    images = []
+    for start in range(0, num_images, batch_size):
+        numbers = np.arange(start, start + batch_size)
+        rows = np.minimum(numbers, num_images - 1)
+        indices = (first_index + numbers).astype(np.int32)
+        batch = (indices, *jax.tree.map(lambda x, rows=rows: x[rows], inputs))
+        if sharding is not None:
+            batch = jax.device_put(batch, sharding)
+        images.append(_to_host(sampler(variables, key, *batch, scale)["images"]))
+    return np.concatenate(images)[:num_images]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Walk:
+    """The settings of `make_sampler`, and the walk from noise to image under them."""
+
+    denoise: Denoise
+    chain: Diffusion
+    image_shape: tuple[int, ...]
+    method: str
+    eta: float
+    clip_x0: bool
+    guided: bool
+    num_frames: int
+
+    def sample(self, variables, key, indices, z, section_mask, guidance_scale=1.0):
+        """The function that `make_sampler` describes, not yet jitted."""
+        _check_inputs(indices, z, section_mask, guidance_scale)
+        batch, num_steps = indices.shape[0], self.chain.num_steps
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+        variance, slots = self._noise_variance(), self._frame_slots()
+
+        def noise(step):
+            def draw(image_key):
+                return jax.random.normal(
+                    jax.random.fold_in(image_key, step), self.image_shape, jnp.float32
+                )
+
+            return jax.vmap(draw)(keys)
+
+        def body(i, carry):
+            x_t, frames = carry
+            step = num_steps - i
+            steps = jnp.full((batch,), step, jnp.int32)
+            eps = self._eps(variables, x_t, steps, z, section_mask, guidance_scale)
+            x_0 = self.chain.predict_x0(x_t, steps, eps)
+            if self.clip_x0:
+                x_0 = jnp.clip(x_0, -1, 1)
+            if self.num_frames:
+                # A slot is written until its own step has come, and keeps what was written last.
+                frames = jax.lax.dynamic_update_index_in_dim(frames, x_0, jnp.asarray(slots)[i], 0)
+            x_t = self._mean(x_t, x_0, steps)
+            if variance.any():
+                x_t += jnp.sqrt(jnp.asarray(variance, jnp.float32)[step]) * noise(step)
+            return x_t, frames
+
+        frames = jnp.zeros((self.num_frames, batch, *self.image_shape), jnp.float32)
+        images, frames = jax.lax.fori_loop(0, num_steps, body, (noise(_START), frames))
+        out = {"images": jnp.clip(images, -1, 1)}
+        if self.num_frames:
+            out["frames"] = jnp.clip(frames, -1, 1)
+        return out
+
+    def _eps(self, variables, x_t, steps, z, section_mask, guidance_scale) -> jax.Array:
+        """The predicted noise; if guided, eps(0) + s (eps(z) - eps(0)), both from one call.
+
+        The two of an example lie side by side in the batch, not in two halves, so that a batch that
+        is split over devices needs no exchange between them.
+        """
+        timestep = jnp.asarray(self.chain.timesteps)[steps]
+        scale = jnp.asarray(guidance_scale, jnp.float32)
+        section_mask = jnp.asarray(section_mask)
+        if not self.guided:
+            return self._checked_eps(variables, x_t, timestep, z, section_mask)
+        masks = jnp.stack([section_mask, jnp.zeros_like(section_mask)], axis=1)
+        x_twice, timestep, z = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), (x_t, timestep, z))
+        masks = masks.reshape(-1, *section_mask.shape[1:])
+        eps = self._checked_eps(variables, x_twice, timestep, z, masks)
+        eps = eps.reshape(x_t.shape[0], 2, *x_t.shape[1:])
+        conditional, unconditional = eps[:, 0], eps[:, 1]
+        return unconditional + scale * (conditional - unconditional)
+
+    def _checked_eps(self, variables, x_t, timestep, z, section_mask) -> jax.Array:
+        """Calls denoise; a wrong shape would otherwise broadcast silently."""
+        eps = self.denoise(variables, x_t, timestep, z, section_mask)
+        if eps.shape != x_t.shape:
+            raise ValueError(f"denoise returned shape {eps.shape} for x_t of shape {x_t.shape}")
+        # The walk is float32 whatever the network computes in.
+        return eps.astype(jnp.float32)
+
+    def _mean(self, x_t, x_0, steps) -> jax.Array:
+        """The mean of x_{t-1} given x_t and the x_0 prediction."""
+        if self.method == "ddpm":
+            return self.chain.posterior(x_0, x_t, steps)[0]
+        # Song et al. 2021, Equation 12: sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps.
+        before = np.concatenate([[1.0], self.chain.abar[:-1]])
+        # Negative by rounding only: with eta <= 1 the variance is at most 1 - abar_{t-1}.
+        direction = np.sqrt(np.maximum(1 - before - self._noise_variance(), 0))
+        eps = self.chain.predict_eps(x_t, steps, x_0)
+        return gather(np.sqrt(before), steps, x_0) * x_0 + gather(direction, steps, x_0) * eps
+
+    def _noise_variance(self) -> np.ndarray:
+        """float64 [S + 1], variance of the noise that each step adds.
+
+        Song et al. 2021, Equation 16: DDIM's sigma^2 is eta^2 times the posterior's variance.
+        """
+        factor = 1.0 if self.method == "ddpm" else self.eta**2
+        return factor * self.chain.posterior_variance
+
+    def _frame_slots(self) -> np.ndarray:
+        """int32 [S], for the i-th step of the walk the first frame whose step is i or later."""
+        num_steps, num_frames = self.chain.num_steps, self.num_frames
+        frame_steps = np.rint(np.arange(1, num_frames + 1) * num_steps / max(num_frames, 1)) - 1
+        return np.searchsorted(frame_steps, np.arange(num_steps)).astype(np.int32)
+
+
+def _check_settings(image_shape, method, num_steps, eta, num_frames) -> None:
+    if len(image_shape) != 3 or any(size < 1 for size in image_shape):
+        raise ValueError(f"image_shape is {image_shape}: give (height, width, channels)")
+    if method not in ("ddpm", "ddim"):
+        raise ValueError(f"unknown sampling method {method!r}: choose ddpm or ddim")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}: DDIM's noise level lies between 0 and 1")
+    if method == "ddpm" and eta:
+        raise ValueError(f"eta is {eta}, but only DDIM has a noise level: use method='ddim'")
+    if not 0 <= num_frames <= num_steps:
+        raise ValueError(
+            f"num_frames is {num_frames}: a walk of {num_steps} steps has 0 to {num_steps} frames"
+        )
+
+
+def _check_inputs(indices, z, section_mask, guidance_scale) -> None:
+    if jnp.ndim(indices) != 1:
+        raise ValueError(f"indices has shape {jnp.shape(indices)}: give one number an image, [B]")
+    if jnp.ndim(section_mask) != 2:
+        raise ValueError(f"section_mask has shape {jnp.shape(section_mask)}: give [B, sections]")
+    if jnp.ndim(guidance_scale) != 0:
+        raise ValueError(f"guidance_scale has shape {jnp.shape(guidance_scale)}: give one number")
+    _check_leading((z, section_mask), indices.shape[0], "the number of indices")
+
+
+def _check_leading(inputs: Any, size: int, name: str) -> None:
+    """Raises unless every array of (z, section_mask) has `size` rows."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(inputs):
+        if jnp.ndim(leaf) < 1 or leaf.shape[0] != size:
+            field = "z" if path[0].idx == 0 else "section_mask"
+            raise ValueError(
+                f"{field}{jax.tree_util.keystr(path[1:])} has shape {jnp.shape(leaf)}: its leading "
+                f"axis must be {name}, {size}"
+            )
+
+
+def _check_divides(batch_size: int, sharding: jax.sharding.Sharding) -> None:
+    try:
+        sharding.shard_shape((batch_size,))
+    except ValueError as error:
+        raise ValueError(
+            f"batch_size is {batch_size}, which {sharding} cannot split evenly: use a multiple of "
+            "the number of devices along the data axis"
+        ) from error
+
+
+def _to_host(images: jax.Array) -> np.ndarray:
+    if images.is_fully_addressable:
+        return np.asarray(images)
+    return np.asarray(multihost_utils.process_allgather(images, tiled=True))
