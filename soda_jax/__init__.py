@@ -1,1 +1,14 @@
-"""SODA: diffusion models for representation learning with a bottleneck encoder, in JAX."""
+"""SODA: Bottleneck Diffusion Models for Representation Learning (Hudson et al. 2023) in JAX and Flax."""
+
+from soda_jax.version import __version__
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str):
+    # Loaded when asked for: data workers import this package and need neither jax nor orbax.
+    if name == "load":
+        from soda_jax.api import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,9 +107,7 @@ class Diffusion:
         noise = gather(np.sqrt(1 - self.abar), t, x_t)
         return (x_t - signal * x_0) / noise
 
-    def posterior(
-        self, x_0: jax.Array, x_t: jax.Array, t: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def posterior(self, x_0: jax.Array, x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """q(x_{t-1} | x_t, x_0), one step back (Ho et al. 2020, Equations 6 and 7).
 
         Args:

@@ -119,9 +119,7 @@ def sample_in_batches(
         not divide among the devices.
     """
     if num_images < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_images is {num_images} and batch_size is {batch_size}: both must be at least 1"
-        )
+        raise ValueError(f"num_images is {num_images} and batch_size is {batch_size}: both must be at least 1")
     if sharding is not None:
         _check_divides(batch_size, sharding)
     inputs = jax.tree.map(np.asarray, (z, section_mask))
@@ -161,9 +159,7 @@ class _Walk:
 
         def noise(step):
             def draw(image_key):
-                return jax.random.normal(
-                    jax.random.fold_in(image_key, step), self.image_shape, jnp.float32
-                )
+                return jax.random.normal(jax.random.fold_in(image_key, step), self.image_shape, jnp.float32)
 
             return jax.vmap(draw)(keys)
 
@@ -253,9 +249,7 @@ def _check_settings(image_shape, method, num_steps, eta, num_frames) -> None:
     if method == "ddpm" and eta:
         raise ValueError(f"eta is {eta}, but only DDIM has a noise level: use method='ddim'")
     if not 0 <= num_frames <= num_steps:
-        raise ValueError(
-            f"num_frames is {num_frames}: a walk of {num_steps} steps has 0 to {num_steps} frames"
-        )
+        raise ValueError(f"num_frames is {num_frames}: a walk of {num_steps} steps has 0 to {num_steps} frames")
 
 
 def _check_inputs(indices, z, section_mask, guidance_scale) -> None:

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def top_k_accuracy(
-    logits: jax.Array, labels: jax.Array, *, k: int = 1, mask: jax.Array | None = None
-) -> jax.Array:
+def top_k_accuracy(logits: jax.Array, labels: jax.Array, *, k: int = 1, mask: jax.Array | None = None) -> jax.Array:
     """Share of the examples whose class is among the k with the highest logits.
 
     Of classes with equal logits, the one with the smaller number comes first.
@@ -32,17 +30,14 @@ def top_k_accuracy(
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
     if logits.ndim != 2 or logits.shape[:1] != labels.shape or mask.shape != labels.shape:
         raise ValueError(
-            f"logits have shape {logits.shape}, labels {labels.shape} and mask {mask.shape}: give "
-            "[N, C], [N] and [N]"
+            f"logits have shape {logits.shape}, labels {labels.shape} and mask {mask.shape}: give [N, C], [N] and [N]"
         )
     guesses = jax.lax.top_k(logits, k)[1]
     correct = jnp.any(guesses == labels[:, None], axis=-1)
     return jnp.sum(correct & mask) / jnp.sum(mask)
 
 
-def binary_f1(
-    predictions: jax.Array, targets: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
+def binary_f1(predictions: jax.Array, targets: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """F1 of the positive class of each of A binary attributes: 2 TP / (2 TP + FP + FN).
 
     Args:
@@ -60,8 +55,7 @@ def binary_f1(
     mask = jnp.ones(targets.shape[:1], bool) if mask is None else jnp.asarray(mask, bool)
     if predictions.ndim != 2 or predictions.shape != targets.shape:
         raise ValueError(
-            f"predictions have shape {predictions.shape} and targets {targets.shape}: both must be "
-            "[N, A] and the same"
+            f"predictions have shape {predictions.shape} and targets {targets.shape}: both must be [N, A] and the same"
         )
     if mask.shape != targets.shape[:1]:
         raise ValueError(f"mask has shape {mask.shape}: give {targets.shape[:1]}, one an example")
@@ -107,9 +101,7 @@ def knn_predict(
     _check_knn(train_features, train_labels, test_features, k, temperature, num_classes, block_size)
     gallery = jnp.asarray(_blocks(train_features, min(block_size, len(train_features))))
     labels = jnp.asarray(train_labels, jnp.int32)
-    classify = functools.partial(
-        _knn_block, k=k, num_classes=num_classes, num_train=len(train_features)
-    )
+    classify = functools.partial(_knn_block, k=k, num_classes=num_classes, num_train=len(train_features))
     queries = _blocks(test_features, min(block_size, len(test_features)))
     votes = [classify(gallery, labels, block, np.float32(temperature)) for block in queries]
     return np.concatenate([np.asarray(v) for v in votes])[: len(test_features)]
@@ -125,9 +117,7 @@ def _knn_block(gallery, labels, queries, temperature, *, k, num_classes, num_tra
         number, features = numbered
         index = number * block + jnp.arange(block)
         # Full precision: by default, accelerators multiply in bfloat16 or TF32.
-        similarity = jnp.matmul(
-            queries, _normalise(features).T, precision=jax.lax.Precision.HIGHEST
-        )
+        similarity = jnp.matmul(queries, _normalise(features).T, precision=jax.lax.Precision.HIGHEST)
         similarity = jnp.where(index < num_train, similarity, -jnp.inf)
         # The best so far stand first: of equal similarities the earlier example is kept.
         similarities = jnp.concatenate([best[0], similarity], axis=1)
@@ -164,8 +154,7 @@ def _blocks(x: np.ndarray, size: int) -> np.ndarray:
 def _check_knn(train, labels, test, k, temperature, num_classes, block_size) -> None:
     if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
         raise ValueError(
-            f"train_features have shape {train.shape} and test_features {test.shape}: give [N, D] "
-            "and [M, D]"
+            f"train_features have shape {train.shape} and test_features {test.shape}: give [N, D] and [M, D]"
         )
     if labels.shape != train.shape[:1]:
         raise ValueError(f"train_labels have shape {labels.shape}: give {train.shape[:1]}")

@@ -35,7 +35,9 @@ class Dropout(nn.Module):
         shape = (1,) * (x.ndim - 1) if self.per_example else x.shape[1:]
         keep_rate = 1.0 - self.rate
         keep = rngs.per_example(
-            self.make_rng("dropout"), train_ids, lambda key: jax.random.bernoulli(key, keep_rate, shape)
+            self.make_rng("dropout"),
+            train_ids,
+            lambda key: jax.random.bernoulli(key, keep_rate, shape),
         )
         return jnp.where(keep, x / keep_rate, jnp.zeros_like(x))
 
@@ -131,11 +133,19 @@ class TransformerBlock(nn.Module):
     ) -> jax.Array:
         width = x.shape[-1]
         attention = Attention(
-            width // self.num_heads, kernel_init=self.kernel_init, dtype=self.dtype, name="attention"
+            width // self.num_heads,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="attention",
         )
         y = attention(nn.LayerNorm(dtype=self.dtype, name="norm1")(x), context_mask=token_mask)
         x = x + DropPath(self.drop_path, name="drop_path1")(y, train_ids)
         y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x)
-        y = nn.Dense(width * self.mlp_multiplier, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_in")(y)
+        y = nn.Dense(
+            width * self.mlp_multiplier,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="mlp_in",
+        )(y)
         y = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_out")(nn.gelu(y))
         return x + DropPath(self.drop_path, name="drop_path2")(y, train_ids)

@@ -101,7 +101,13 @@ class AdaptiveGroupNorm(nn.Module):
         width = channels * (2 if self.use_scale else 1)
 
         def linear(name: str, use_bias: bool) -> nn.Dense:
-            return nn.Dense(width, use_bias=use_bias, kernel_init=truncated_normal_init, dtype=self.dtype, name=name)
+            return nn.Dense(
+                width,
+                use_bias=use_bias,
+                kernel_init=truncated_normal_init,
+                dtype=self.dtype,
+                name=name,
+            )
 
         if z is None:
             return self._apply(h, linear("time", True)(t_emb))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from soda_jax.models.layers import Dtype, DropPath, GroupNorm
+from soda_jax.models.layers import DropPath, Dtype, GroupNorm
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 xavier_init = nn.initializers.xavier_uniform()

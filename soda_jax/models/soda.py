@@ -31,7 +31,12 @@ class SODA(nn.Module):
         self.bottleneck_dropout = Dropout(self.latent_dropout)
 
     def __call__(
-        self, source: jax.Array, source_mask: jax.Array, x_t: jax.Array, t: jax.Array, section_mask: jax.Array
+        self,
+        source: jax.Array,
+        source_mask: jax.Array,
+        x_t: jax.Array,
+        t: jax.Array,
+        section_mask: jax.Array,
     ) -> jax.Array:
         """Encodes and denoises in evaluation mode; initialises every parameter. Returns eps."""
         z, _ = self.encode(source, source_mask)

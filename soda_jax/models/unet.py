@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, truncated_normal_init
-from soda_jax.models.modulation import AdaptiveGroupNorm, LatentCrossAttention, block_latent, mask_latent
+from soda_jax.models.modulation import (
+    AdaptiveGroupNorm,
+    LatentCrossAttention,
+    block_latent,
+    mask_latent,
+)
 from soda_jax.models.positional import timestep_embedding
 
 HALF_VARIANCE = float(1 / np.sqrt(2))
@@ -119,12 +124,14 @@ class ResidualBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, t_emb: jax.Array, z: jax.Array | None, train_ids: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, t_emb: jax.Array, z: jax.Array | None, train_ids: jax.Array | None) -> jax.Array:
         def conv(name: str, size: int) -> nn.Conv:
             return nn.Conv(
-                self.channels, (size, size), kernel_init=truncated_normal_init, dtype=self.dtype, name=name
+                self.channels,
+                (size, size),
+                kernel_init=truncated_normal_init,
+                dtype=self.dtype,
+                name=name,
             )
 
         h = nn.gelu(GroupNorm(dtype=self.dtype, name="norm1")(x))
@@ -221,7 +228,11 @@ class UNet(nn.Module):
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
         h = nn.Conv(
-            self.channels, (3, 3), kernel_init=truncated_normal_init, dtype=self.dtype, name="conv_in"
+            self.channels,
+            (3, 3),
+            kernel_init=truncated_normal_init,
+            dtype=self.dtype,
+            name="conv_in",
         )(x_t.astype(self.dtype))
         if self.modulation == "broadcast":
             tiled = jnp.broadcast_to(z.astype(h.dtype)[:, None, None, :], (*h.shape[:3], z.shape[-1]))

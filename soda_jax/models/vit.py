@@ -41,7 +41,15 @@ class ViT(nn.Module):
         width, depth, heads = VARIANTS[self.variant]
         patch = (self.patch_size, self.patch_size)
         init = nn.initializers.xavier_uniform()
-        x = nn.Conv(width, patch, strides=patch, padding="VALID", kernel_init=init, dtype=self.dtype, name="stem")(x)
+        x = nn.Conv(
+            width,
+            patch,
+            strides=patch,
+            padding="VALID",
+            kernel_init=init,
+            dtype=self.dtype,
+            name="stem",
+        )(x)
         batch, rows, columns, _ = x.shape
         x = x.reshape(batch, rows * columns, width)
         x = x + sincos_2d(rows, columns, width).astype(x.dtype)
@@ -55,6 +63,10 @@ class ViT(nn.Module):
             )(x, train_ids)
         x = out["features"] = nn.LayerNorm(dtype=self.dtype, name="norm_final")(x)
         out["pooled"] = x.mean(axis=1).astype(jnp.float32)
-        z = x if self.latent_dim is None else nn.Dense(self.latent_dim, kernel_init=init, name="projection")(out["pooled"])
+        z = (
+            x
+            if self.latent_dim is None
+            else nn.Dense(self.latent_dim, kernel_init=init, name="projection")(out["pooled"])
+        )
         out["z"] = z
         return z, out

@@ -46,9 +46,7 @@ def test_batch_size_and_padding_do_not_matter(sampler, reference, batch_size):
 def test_number_of_devices_does_not_matter(sampler, reference, num_devices):
     if jax.device_count() < num_devices:
         pytest.skip(f"needs {num_devices} devices")
-    mesh = jax.make_mesh(
-        (num_devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:num_devices]
-    )
+    mesh = jax.make_mesh((num_devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:num_devices])
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     images = request(sampler, batch_size=8, sharding=sharding)
     np.testing.assert_allclose(images, reference, atol=1e-5)
@@ -65,9 +63,7 @@ def test_latent_may_be_a_tree(reference):
 
     sampler = make_sampler(denoise, Diffusion.create(), image_shape=SHAPE, num_steps=8)
     tree = {"latent": jnp.asarray(Z), "shift": np.zeros(11, np.float32)}
-    images = sample_in_batches(
-        sampler, 0.5, KEY, tree, MASK, num_images=11, batch_size=4, guidance_scale=2
-    )
+    images = sample_in_batches(sampler, 0.5, KEY, tree, MASK, num_images=11, batch_size=4, guidance_scale=2)
     np.testing.assert_allclose(images, reference, atol=1e-5)
 
 

@@ -35,9 +35,7 @@ def pairs(kind, shape=(32, 40, 3), count=4):
 def test_ssim_is_that_of_scikit_image(kind, shape):
     batch = list(pairs(kind, shape))
     expected = [
-        metrics.structural_similarity(
-            x.astype(np.float64), y.astype(np.float64), channel_axis=-1, data_range=1
-        )
+        metrics.structural_similarity(x.astype(np.float64), y.astype(np.float64), channel_axis=-1, data_range=1)
         for x, y in batch
     ]
     x, y = np.stack([p[0] for p in batch]), np.stack([p[1] for p in batch])

@@ -1,0 +1,120 @@
+"""The paper's hyperparameters (SODA, Table 12): what every config starts from.
+
+Not a run of its own: copy a dataset's config instead. Values that the paper leaves open are listed in REPRODUCTION.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+
+    config.train = ConfigDict()
+    config.train.num_steps = 500_000
+    config.train.batch_size = 4096  # of all devices and microbatches together
+    config.train.grad_accum_steps = 1
+    config.train.ema_decay = 0.9999
+    config.train.ema_warmup = True  # decay = min(ema_decay, (1 + step) / (10 + step)): short runs are not left behind
+    config.train.log_every = 100
+    config.train.eval_every = 10_000
+    config.train.checkpoint_every = 5_000
+    config.train.keep_every = 100_000  # checkpoints at its multiples are kept for good, besides the last
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 2e-4
+    config.optim.schedule = "constant"  # or "cosine", down to final_lr_ratio of the rate at decay_steps
+    config.optim.final_lr_ratio = 0.25
+    config.optim.decay_steps = 0  # 0: train.num_steps
+    config.optim.warmup_steps = 5000
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.95
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.05
+    config.optim.clip_norm = 0.5
+
+    config.model = ConfigDict()
+    config.model.dtype = "float32"  # of activations; "bfloat16" keeps parameters, norms, loss and EMA in float32
+    config.model.latent_dim = 2048
+    config.model.bottleneck = True  # False keeps the feature grid, for cross_attention only (F.1 "w/o bottleneck")
+    config.model.latent_dropout = 0.1
+    config.model.encoder = ConfigDict()
+    config.model.encoder.name = "resnet50"  # resnet{18,34,50,101}[x2], vit_{micro,tiny,small,base,large}
+    config.model.encoder.base_features = 64
+    config.model.encoder.small_stem = False  # 3x3 stride-1 stem without max-pool, for sources of 64 px and below
+    config.model.encoder.norm = "batch"  # or "group"
+    config.model.encoder.drop_path = 0.1
+    config.model.encoder.patch_size = 16  # ViT only
+    config.model.encoder.lr_multiplier = 1.0  # learning-rate equalisation; 2 for ImageNet
+    config.model.denoiser = ConfigDict()
+    config.model.denoiser.channels = 64
+    config.model.denoiser.multipliers = (1, 1, 2, 3, 4)
+    config.model.denoiser.num_res_blocks = 2
+    config.model.denoiser.attention_resolutions = (8, 16, 32)
+    config.model.denoiser.head_dim = 64
+    config.model.denoiser.time_dim = 512
+    config.model.denoiser.dropout = 0.1
+    config.model.modulation = ConfigDict()
+    config.model.modulation.kind = "layer"  # layer, full, sum, concat, cross_attention, broadcast
+    config.model.modulation.use_scale = True  # False: bias only
+    config.model.modulation.merge_by_section = True  # sum, concat: merge a block's own section (False: the whole z)
+    config.model.modulation.num_tokens = 16  # cross_attention: number of sub-vectors of z
+    config.model.modulation.resample_section = "leave"  # level whose section drives a resampling block; or "enter"
+    config.model.aggregation = ConfigDict()
+    config.model.aggregation.name = "mean"  # or "transformer"
+    config.model.aggregation.depth = 2
+    config.model.aggregation.num_heads = 4
+    config.model.aggregation.mlp_multiplier = 4
+
+    config.diffusion = ConfigDict()
+    config.diffusion.schedule = "inverted"  # inverted, cosine, linear, sigmoid, reflected
+    config.diffusion.num_timesteps = 1000
+    config.diffusion.latent_mask_rate = 0.12  # whole z zeroed, for guidance
+    config.diffusion.layer_mask_rate = 0.15  # each section zeroed (kind="layer" only)
+
+    config.sampling = ConfigDict()
+    config.sampling.method = "ddpm"  # or "ddim"
+    config.sampling.num_steps = 100  # the paper strides 1000 into 75-250
+    config.sampling.guidance_scale = 2.0
+    config.sampling.eta = 0.0  # ddim only
+    config.sampling.batch_size = 64
+    config.sampling.num_images = 8  # rows of the grids
+
+    config.data = ConfigDict()
+    config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
+    config.data.root = ""  # TFDS data directory or image folder; "" is the library's default place
+    config.data.train_split = "train"
+    config.data.eval_split = "validation"
+    config.data.resolution = 128  # of the target
+    config.data.source_resolution = 256
+    config.data.source_noise = 0.1  # std of the Gaussian noise on the normalised source
+    config.data.view_policy = "augment"  # augment: two crops of one image; same: autoencoding; camera: two cameras
+    config.data.num_sources = 1
+    config.data.augment_source = True
+    config.data.augment_target = True
+    config.data.crop_rate = 0.95
+    config.data.crop_scale = (0.08, 1.0)
+    config.data.flip = True
+    config.data.num_workers = 0  # processes that prepare batches; 0 uses threads of this one
+
+    config.probe = ConfigDict()  # the online probe: linear, in tandem, behind a stop-gradient (E.1)
+    config.probe.kind = "auto"  # "label", "attributes", "factors", "none", or "auto": what the dataset has
+    config.probe.learning_rate = 1e-3
+    config.probe.dropout = 0.1
+    config.probe.init_scale = 0.02
+    config.probe.bias_init = 0.0  # -10 for ImageNet
+    config.probe.label_smoothing = 0.0  # 0.1 for ImageNet
+    config.probe.raw_pixels = False  # train the same probe on the source's pixels beside it, as a baseline
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 256
+    config.eval.num_examples = 10_000  # of eval_split in training's evaluations; 0 is all of it
+    config.eval.evaluators = ("knn", "linear_probe", "reconstruction")  # what --mode=evaluate runs
+    config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
+    config.eval.baselines = True  # also the untrained encoder and raw pixels
+    config.eval.knn_k = (20, 200)
+    config.eval.probe_epochs = 100
+    config.eval.probe_learning_rates = (1e-3, 3e-3, 1e-2)
+    config.eval.reconstruction_examples = 64
+
+    return config

@@ -1,0 +1,59 @@
+"""A small SODA on the embedded `scenes` data, 32 px: minutes on a laptop.
+
+    python -m soda_jax.main --config=configs/quickstart.py --workdir=/tmp/soda_quickstart
+
+Hardware, time and what was reached: see README.md "Quickstart".
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    config = common.get_config()
+    config.train.num_steps = 1500
+    config.train.batch_size = 64
+    config.train.ema_decay = 0.995
+    config.train.log_every = 50
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 250
+    config.train.keep_every = 1_000_000
+
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "cosine"
+    config.optim.final_lr_ratio = 0.05
+    config.optim.warmup_steps = 100
+
+    config.model.latent_dim = 64
+    config.model.latent_dropout = 0.0
+    config.model.encoder.name = "resnet18"
+    config.model.encoder.base_features = 16
+    config.model.encoder.drop_path = 0.0
+    config.model.encoder.small_stem = True
+    config.model.denoiser.channels = 16
+    config.model.denoiser.multipliers = (1, 2, 2)
+    config.model.denoiser.num_res_blocks = 1
+    config.model.denoiser.attention_resolutions = (8,)
+    config.model.denoiser.head_dim = 16
+    config.model.denoiser.time_dim = 64
+    config.model.denoiser.dropout = 0.0  # random masks cost a tenth of a CPU's time and a short run does not overfit
+
+    config.data.name = "scenes"
+    config.data.eval_split = "test"
+    config.data.resolution = 32
+    config.data.source_resolution = 32
+    config.data.source_noise = 0.05
+    config.data.view_policy = "same"
+    config.data.augment_source = False
+    config.data.augment_target = False
+
+    config.probe.kind = "factors"
+    config.probe.learning_rate = 3e-3
+    config.probe.raw_pixels = True
+
+    config.sampling.num_steps = 50
+    config.sampling.num_images = 8
+    config.sampling.batch_size = 8
+    config.eval.num_examples = 2048
+    return config

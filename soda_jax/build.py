@@ -1,0 +1,183 @@
+"""Builds a run's parts from its config: the one place where config fields reach the modules."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from soda_jax import optim
+from soda_jax.config import ConfigError, parse_encoder_name
+from soda_jax.data.sources import Source, Targets, load_source
+from soda_jax.data.views import ViewSpec
+from soda_jax.diffusion.gaussian import Diffusion
+from soda_jax.diffusion.sampler import make_sampler
+from soda_jax.models.aggregation import MeanAggregator, TransformerAggregator
+from soda_jax.models.probe import LinearProbe
+from soda_jax.models.resnet import ResNet
+from soda_jax.models.soda import SODA
+from soda_jax.models.unet import UNet
+from soda_jax.models.vit import ViT
+from soda_jax.train_step import ProbeTask, Trainer
+
+
+def model(config: ConfigDict) -> SODA:
+    """The model of `config.model`."""
+    dtype = jnp.dtype(config.model.dtype)
+    return SODA(
+        encoder=_encoder(config, dtype),
+        denoiser=_denoiser(config, dtype),
+        aggregator=_aggregator(config.model.aggregation),
+        latent_dropout=config.model.latent_dropout,
+        encoder_lr_multiplier=config.model.encoder.lr_multiplier,
+    )
+
+
+def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
+    encoder = config.model.encoder
+    family, variant, width = parse_encoder_name(encoder.name)
+    latent_dim = config.model.latent_dim if config.model.bottleneck else None
+    if family == "vit":
+        return ViT(variant, encoder.patch_size, latent_dim, encoder.drop_path, dtype)
+    return ResNet(
+        depth=variant,
+        latent_dim=latent_dim,
+        width=width,
+        base_features=encoder.base_features,
+        small_stem=encoder.small_stem,
+        norm=encoder.norm,
+        drop_path=encoder.drop_path,
+        dtype=dtype,
+    )
+
+
+def _denoiser(config: ConfigDict, dtype: Any) -> UNet:
+    denoiser, modulation = config.model.denoiser, config.model.modulation
+    return UNet(
+        resolution=config.data.resolution,
+        channels=denoiser.channels,
+        multipliers=tuple(denoiser.multipliers),
+        num_res_blocks=denoiser.num_res_blocks,
+        attention_resolutions=tuple(denoiser.attention_resolutions),
+        head_dim=denoiser.head_dim,
+        time_dim=denoiser.time_dim,
+        num_timesteps=config.diffusion.num_timesteps,
+        dropout=denoiser.dropout,
+        modulation=modulation.kind,
+        use_scale=modulation.use_scale,
+        modulate_by_section=modulation.merge_by_section,
+        num_tokens=modulation.num_tokens,
+        resample_section=modulation.resample_section,
+        dtype=dtype,
+    )
+
+
+def _aggregator(aggregation: ConfigDict) -> MeanAggregator | TransformerAggregator:
+    if aggregation.name == "mean":
+        return MeanAggregator()
+    return TransformerAggregator(aggregation.depth, aggregation.num_heads, aggregation.mlp_multiplier)
+
+
+def diffusion(config: ConfigDict) -> Diffusion:
+    return Diffusion.create(config.diffusion.schedule, config.diffusion.num_timesteps)
+
+
+def source(config: ConfigDict, split: str) -> Source:
+    """Opens a split of the dataset; ValueError with the remedy if it is missing."""
+    resolution = max(config.data.resolution, config.data.source_resolution)
+    return load_source(config.data.name, config.data.root or None, split, resolution=resolution)
+
+
+def view_spec(config: ConfigDict) -> ViewSpec:
+    data = config.data
+    return ViewSpec(
+        policy=data.view_policy,
+        num_sources=data.num_sources,
+        source_resolution=data.source_resolution,
+        target_resolution=data.resolution,
+        augment_source=data.augment_source,
+        augment_target=data.augment_target,
+        crop_rate=data.crop_rate,
+        crop_scale=tuple(data.crop_scale),
+        flip=data.flip,
+    )
+
+
+def schedule(config: ConfigDict) -> optax.Schedule:
+    """Learning rate as a function of the step."""
+    return optim.learning_rate_schedule(
+        config.optim.learning_rate,
+        schedule=config.optim.schedule,
+        warmup_steps=config.optim.warmup_steps,
+        decay_steps=config.optim.decay_steps or config.train.num_steps,
+        final_ratio=config.optim.final_lr_ratio,
+    )
+
+
+def probe_task(config: ConfigDict, targets: Mapping[str, Targets]) -> ProbeTask | None:
+    """The online probe for what the dataset has; None where it has nothing or `config.probe.kind` is "none"."""
+    kind = config.probe.kind
+    if kind == "auto":
+        kind = next((name for name in ("factors", "label", "attributes") if name in targets), "none")
+    if kind == "none":
+        return None
+    if kind not in targets:
+        have = ", ".join(targets) or "none"
+        raise ConfigError(f"config.probe.kind={kind!r}: the dataset has no such targets (it has: {have})")
+    found = targets[kind]
+    return ProbeTask(
+        kind=kind,
+        sizes=tuple(found.sizes),
+        names=tuple(found.names),
+        module=LinearProbe(
+            tuple(found.sizes),
+            config.probe.dropout,
+            config.probe.init_scale,
+            config.probe.bias_init,
+        ),
+        optimizer=optax.adam(config.probe.learning_rate),
+        label_smoothing=config.probe.label_smoothing,
+        raw_pixels=config.probe.raw_pixels,
+    )
+
+
+def trainer(config: ConfigDict, targets: Mapping[str, Targets]) -> Trainer:
+    return Trainer(
+        model=model(config),
+        diffusion=diffusion(config),
+        optimizer=optim.adamw(
+            schedule(config),
+            b1=config.optim.b1,
+            b2=config.optim.b2,
+            eps=config.optim.eps,
+            weight_decay=config.optim.weight_decay,
+            clip_norm=config.optim.clip_norm,
+        ),
+        root=jax.random.key(config.seed),
+        source_noise=config.data.source_noise,
+        latent_mask_rate=config.diffusion.latent_mask_rate,
+        layer_mask_rate=config.diffusion.layer_mask_rate,
+        microbatches=config.train.grad_accum_steps,
+        ema_decay=config.train.ema_decay,
+        ema_warmup=config.train.ema_warmup,
+        probe=probe_task(config, targets),
+    )
+
+
+def sampler(config: ConfigDict, soda: SODA, *, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
+    """The jitted sampling function of `soda`; `options` override those of `config.sampling`."""
+
+    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, section_mask: jax.Array) -> jax.Array:
+        return soda.apply(variables, x_t, t, z, section_mask, method="denoise")[0]
+
+    resolution = config.data.resolution
+    settings = {"method": config.sampling.method, "eta": config.sampling.eta} | options
+    return make_sampler(
+        denoise,
+        diffusion(config),
+        image_shape=(resolution, resolution, 3),
+        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
+        **settings,
+    )

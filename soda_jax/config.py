@@ -1,0 +1,288 @@
+"""Checks of a config before anything compiles: impossible values are named with their remedy."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from soda_jax.diffusion import schedules
+from soda_jax.models import modulation, unet, vit
+from soda_jax.models.resnet import STAGE_SIZES
+
+MODEL_SECTIONS = ("model", "diffusion")  # what a checkpoint's weights depend on
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message names each field, its value and what to do."""
+
+
+def parse_encoder_name(name: str) -> tuple[str, int | str, int]:
+    """Splits an encoder's name: ("resnet", depth, width) or ("vit", variant, 1); ValueError on any other."""
+    if name.startswith("resnet"):
+        depth, _, width = name.removeprefix("resnet").partition("x")
+        if depth.isdigit() and int(depth) in STAGE_SIZES and (width.isdigit() and int(width) > 0 or "x" not in name):
+            return "resnet", int(depth), int(width or 1)
+    if name.startswith("vit_") and name.removeprefix("vit_") in vit.VARIANTS:
+        return "vit", name.removeprefix("vit_"), 1
+    raise ValueError(f"use resnet{{{','.join(map(str, STAGE_SIZES))}}}[x2] or vit_{{{','.join(vit.VARIANTS)}}}")
+
+
+def validate(config: ConfigDict, num_devices: int = 1) -> None:
+    """Raises ConfigError listing every impossible value of `config` on `num_devices` devices."""
+    problems = [
+        *_check_training(config, num_devices),
+        *_check_encoder(config),
+        *_check_denoiser(config),
+        *_check_modulation(config),
+        *_check_diffusion(config),
+        *_check_data(config),
+    ]
+    if problems:
+        raise ConfigError("this config cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _problem(config: ConfigDict, field: str, remedy: str) -> str:
+    value: Any = config
+    for part in field.split("."):
+        value = value[part]
+    return f"config.{field}={value!r}: {remedy}"
+
+
+def _check_ranges(config: ConfigDict, ranges: dict[str, tuple[float, float]]) -> Iterator[str]:
+    for field, (low, high) in ranges.items():
+        value: Any = config
+        for part in field.split("."):
+            value = value[part]
+        if not low <= value <= high:
+            bound = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+            yield _problem(config, field, f"must be {bound}")
+
+
+def _check_choices(config: ConfigDict, choices: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    for field, allowed in choices.items():
+        section, name = field.rsplit(".", 1)
+        node: Any = config
+        for part in section.split("."):
+            node = node[part]
+        if node[name] not in allowed:
+            yield _problem(config, field, f"must be one of {', '.join(allowed)}")
+
+
+def _check_training(config: ConfigDict, num_devices: int) -> Iterator[str]:
+    inf = float("inf")
+    positive = (
+        "num_steps",
+        "batch_size",
+        "grad_accum_steps",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+    )
+    yield from _check_ranges(config, {f"train.{field}": (1, inf) for field in (*positive, "keep_every")})
+    yield from _check_ranges(
+        config,
+        {
+            "train.ema_decay": (0, 1),
+            "optim.learning_rate": (0, inf),
+            "optim.final_lr_ratio": (0, 1),
+            "optim.decay_steps": (0, inf),
+            "optim.warmup_steps": (0, inf),
+            "optim.weight_decay": (0, inf),
+            "optim.clip_norm": (1e-12, inf),
+            "eval.batch_size": (1, inf),
+            "eval.num_examples": (0, inf),
+            "sampling.batch_size": (1, inf),
+            "sampling.num_images": (1, inf),
+            "probe.dropout": (0, 0.99),
+            "probe.label_smoothing": (0, 0.99),
+        },
+    )
+    yield from _check_choices(
+        config,
+        {
+            "optim.schedule": ("constant", "cosine"),
+            "probe.kind": ("auto", "label", "attributes", "factors", "none"),
+            "model.dtype": ("float32", "bfloat16"),
+        },
+    )
+    accumulation = config.train.grad_accum_steps
+    multiple = num_devices * max(accumulation, 1)
+    if config.train.batch_size % multiple:
+        remedy = f"must be a multiple of devices x grad_accum_steps = {num_devices} x {accumulation} = {multiple}"
+        yield _problem(config, "train.batch_size", remedy)
+
+
+def _check_encoder(config: ConfigDict) -> Iterator[str]:
+    encoder = config.model.encoder
+    try:
+        family, variant, _ = parse_encoder_name(encoder.name)
+    except ValueError as error:
+        yield _problem(config, "model.encoder.name", str(error))
+        return
+    yield from _check_choices(config, {"model.encoder.norm": ("batch", "group")})
+    yield from _check_ranges(
+        config,
+        {
+            "model.encoder.drop_path": (0, 0.99),
+            "model.latent_dropout": (0, 0.99),
+            "model.encoder.lr_multiplier": (1e-6, float("inf")),
+            "model.encoder.base_features": (1, float("inf")),
+        },
+    )
+    if family == "vit" and config.data.source_resolution % encoder.patch_size:
+        yield _problem(
+            config,
+            "model.encoder.patch_size",
+            f"must divide config.data.source_resolution={config.data.source_resolution}",
+        )
+    aggregation = config.model.aggregation
+    yield from _check_choices(config, {"model.aggregation.name": ("mean", "transformer")})
+    if aggregation.name == "transformer" and config.model.latent_dim % aggregation.num_heads:
+        yield _problem(
+            config,
+            "model.aggregation.num_heads",
+            f"must divide config.model.latent_dim={config.model.latent_dim}",
+        )
+
+
+def _check_denoiser(config: ConfigDict) -> Iterator[str]:
+    denoiser = config.model.denoiser
+    inf = float("inf")
+    fields = ("channels", "num_res_blocks", "head_dim")
+    yield from _check_ranges(config, {f"model.denoiser.{field}": (1, inf) for field in fields})
+    yield from _check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})
+    if denoiser.time_dim % 2 or denoiser.time_dim < 2:
+        yield _problem(config, "model.denoiser.time_dim", "must be even and at least 2")
+    if not denoiser.multipliers:
+        yield _problem(config, "model.denoiser.multipliers", "needs at least one level")
+        return
+    shrink = 2 ** (len(denoiser.multipliers) - 1)
+    if config.data.resolution % shrink:
+        remedy = (
+            f"must be a multiple of the denoiser's down-sampling 2^(levels - 1) = {shrink}; or use fewer multipliers"
+        )
+        yield _problem(config, "data.resolution", remedy)
+        return
+    layout = unet.unet_layout(
+        config.data.resolution,
+        denoiser.channels,
+        tuple(denoiser.multipliers),
+        denoiser.num_res_blocks,
+        tuple(denoiser.attention_resolutions),
+    )
+    widths = {spec.channels for spec in layout if spec.attention}
+    bad = sorted(width for width in widths if width % denoiser.head_dim)
+    if bad:
+        remedy = f"must divide the channels of every attention layer; it does not divide {bad}"
+        yield _problem(config, "model.denoiser.head_dim", remedy)
+
+
+def _check_modulation(config: ConfigDict) -> Iterator[str]:
+    model = config.model
+    yield from _check_choices(
+        config,
+        {
+            "model.modulation.kind": modulation.KINDS,
+            "model.modulation.resample_section": ("leave", "enter"),
+        },
+    )
+    sections = unet.num_sections(tuple(model.denoiser.multipliers), model.denoiser.num_res_blocks)
+    if model.latent_dim < sections:
+        remedy = f"is smaller than the denoiser's {sections} sections; use at least {sections}"
+        yield _problem(config, "model.latent_dim", remedy)
+    if (
+        model.modulation.kind == "cross_attention"
+        and model.bottleneck
+        and model.latent_dim % model.modulation.num_tokens
+    ):
+        yield _problem(
+            config,
+            "model.modulation.num_tokens",
+            f"must divide config.model.latent_dim={model.latent_dim}",
+        )
+    if not model.bottleneck:
+        if model.modulation.kind != "cross_attention":
+            yield _problem(config, "model.bottleneck", "needs config.model.modulation.kind='cross_attention'")
+        if config.data.num_sources != 1:
+            yield _problem(config, "data.num_sources", "must be 1 with config.model.bottleneck=False")
+
+
+def _check_diffusion(config: ConfigDict) -> Iterator[str]:
+    yield from _check_choices(
+        config,
+        {"diffusion.schedule": tuple(schedules.SCHEDULES), "sampling.method": ("ddpm", "ddim")},
+    )
+    yield from _check_ranges(
+        config,
+        {
+            "diffusion.num_timesteps": (2, float("inf")),
+            "diffusion.latent_mask_rate": (0, 1),
+            "diffusion.layer_mask_rate": (0, 1),
+            "sampling.num_steps": (1, config.diffusion.num_timesteps),
+            "sampling.eta": (0, 1),
+        },
+    )
+
+
+def _check_data(config: ConfigDict) -> Iterator[str]:
+    data = config.data
+    inf = float("inf")
+    yield from _check_ranges(
+        config,
+        {
+            "data.source_noise": (0, inf),
+            "data.source_resolution": (8, inf),
+            "data.num_sources": (1, inf),
+            "data.crop_rate": (0, 1),
+            "data.num_workers": (0, inf),
+        },
+    )
+    yield from _check_choices(config, {"data.view_policy": ("augment", "same", "camera")})
+    if not data.name:
+        yield _problem(
+            config,
+            "data.name",
+            "set a dataset: scenes, scenes_free, folder, or a prepared TFDS set",
+        )
+    if data.name == "folder" and not data.root:
+        yield _problem(config, "data.root", "set the folder that holds the images")
+    low, high = data.crop_scale
+    if not 0 < low <= high <= 1:
+        yield _problem(config, "data.crop_scale", "must be (low, high) with 0 < low <= high <= 1")
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text: data, not code."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_dict(tree: dict[str, Any]) -> ConfigDict:
+    """A locked config from `to_json`'s data; lists become tuples again."""
+
+    def untangle(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: untangle(value) for key, value in node.items()}
+        return tuple(untangle(item) for item in node) if isinstance(node, list) else node
+
+    return ConfigDict(untangle(tree)).lock()
+
+
+def differences(saved: ConfigDict, current: ConfigDict, sections: tuple[str, ...] = MODEL_SECTIONS) -> list[str]:
+    """Fields of `sections` in which two configs differ, each as `config.field: saved -> current`."""
+
+    def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, (dict, ConfigDict)):
+                yield from flatten(value, f"{prefix}.{key}")
+            else:
+                yield f"{prefix}.{key}", tuple(value) if isinstance(value, list) else value
+
+    found = []
+    for section in sections:
+        old = dict(flatten(saved[section], f"config.{section}"))
+        new = dict(flatten(current[section], f"config.{section}"))
+        for field in sorted(old.keys() | new.keys()):
+            if old.get(field) != new.get(field):
+                found.append(f"{field}: {old.get(field)!r} -> {new.get(field)!r}")
+    return found

@@ -1,0 +1,1 @@
+"""Evaluators: each a class with `run(...)` that returns {name: value}."""

@@ -1,0 +1,106 @@
+"""The evaluation that training runs as it goes: held-out denoising loss and the online probe, with EMA weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from soda_jax import inputs, rngs, sharding
+from soda_jax.data.pipeline import eval_batches
+from soda_jax.data.sources import Source
+from soda_jax.data.views import ViewSpec
+from soda_jax.models.probe import probe_hits, probe_targets
+from soda_jax.train_state import TrainState
+from soda_jax.train_step import Trainer
+
+
+class OnlineEvaluator:
+    """Counts every example of the held-out split once.
+
+    Args:
+      trainer: the run's constants.
+      source, spec: the held-out split and its views.
+      batch_size: global; rounded up to a multiple of the devices.
+      limit: examples to use; None is all.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        source: Source,
+        spec: ViewSpec,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        limit: int | None,
+    ):
+        self._trainer = trainer
+        self._source, self._spec, self._mesh = source, spec, mesh
+        self._batch_size = sharding.round_up(batch_size, mesh)
+        self._limit = limit
+        self._step = jax.jit(self._evaluate_batch, out_shardings=sharding.replicated(mesh))
+
+    def run(self, state: TrainState) -> dict[str, float]:
+        """Metrics: `eval/loss`, `probe/NAME` for each target, `probe/mean`, and the same with `probe_pixels`."""
+        totals: Any = None
+        batches = eval_batches(
+            self._source,
+            self._spec,
+            batch_size=self._batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            limit=self._limit,
+        )
+        for batch in batches:
+            sums = self._step(state, sharding.put_batch(batch, self._mesh))
+            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+        totals = jax.tree.map(np.asarray, totals)
+        count = totals.pop("count")
+        metrics = {"eval/loss": float(totals.pop("loss") / count)}
+        for name, hits in totals.items():
+            prefix = "probe" if name == "latent" else f"probe_{name}"
+            accuracy = hits / count
+            metrics |= {f"{prefix}/{t}": float(a) for t, a in zip(self._trainer.probe.names, accuracy, strict=True)}
+            metrics[f"{prefix}/mean"] = float(accuracy.mean())
+        return metrics
+
+    def _evaluate_batch(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        trainer = self._trainer
+        mask = batch["mask"]
+        source = inputs.normalise_source(batch["source"])
+        z, out = trainer.model.apply(state.ema_variables, source, batch["source_mask"], method="encode")
+        sums = {"count": mask.sum(), "loss": jnp.sum(self._denoising_loss(state, batch, z) * mask)}
+        if trainer.probe is None:
+            return sums
+        targets = probe_targets(batch, trainer.probe.kind)
+        features = {"latent": out["latent"], "pixels": source[:, 0]}
+        for name in trainer.probe.inputs:
+            logits = trainer.probe.module.apply(
+                {"params": state.probe.params[name], "batch_stats": state.probe.batch_stats[name]},
+                features[name].reshape(mask.shape[0], -1),
+            )
+            sums[name] = jnp.sum(probe_hits(logits, targets) & mask[:, None], axis=0)
+        return sums
+
+    def _denoising_loss(self, state: TrainState, batch: dict[str, jax.Array], z: jax.Array) -> jax.Array:
+        """Mean squared error of the noise, [B]; timestep and noise are fixed by the example's index."""
+        trainer, index = self._trainer, batch["index"]
+
+        def draw(name: str, function: Any) -> jax.Array:
+            return rngs.per_example(rngs.stream(trainer.root, name, 0), index, function)
+
+        x_0 = inputs.normalise_target(batch["target"])
+        t = draw("eval_timestep", lambda k: jax.random.randint(k, (), 1, trainer.diffusion.num_steps + 1))
+        eps = draw("eval_noise", lambda k: jax.random.normal(k, x_0.shape[1:]))
+        sections = jnp.ones((x_0.shape[0], trainer.model.denoiser.num_sections))
+        eps_hat, _ = trainer.model.apply(
+            state.ema_variables,
+            trainer.diffusion.q_sample(x_0, t, eps),
+            t,
+            z,
+            sections,
+            method="denoise",
+        )
+        return jnp.square(eps_hat - eps).mean(axis=(1, 2, 3))

@@ -1,0 +1,57 @@
+"""PNG grids: source | target | reconstruction or novel view | unconditional sample, one row an example."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from soda_jax import inputs
+from soda_jax.data.pipeline import eval_batches
+from soda_jax.data.sources import Source
+from soda_jax.data.views import ViewSpec
+from soda_jax.inference import Inference, Variables
+
+MIN_SIDE = 96  # smaller images are enlarged, pixel by pixel, so that a person can see them
+PADDING = 4
+
+
+class GridWriter:
+    """Draws grids of fixed held-out examples.
+
+    Args:
+      inference: encoder and sampler.
+      source, spec: the split and its views.
+      count: rows.
+    """
+
+    def __init__(self, inference: Inference, source: Source, spec: ViewSpec, count: int):
+        self._inference = inference
+        self._batch = next(iter(eval_batches(source, spec, batch_size=count, limit=count)))
+        self._third = "novel view" if spec.policy == "camera" else "reconstruction"
+
+    def draw(self, variables: Variables, seed: int = 0) -> np.ndarray:
+        """The grid, uint8 [H, W, 3]."""
+        batch, real = self._batch, self._batch["mask"]
+        z = self._inference.encode(variables, batch["source"], batch["source_mask"])
+        columns = {
+            "source": batch["source"][:, 0],
+            "target": batch["target"],
+            self._third: inputs.to_uint8(self._inference.sample(variables, z, seed=seed)),
+            "unconditional": inputs.to_uint8(self._inference.sample_unconditional(variables, len(z), seed=seed)),
+        }
+        return image_grid({name: images[real] for name, images in columns.items()})
+
+
+def image_grid(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Columns of uint8 images [N, h, w, 3] (sides may differ between columns) under their captions."""
+    side = max(MIN_SIDE, *(images.shape[1] for images in columns.values()))
+    rows = max(len(images) for images in columns.values())
+    font = ImageFont.load_default(size=13)
+    cell, header = side + PADDING, 22
+    canvas = Image.new("RGB", (cell * len(columns) + PADDING, header + cell * rows), "white")
+    pen = ImageDraw.Draw(canvas)
+    for column, (caption, images) in enumerate(columns.items()):
+        left = PADDING + column * cell
+        pen.text((left + side / 2, header / 2), caption, fill="black", font=font, anchor="mm")
+        for row, image in enumerate(images):
+            tile = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+            canvas.paste(tile, (left, header + row * cell))
+    return np.asarray(canvas)

@@ -1,0 +1,149 @@
+"""Encoding and sampling of host arrays of any length, in batches of one size; evaluation, grids and the API share it."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from soda_jax import build, inputs, rngs, sharding
+from soda_jax.diffusion.sampler import sample_in_batches
+
+Variables = dict[str, Any]
+
+
+class Inference:
+    """The encoder and the sampler of one config.
+
+    Weights come with each call (`params` and `batch_stats`, as `TrainState.ema_variables`), so that one compiled
+    program serves every evaluation of a run.
+
+    Args:
+      config: the run's config.
+      mesh: devices to work on; all by default.
+    """
+
+    def __init__(self, config: ConfigDict, mesh: Mesh | None = None):
+        self.config = config
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+        self.model = build.model(config)
+        self.eval_batch_size = sharding.round_up(config.eval.batch_size, self.mesh)
+        self.sample_batch_size = sharding.round_up(config.sampling.batch_size, self.mesh)
+        self._encode = jax.jit(self._encode_batch, static_argnums=2, out_shardings=sharding.replicated(self.mesh))
+        self._samplers: dict[Any, Callable[..., Any]] = {}
+
+    @property
+    def num_sections(self) -> int:
+        return self.model.denoiser.num_sections
+
+    def abstract_variables(self) -> Variables:
+        """Shapes and placement of the weights, without computing them."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(self.mesh)),
+            jax.eval_shape(self._init, jax.random.key(0)),
+        )
+
+    def untrained_variables(self) -> Variables:
+        """The weights that a run with this config and seed starts from."""
+        key = rngs.stream(jax.random.key(self.config.seed), "init", 0)
+        return jax.jit(self._init, out_shardings=sharding.replicated(self.mesh))(key)
+
+    def _init(self, key: jax.Array) -> Variables:
+        data = self.config.data
+        source = jnp.zeros((1, data.num_sources, data.source_resolution, data.source_resolution, 3))
+        target = jnp.zeros((1, data.resolution, data.resolution, 3))
+        mask = jnp.ones((1, data.num_sources), bool)
+        sections = jnp.ones((1, self.num_sections))
+        variables = self.model.init(key, source, mask, target, jnp.ones((1,), jnp.int32), sections)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def _encode_batch(self, variables: Variables, batch: dict[str, jax.Array], feature: str) -> jax.Array:
+        source = inputs.normalise_source(batch["source"])
+        z, out = self.model.apply(variables, source, batch["source_mask"], method="encode")
+        if feature == "z":
+            return z
+        if feature not in out:
+            raise ValueError(f"feature {feature!r} is unknown; the encoder names: z, {', '.join(out)}")
+        value = out[feature].reshape(source.shape[0], -1, *out[feature].shape[1:])
+        # Grids and tokens become one vector each by their mean, as the encoder's own pooling does.
+        return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value
+
+    def encode_batches(
+        self,
+        variables: Variables,
+        batches: Iterable[dict[str, np.ndarray]],
+        feature: str = "latent",
+    ) -> Iterator[np.ndarray]:
+        """Features of each global batch, on every host. Batches hold this process's `source` and `source_mask`."""
+        for batch in batches:
+            device_batch = sharding.put_batch({k: batch[k] for k in ("source", "source_mask")}, self.mesh)
+            yield np.asarray(self._encode(variables, device_batch, feature))
+
+    def encode(self, variables: Variables, source: np.ndarray, source_mask: np.ndarray | None = None) -> np.ndarray:
+        """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d] (or tokens). One process only."""
+        count, size = len(source), self.eval_batch_size
+        mask = np.ones(source.shape[:2], bool) if source_mask is None else source_mask
+        rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+        batches = ({"source": source[r], "source_mask": mask[r]} for r in rows)
+        return np.concatenate(list(self.encode_batches(variables, batches, "z")))[:count]
+
+    def sample(
+        self,
+        variables: Variables,
+        z: np.ndarray,
+        section_mask: np.ndarray | None = None,
+        *,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        **options: Any,
+    ) -> np.ndarray:
+        """Images for latents z [N, d]; float32 [N, H, W, 3] in [-1, 1].
+
+        Args:
+          section_mask: [N, sections] 0/1, the sections that guide; all by default.
+          guidance_scale, num_steps: `config.sampling`'s by default; a scale of 1 is unguided conditional sampling.
+          seed, first_index: image i is drawn from (seed, first_index + i).
+          **options: `method`, `eta` of `make_sampler`.
+        """
+        scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
+        mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
+        return sample_in_batches(
+            self.sampler(num_steps, guided=scale != 1.0, **options)  # at scale 1 guidance only doubles the cost,
+            variables,
+            jax.random.key(seed),
+            z,
+            mask,
+            num_images=len(z),
+            batch_size=self.sample_batch_size,
+            first_index=first_index,
+            guidance_scale=scale,
+            sharding=sharding.batch_sharding(self.mesh),
+        )
+
+    def sample_unconditional(self, variables: Variables, count: int, **options: Any) -> np.ndarray:
+        """`count` images with every section of the latent dropped."""
+        z = np.zeros((count, *self._latent_shape()), np.float32)
+        return self.sample(variables, z, np.zeros((count, self.num_sections), np.float32), **options)
+
+    @functools.lru_cache  # noqa: B019  one instance lives as long as its run
+    def _latent_shape(self) -> tuple[int, ...]:
+        data = self.config.data
+        source = jax.ShapeDtypeStruct(
+            (1, data.num_sources, data.source_resolution, data.source_resolution, 3), "float32"
+        )
+        mask = jax.ShapeDtypeStruct((1, data.num_sources), bool)
+        encode = functools.partial(self.model.apply, method="encode")
+        return jax.eval_shape(encode, self.abstract_variables(), source, mask)[0].shape[1:]
+
+    def sampler(self, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
+        """The compiled sampler for these settings, made once."""
+        key = (num_steps, *sorted(options.items()))
+        if key not in self._samplers:
+            self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
+        return self._samplers[key]

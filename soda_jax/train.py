@@ -1,0 +1,282 @@
+"""The training loop. Its order is fixed: log, evaluate, save, take a batch, step."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tabulate import tabulate
+from tqdm import tqdm
+
+from soda_jax import build, sharding
+from soda_jax import config as config_lib
+from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step, read_meta
+from soda_jax.data.pipeline import iterate, train_dataset
+from soda_jax.evaluators.online import OnlineEvaluator
+from soda_jax.grids import GridWriter
+from soda_jax.inference import Inference
+from soda_jax.train_state import TrainState
+from soda_jax.train_step import Trainer, module_names
+from soda_jax.writers import MetricWriter
+
+DEAD_ENCODER_NORM = 1e-8
+DEAD_ENCODER_STEPS = 100
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or a gradient stopped being a number; the state is not saved."""
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains `config` in `workdir`, resuming from its last checkpoint; returns the final evaluation's metrics.
+
+    Raises:
+      ConfigError: a config that cannot run.
+      ValueError: the workdir holds another model, or the data is missing.
+      NonFiniteLossError: training diverged.
+    """
+    mesh = sharding.make_mesh()
+    config_lib.validate(config, mesh.size)
+    spec = build.view_spec(config)
+    source = build.source(config, config.data.train_split)
+    held_out = build.source(config, config.data.eval_split)
+    trainer = build.trainer(config, source.targets)
+    with Checkpointer(workdir, config.train.keep_every) as checkpointer:
+        dataset = train_dataset(
+            source,
+            spec,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        state, position = initial_state(config, workdir, trainer, dataset[0], checkpointer, mesh)
+        run = Run(config, workdir, trainer, mesh, checkpointer, start=position)
+        run.evaluator = OnlineEvaluator(
+            trainer,
+            held_out,
+            spec,
+            mesh,
+            batch_size=config.eval.batch_size,
+            limit=config.eval.num_examples or None,
+        )
+        run.grid = GridWriter(run.inference, held_out, spec, config.sampling.num_images)
+        run.targets = {kind: list(found.sizes) for kind, found in source.targets.items()}
+        batches = iterate(dataset, position, num_workers=config.data.num_workers)
+        try:
+            return run.loop(state, batches)
+        finally:
+            run.writer.close()
+
+
+def initial_state(
+    config: ConfigDict,
+    workdir: str,
+    trainer: Trainer,
+    batch: dict[str, np.ndarray],
+    checkpointer: Checkpointer,
+    mesh: Mesh,
+) -> tuple[TrainState, int]:
+    """(state, data position): the last checkpoint's, or a new run's."""
+    replicated = sharding.replicated(mesh)
+    example = {key: value[:1] for key, value in batch.items()}
+    step = latest_step(workdir)
+    if step is None:
+        return jax.jit(trainer.init, out_shardings=replicated)(example), 0
+    _, meta = read_meta(workdir, step)
+    check_same_model(workdir, meta, config)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        jax.eval_shape(trainer.init, example),
+    )
+    print(f"resuming from step {step} of {workdir}")
+    return checkpointer.restore(abstract, step), meta["data_position"]
+
+
+class Run:
+    """What the loop carries from step to step besides the state."""
+
+    evaluator: OnlineEvaluator
+    grid: GridWriter
+    targets: dict[str, Any]
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str,
+        trainer: Trainer,
+        mesh: Mesh,
+        checkpointer: Checkpointer,
+        start: int,
+    ):
+        self.config, self.workdir, self.trainer, self.mesh = config, workdir, trainer, mesh
+        self.checkpointer = checkpointer
+        self.start = start
+        self.is_main = jax.process_index() == 0
+        self.writer = MetricWriter(workdir, resume_step=start, active=self.is_main)
+        self.inference = Inference(config, mesh)
+        self.schedule = build.schedule(config)
+        self.step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+        self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last log, still on the device
+        self.pending_since = start
+        self.dead_encoder_steps = 0
+        self.timer = StepTimer()
+        self.progress: tqdm | None = None
+
+    def loop(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
+        train = self.config.train
+        results: dict[str, float] = {}
+        self.progress = tqdm(
+            total=train.num_steps, initial=self.start, desc="training", unit="step", disable=not self.is_main,
+            mininterval=2.0, dynamic_ncols=True,
+        )  # fmt: skip
+        with self.progress:
+            for step in range(self.start, train.num_steps + 1):
+                last = step == train.num_steps
+                if step > self.start or last:
+                    if step % train.log_every == 0 or last:
+                        self.log(step, state)
+                    if step % train.eval_every == 0 or last:
+                        results = self.evaluate(step, state)
+                    if step > self.start and (step % train.checkpoint_every == 0 or last):
+                        self.save(step, state)
+                if last:
+                    break
+                batch = sharding.put_batch(next(batches), self.mesh)
+                state, metrics = self.step_fn(state, batch)
+                self.pending.append(metrics)
+                if step == self.start:
+                    self.timer.first_step_done(metrics)
+                self.progress.update()
+        self.report(results)
+        return results
+
+    def log(self, step: int, state: TrainState) -> None:
+        """Fetches and writes the means of the pending metrics: the only place where the host waits for a step."""
+        if not self.pending:
+            return
+        count = len(self.pending)
+        rows = jax.device_get(self.pending)
+        seconds = self.timer.interval(count)
+        self.pending.clear()
+        first = step - count
+        self._stop_if_not_finite(first, rows, state)
+        self._watch_encoder([row["grad_norm/encoder"] for row in rows])
+        scalars = {key: np.mean([row[key] for row in rows]) for key in rows[0] if key != "grad_norms"}
+        scalars["learning_rate"] = float(self.schedule(step - 1))
+        if seconds is not None:
+            scalars["images_per_second"] = self.config.train.batch_size / seconds
+        self.writer.scalars(step, scalars)
+        shown = {
+            "loss": f"{scalars['loss']:.4f}",
+            "img/s": f"{scalars.get('images_per_second', float('nan')):.0f}",
+        }
+        if "probe/accuracy" in scalars:
+            shown["probe"] = f"{scalars['probe/accuracy']:.3f}"
+        self.progress.set_postfix(shown, refresh=False)
+
+    def _stop_if_not_finite(self, first: int, rows: list[dict[str, np.ndarray]], state: TrainState) -> None:
+        for offset, row in enumerate(rows):
+            if np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"]):
+                continue
+            names = module_names(state.params)
+            norms = [(name, f"{norm:.4g}") for name, norm in zip(names, row["grad_norms"], strict=True)]
+            good = latest_step(self.workdir)
+            where = "no checkpoint was written yet" if good is None else f"the last good checkpoint is step {good}"
+            raise NonFiniteLossError(
+                f"loss {row['loss']} (gradient norm {row['grad_norm']}) at step {first + offset + 1}; nothing of it is "
+                f"saved, {where}. Gradient norms by module:\n{tabulate(norms, headers=['module', 'norm'])}\n"
+                "Lower config.optim.learning_rate, or use config.model.dtype=float32."
+            )
+
+    def _watch_encoder(self, norms: list[np.ndarray]) -> None:
+        for norm in norms:
+            self.dead_encoder_steps = self.dead_encoder_steps + 1 if norm < DEAD_ENCODER_NORM else 0
+            if self.dead_encoder_steps == DEAD_ENCODER_STEPS:
+                logging.warning(
+                    "the encoder's gradient norm has been below %g for %d steps: the denoiser ignores the latent. "
+                    "Check modulation and masking rates, or lower the learning rate.",
+                    DEAD_ENCODER_NORM,
+                    DEAD_ENCODER_STEPS,
+                )
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        with self.timer.paused():
+            metrics = self.evaluator.run(state)
+            self.writer.scalars(step, metrics)
+            path = self.writer.image(step, "reconstructions", self.grid.draw(state.ema_variables))
+            if path is not None:
+                self.progress.write(f"step {step}: eval loss {metrics['eval/loss']:.4f}, images in {path}")
+                self.last_grid = path
+        return metrics
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts an asynchronous save, after making sure that every step up to here was finite."""
+        with self.timer.paused():
+            self.log(step, state)
+            meta = {"config": self.config.to_dict(), "targets": self.targets, "data_position": step}
+            self.checkpointer.save(state, meta)
+
+    def report(self, results: dict[str, float]) -> None:
+        """Prints the online probe's table and where the last grid is."""
+        task = self.trainer.probe
+        if not self.is_main:
+            return
+        if task is not None and "probe/mean" in results:
+            rows = []
+            for name, size in zip((*task.names, "mean"), (*task.sizes, None), strict=True):
+                chance = 1 / size if size else np.mean([1 / s for s in task.sizes])
+                row = [name, f"{chance:.3f}"]
+                row += [f"{results[f'{p}/{name}']:.3f}" for p in ("probe_pixels", "probe") if f"{p}/{name}" in results]
+                rows.append(row)
+            headers = [
+                "target",
+                "chance",
+                *(["raw pixels"] if task.raw_pixels else []),
+                "SODA latent",
+            ]
+            print(f"\nOnline linear probe, accuracy on held-out '{self.config.data.eval_split}' examples:")
+            print(tabulate(rows, headers=headers, disable_numparse=True))
+        print(f"\nReconstructions: {getattr(self, 'last_grid', 'none drawn')}")
+        print(f"Load the encoder with soda_jax.load({self.workdir!r})")
+
+
+class StepTimer:
+    """Seconds a step, without the first (which compiles) and without evaluation and saving."""
+
+    def __init__(self) -> None:
+        self._mark: float | None = None
+        self._skip = 0
+
+    def first_step_done(self, metrics: Any) -> None:
+        jax.block_until_ready(metrics)
+        self._mark, self._skip = time.perf_counter(), 1
+
+    def interval(self, steps: int) -> float | None:
+        """Mean seconds of the last `steps` steps; None if only the compiling one is among them."""
+        now = time.perf_counter()
+        timed, elapsed = steps - self._skip, now - self._mark
+        self._mark, self._skip = now, 0
+        return elapsed / timed if timed > 0 else None
+
+    def paused(self) -> "_Pause":
+        return _Pause(self)
+
+    def shift(self, seconds: float) -> None:
+        if self._mark is not None:
+            self._mark += seconds
+
+
+class _Pause:
+    def __init__(self, timer: StepTimer):
+        self._timer = timer
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.shift(time.perf_counter() - self._begin)

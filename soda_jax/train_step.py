@@ -1,0 +1,258 @@
+"""One training step as pure functions: the loss, gradient accumulation, EMA, the online probe.
+
+loss = E || eps - D(x_t, t, E(x')) ||^2, t uniform on 1..T, unweighted (SODA Appendix B).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from soda_jax import inputs, rngs
+from soda_jax.diffusion.gaussian import Diffusion
+from soda_jax.models.probe import LinearProbe, probe_hits, probe_loss, probe_targets
+from soda_jax.models.soda import SODA
+from soda_jax.train_state import ProbeState, TrainState, ema_decay_at, ema_update
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeTask:
+    """What the online probe predicts: the batch's key, each target's classes and name, and how it is trained."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    names: tuple[str, ...]
+    module: LinearProbe
+    optimizer: optax.GradientTransformation
+    label_smoothing: float = 0.0
+    raw_pixels: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("latent", "pixels") if self.raw_pixels else ("latent",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The constants of a run's training step.
+
+    Attributes:
+      root: the run's random key.
+      source_noise: std of the noise on the normalised source.
+      latent_mask_rate, layer_mask_rate: probabilities of zeroing the whole latent, and each section.
+      microbatches: N; each holds every N-th example, so that a sharded batch splits without moving.
+    """
+
+    model: SODA
+    diffusion: Diffusion
+    optimizer: optax.GradientTransformation
+    root: jax.Array
+    source_noise: float = 0.0
+    latent_mask_rate: float = 0.12
+    layer_mask_rate: float = 0.15
+    microbatches: int = 1
+    ema_decay: float = 0.9999
+    ema_warmup: bool = True
+    probe: ProbeTask | None = None
+
+    def init(self, batch: Batch) -> TrainState:
+        """The initial state, from a batch of any size (its values do not matter). Call under jit."""
+        source, target = (
+            inputs.normalise_source(batch["source"][:1]),
+            inputs.normalise_target(batch["target"][:1]),
+        )
+        sections = jnp.ones((1, self.model.denoiser.num_sections))
+        variables = self.model.init(
+            rngs.stream(self.root, "init", 0),
+            source,
+            batch["source_mask"][:1],
+            target,
+            jnp.ones((1,), jnp.int32),
+            sections,
+        )
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=self.optimizer.init(params),
+            ema_params=params,
+            ema_batch_stats=batch_stats,
+            probe=self._init_probe(source),
+        )
+
+    def _init_probe(self, source: jax.Array) -> ProbeState | None:
+        if self.probe is None:
+            return None
+        widths = {"pixels": source[0].size, "latent": self._latent_width(source)}
+        params, stats = {}, {}
+        for name in self.probe.inputs:
+            variables = self.probe.module.init(rngs.stream(self.root, "probe", 0), jnp.ones((1, widths[name])))
+            params[name], stats[name] = variables["params"], variables["batch_stats"]
+        return ProbeState(params, stats, self.probe.optimizer.init(params))
+
+    def _latent_width(self, source: jax.Array) -> int:
+        def latent(key: jax.Array) -> jax.Array:
+            mask = jnp.ones(source.shape[:2], bool)
+            return self.model.init_with_output(key, source, mask, method="encode")[0][1]["latent"]
+
+        return jax.eval_shape(latent, self.root).shape[-1]
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One step on a global batch; returns the new state and scalar metrics (`grad_norms` is a vector)."""
+        grads, batch_stats, probe_stats, metrics = self._accumulate(state, batch)
+        model_grads, probe_grads = grads
+        updates, opt_state = self.optimizer.update(model_grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay_at(state.step, self.ema_decay, self.ema_warmup)
+        probe = state.probe
+        if probe is not None:
+            probe_updates, probe_opt = self.probe.optimizer.update(probe_grads, probe.opt_state, probe.params)
+            probe = ProbeState(optax.apply_updates(probe.params, probe_updates), probe_stats, probe_opt)
+        norms = module_norms(model_grads)
+        metrics["grad_norm"] = optax.global_norm(model_grads)
+        for name, subtree in model_grads.items():
+            metrics[f"grad_norm/{name}"] = optax.global_norm(subtree)
+        metrics["grad_norms"] = jnp.stack(list(norms.values()))
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema_params=ema_update(state.ema_params, params, decay),
+            ema_batch_stats=ema_update(state.ema_batch_stats, batch_stats, decay),
+            probe=probe,
+        )
+        return new_state, metrics
+
+    def _accumulate(self, state: TrainState, batch: Batch) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
+        """Mean gradients and metrics over the microbatches, in one scan."""
+        trained = (state.params, None if state.probe is None else state.probe.params)
+        grad_fn = jax.value_and_grad(self._loss, has_aux=True)
+        stats = (state.batch_stats, None if state.probe is None else state.probe.batch_stats)
+
+        def one(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
+            (_, (new_stats, metrics)), grads = grad_fn(trained, *stats, microbatch, state.step)
+            return new_stats, (grads, metrics)
+
+        if self.microbatches == 1:
+            stats, (grads, metrics) = one(stats, batch)
+            return grads, *stats, metrics
+        count = self.microbatches
+        split = {
+            key: jnp.moveaxis(value.reshape(value.shape[0] // count, count, *value.shape[1:]), 1, 0)
+            for key, value in batch.items()
+        }
+        shapes = jax.eval_shape(one, stats, jax.tree.map(lambda x: x[0], split))[1]
+        total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def accumulate(carry: Any, microbatch: Batch) -> tuple[Any, None]:
+            stats, total = carry
+            stats, result = one(stats, microbatch)
+            return (stats, jax.tree.map(jnp.add, total, result)), None
+
+        (stats, total), _ = jax.lax.scan(accumulate, (stats, total), split)
+        grads, metrics = jax.tree.map(lambda x: x / count, total)
+        return grads, *stats, metrics
+
+    def _loss(
+        self, trained: Any, batch_stats: Any, probe_stats: Any, batch: Batch, step: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        params, probe_params = trained
+        ids = batch["id"]
+
+        def draw(name: str, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+            return rngs.per_example(rngs.stream(self.root, name, step), ids, function)
+
+        variables = {"params": params, "batch_stats": batch_stats}
+        source = inputs.normalise_source(batch["source"])
+        if self.source_noise > 0:
+            source += self.source_noise * draw("source_noise", lambda k: jax.random.normal(k, source.shape[1:]))
+        (z, out), updated = self.model.apply(
+            variables,
+            source,
+            batch["source_mask"],
+            ids,
+            method="encode",
+            mutable=["batch_stats"],
+            rngs={"dropout": rngs.stream(self.root, "encoder_dropout", step)},
+        )
+        x_0 = inputs.normalise_target(batch["target"])
+        steps = self.diffusion.num_steps
+        t = draw("timestep", lambda k: jax.random.randint(k, (), 1, steps + 1))
+        eps = draw("noise", lambda k: jax.random.normal(k, x_0.shape[1:]))
+        eps_hat, _ = self.model.apply(
+            variables,
+            self.diffusion.q_sample(x_0, t, eps),
+            t,
+            z,
+            self._section_mask(draw),
+            ids,
+            method="denoise",
+            rngs={"dropout": rngs.stream(self.root, "denoiser_dropout", step)},
+        )
+        loss = jnp.mean(jnp.square(eps_hat - eps))
+        metrics = {"loss": loss}
+        probe_total = jnp.zeros(())
+        if self.probe is not None:
+            probe_total, probe_stats, probe_metrics = self._probe_loss(
+                probe_params,
+                probe_stats,
+                {"latent": out["latent"], "pixels": source[:, 0]},
+                batch,
+                step,
+            )
+            metrics |= probe_metrics
+        return loss + probe_total, ((updated.get("batch_stats", {}), probe_stats), metrics)
+
+    def _section_mask(self, draw: Callable[..., jax.Array]) -> jax.Array:
+        """Which sections the denoiser sees, [B, sections]: whole latents and, for `layer`, sections are dropped."""
+        sections = self.model.denoiser.num_sections
+        keep_latent = draw("latent_mask", lambda k: jax.random.bernoulli(k, 1 - self.latent_mask_rate, (1,)))
+        if self.model.denoiser.modulation != "layer":
+            return jnp.broadcast_to(keep_latent, (keep_latent.shape[0], sections))
+        keep = draw("layer_mask", lambda k: jax.random.bernoulli(k, 1 - self.layer_mask_rate, (sections,)))
+        return keep & keep_latent
+
+    def _probe_loss(
+        self, params: Any, stats: Any, features: dict[str, jax.Array], batch: Batch, step: jax.Array
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+        """Losses of the probes; the stop-gradient keeps them out of the encoder."""
+        task, ids = self.probe, batch["id"]
+        targets = probe_targets(batch, task.kind)
+        total, new_stats, metrics = jnp.zeros(()), {}, {}
+        for name in task.inputs:
+            x = jax.lax.stop_gradient(features[name]).reshape(ids.shape[0], -1).astype(jnp.float32)
+            logits, updated = task.module.apply(
+                {"params": params[name], "batch_stats": stats[name]},
+                x,
+                ids,
+                mutable=["batch_stats"],
+                rngs={"dropout": rngs.stream(self.root, f"probe_dropout_{name}", step)},
+            )
+            new_stats[name] = updated["batch_stats"]
+            loss = probe_loss(logits, targets, task.label_smoothing).mean()
+            total += loss
+            prefix = "probe" if name == "latent" else f"probe_{name}"
+            metrics[f"{prefix}/loss"] = loss
+            metrics[f"{prefix}/accuracy"] = probe_hits(logits, targets).mean()
+        return total, new_stats, metrics
+
+
+def module_norms(grads: Any) -> dict[str, jax.Array]:
+    """Gradient norms by module: the model's parts and their direct children, e.g. `encoder/stem`."""
+    norms = {}
+    for part, children in grads.items():
+        for child, subtree in children.items():
+            norms[f"{part}/{child}"] = optax.global_norm(subtree)
+    return norms
+
+
+def module_names(params: Any) -> list[str]:
+    """Names of `module_norms`, in its order."""
+    return [f"{part}/{child}" for part, children in params.items() for child in children]

@@ -1,0 +1,88 @@
+"""Metrics and images of a run: always JSON lines and PNG files, and TensorBoard where TensorFlow is installed."""
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+
+class MetricWriter:
+    """Appends to WORKDIR/metrics.jsonl, writes WORKDIR/images/*.png, and TensorBoard events through CLU.
+
+    Args:
+      workdir: the run's folder.
+      resume_step: lines of later steps, which a killed run wrote after its last checkpoint, are dropped.
+      active: False (processes other than the first) writes nothing.
+    """
+
+    def __init__(self, workdir: str, resume_step: int = 0, active: bool = True):
+        self._active = active
+        self._tensorboard = None
+        if not active:
+            return
+        self._workdir = pathlib.Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._path = self._workdir / "metrics.jsonl"
+        self._drop_after(resume_step)
+        self._file = self._path.open("a", buffering=1)
+        if all(importlib.util.find_spec(package) for package in ("tensorflow", "tensorboard")):
+            from clu import metric_writers
+
+            self._tensorboard = metric_writers.SummaryWriter(str(self._workdir))
+        else:
+            print("no TensorBoard events: TensorFlow is not installed (pip install -e '.[tensorboard]')")
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:  # a line that a kill cut short
+                continue
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, self._path)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        if not self._active:
+            return
+        numbers = {key: float(value) for key, value in values.items()}
+        line = {"step": step} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        self._file.write(json.dumps(line) + "\n")
+        if self._tensorboard:
+            self._tensorboard.write_scalars(step, numbers)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> pathlib.Path | None:
+        """Writes a uint8 [H, W, 3] image as WORKDIR/images/NAME_STEP.png and returns its path."""
+        if not self._active:
+            return None
+        path = self._workdir / "images" / f"{name}_{step:08d}.png"
+        save_png(path, image)
+        if self._tensorboard:
+            self._tensorboard.write_images(step, {name: image[None]})
+        return path
+
+    def text(self, step: int, name: str, text: str) -> None:
+        if self._active and self._tensorboard:
+            self._tensorboard.write_texts(step, {name: text})
+
+    def close(self) -> None:
+        if self._active:
+            self._file.close()
+            if self._tensorboard:
+                self._tensorboard.close()
+
+
+def save_png(path: pathlib.Path, image: np.ndarray) -> None:
+    """Writes a uint8 [H, W, 3] image, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(image).save(temporary, format="PNG")
+    os.replace(temporary, path)
