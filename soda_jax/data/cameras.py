@@ -17,9 +17,7 @@ def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a camera looks straight up or down, where "upright" means nothing.
     """
-    position, target = np.broadcast_arrays(
-        np.asarray(position, np.float64), np.asarray(target, np.float64)
-    )
+    position, target = np.broadcast_arrays(np.asarray(position, np.float64), np.asarray(target, np.float64))
     backward = position - target
     backward = backward / np.linalg.norm(backward, axis=-1, keepdims=True)
     right = np.cross([0.0, 0.0, 1.0], backward)
@@ -71,10 +69,10 @@ def pixel_rays(
     focal, cx, cy = np.asarray(intrinsics, np.float64)
     x = ((np.arange(width * samples) + 0.5) / samples - cx) / focal
     y = -((np.arange(height * samples) + 0.5) / samples - cy) / focal
-    local = np.stack(np.broadcast_arrays(x[None, :], y[:, None], -1.0), axis=-1)
-    local = local / np.linalg.norm(local, axis=-1, keepdims=True)
-    directions = local @ np.asarray(pose, np.float64)[:3, :3].T
-    return np.asarray(pose[:3, 3], np.float32), directions.astype(np.float32)
+    length = np.sqrt(x[None, :] ** 2 + y[:, None] ** 2 + 1)
+    local = np.stack([x[None, :] / length, y[:, None] / length, -1 / length], axis=-1)
+    directions = local.astype(np.float32) @ np.asarray(pose, np.float32)[:3, :3].T
+    return np.asarray(pose[:3, 3], np.float32), directions
 
 
 def project(points: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -83,6 +81,4 @@ def project(points: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> np.
     local = (np.asarray(points) - position) @ rotation
     focal, cx, cy = intrinsics
     depth = -local[..., 2]
-    return np.stack(
-        [cx + focal * local[..., 0] / depth, cy - focal * local[..., 1] / depth], axis=-1
-    )
+    return np.stack([cx + focal * local[..., 0] / depth, cy - focal * local[..., 1] / depth], axis=-1)

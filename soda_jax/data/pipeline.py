@@ -48,14 +48,10 @@ def train_dataset(
         ValueError: empty split, or a batch that the processes cannot share evenly.
     """
     _check(source, batch_size, process_index, process_count)
-    return grain.MapDataset.source(
-        _TrainBatches(source, spec, batch_size, seed, process_index, process_count)
-    )
+    return grain.MapDataset.source(_TrainBatches(source, spec, batch_size, seed, process_index, process_count))
 
 
-def iterate(
-    dataset: grain.MapDataset, start: int = 0, *, num_workers: int = 0, prefetch: int = 2
-) -> Iterator[Example]:
+def iterate(dataset: grain.MapDataset, start: int = 0, *, num_workers: int = 0, prefetch: int = 2) -> Iterator[Example]:
     """Batches of `dataset` from number `start` on, the same for any `num_workers`.
 
     Args:
@@ -64,9 +60,7 @@ def iterate(
         prefetch: batches prepared ahead, per worker.
     """
     if start < 0 or num_workers < 0 or prefetch < 1:
-        raise ValueError(
-            f"start={start} and num_workers={num_workers} must be >= 0, prefetch={prefetch} >= 1."
-        )
+        raise ValueError(f"start={start} and num_workers={num_workers} must be >= 0, prefetch={prefetch} >= 1.")
     threads = 1 if num_workers else min(prefetch, 2)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     batches = dataset[start:].to_iter_dataset(options)
@@ -102,9 +96,7 @@ def eval_batches(
     _check(source, batch_size, process_index, process_count)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1, or None for the whole split.")
-    dataset = grain.MapDataset.source(
-        _EvalBatches(source, spec, batch_size, process_index, process_count, limit)
-    )
+    dataset = grain.MapDataset.source(_EvalBatches(source, spec, batch_size, process_index, process_count, limit))
     return iterate(dataset, num_workers=num_workers)
 
 
@@ -112,9 +104,7 @@ def _check(source: Source, batch_size: int, process_index: int, process_count: i
     if len(source) == 0:
         raise ValueError("the split is empty: choose another split, or check how it was prepared.")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size={batch_size} must be a positive multiple of process_count={process_count}."
-        )
+        raise ValueError(f"batch_size={batch_size} must be a positive multiple of process_count={process_count}.")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} must lie in 0..{process_count - 1}.")
 
@@ -164,9 +154,7 @@ class _TrainBatches:
         batch = _collate(
             [
                 make_views(example, generator.at(position), self._spec)
-                for example, position in zip(
-                    get_many(self._source, indices), positions.tolist(), strict=True
-                )
+                for example, position in zip(get_many(self._source, indices), positions.tolist(), strict=True)
             ]
         )
         batch["id"] = self._ids.copy()

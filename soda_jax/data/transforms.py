@@ -80,7 +80,7 @@ def apply_crop(image: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
 
 
 def crop_intrinsics(intrinsics: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
-    """Intrinsics (focal, cx, cy) of the image that `apply_crop` makes of a square, unflipped window.
+    """Intrinsics (focal, cx, cy) of the image that `apply_crop` makes of a square window.
 
     Raises:
         ValueError: the crop is mirrored or not square, which a single focal length cannot express.

@@ -50,9 +50,7 @@ class ViewSpec:
         if not 0 <= self.crop_rate <= 1:
             raise ValueError(f"crop_rate={self.crop_rate} must lie in 0..1.")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(
-                f"crop_scale={self.crop_scale} must be (low, high), 0 < low <= high <= 1."
-            )
+            raise ValueError(f"crop_scale={self.crop_scale} must be (low, high), 0 < low <= high <= 1.")
         if self.policy == "same" and self.num_sources != 1:
             raise ValueError(f"num_sources={self.num_sources}: policy='same' has exactly 1.")
         if self.policy == "same" and self.augment_source != self.augment_target:
@@ -81,9 +79,7 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec) -> Ex
     def draw(augment):
         if not augment:
             return transforms.centre_crop(height, width)
-        return transforms.random_crop(
-            height, width, rng, rate=spec.crop_rate, scale=spec.crop_scale, flip=spec.flip
-        )
+        return transforms.random_crop(height, width, rng, rate=spec.crop_rate, scale=spec.crop_scale, flip=spec.flip)
 
     source_crops = [draw(spec.augment_source) for _ in range(spec.num_sources)]
     target_crop = source_crops[0] if spec.policy == "same" else draw(spec.augment_target)

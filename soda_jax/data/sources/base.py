@@ -25,9 +25,7 @@ class Targets:
 
     def __post_init__(self):
         if len(self.sizes) != len(self.names):
-            raise ValueError(
-                f"Targets: {len(self.sizes)} sizes but {len(self.names)} names; give one a target."
-            )
+            raise ValueError(f"Targets: {len(self.sizes)} sizes but {len(self.names)} names; give one a target.")
 
 
 class Source(Protocol):

@@ -43,8 +43,7 @@ class ImageFolder:
         counts = ", ".join(f"{name} ({len(files[name])})" for name in SPLITS)
         if not files[split]:
             raise ValueError(
-                f"split={split!r} of {self._root} is empty; images (of type "
-                f"{', '.join(EXTENSIONS)}) found: {counts}."
+                f"split={split!r} of {self._root} is empty; images (of type {', '.join(EXTENSIONS)}) found: {counts}."
             )
         self._paths = [path for path, _ in files[split]]
         folders = {folder for rows in files.values() for _, folder in rows}
@@ -105,7 +104,7 @@ def _files_by_split(root: pathlib.Path) -> dict[str, list[tuple[str, str | None]
 
 
 def _image_paths(root: pathlib.Path) -> list[str]:
-    """Sorted "/"-separated paths of the images below `root`; hidden files and folders are skipped."""
+    """Sorted "/"-separated paths of the images below `root`, without what is hidden."""
     paths = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]

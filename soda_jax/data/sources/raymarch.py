@@ -61,6 +61,8 @@ def bounding_sphere(shape: str, size: float) -> tuple[np.ndarray, float]:
 
 def sdf(points: np.ndarray, shape: str, size: float) -> np.ndarray:
     """Signed distance [...] from points [..., 3] to the object, negative inside."""
+    if shape not in _EXTENTS:
+        raise ValueError(f"shape={shape!r} is unknown; choose one of {SHAPES}.")
     radius, half_height = (np.float32(extent * size) for extent in _EXTENTS[shape])
     x, y, z = points[..., 0], points[..., 1], points[..., 2] - half_height
     if shape == "sphere":
@@ -73,13 +75,11 @@ def sdf(points: np.ndarray, shape: str, size: float) -> np.ndarray:
         cap = np.abs(z) - half_height
         outside = np.sqrt(np.maximum(side, 0) ** 2 + np.maximum(cap, 0) ** 2)
         return outside + np.minimum(np.maximum(side, cap), 0)
-    if shape == "cube":
-        rounding = np.float32(_CUBE_ROUNDING * size)
-        dx, dy = np.abs(x) - (radius - rounding), np.abs(y) - (radius - rounding)
-        dz = np.abs(z) - (half_height - rounding)
-        outside = np.sqrt(np.maximum(dx, 0) ** 2 + np.maximum(dy, 0) ** 2 + np.maximum(dz, 0) ** 2)
-        return outside + np.minimum(np.maximum(np.maximum(dx, dy), dz), 0) - rounding
-    raise ValueError(f"shape={shape!r} is unknown; choose one of {SHAPES}.")
+    rounding = np.float32(_CUBE_ROUNDING * size)
+    dx, dy = np.abs(x) - (radius - rounding), np.abs(y) - (radius - rounding)
+    dz = np.abs(z) - (half_height - rounding)
+    outside = np.sqrt(np.maximum(dx, 0) ** 2 + np.maximum(dy, 0) ** 2 + np.maximum(dz, 0) ** 2)
+    return outside + np.minimum(np.maximum(np.maximum(dx, dy), dz), 0) - rounding
 
 
 def march(origin: np.ndarray, directions: np.ndarray, shape: str, size: float) -> np.ndarray:
@@ -102,8 +102,7 @@ def march(origin: np.ndarray, directions: np.ndarray, shape: str, size: float) -
         active, near, far, rays = active[keep], near[keep], far[keep], rays[keep]
         if not len(active):
             break
-    # A ray still under way after so many steps grazes the surface.
-    distance[active] = near
+    # A ray still under way after so many steps creeps along an edge and then leaves it: a miss.
     return distance
 
 
@@ -140,7 +139,9 @@ def render(
     points = origin + hit_distance[seen, None] * directions[seen]
     weights[seen, 2:] = _object_weights(points, directions[seen], shape, size)
     grid = weights.reshape(resolution, samples, resolution, samples, 4)
-    return grid.mean(axis=(1, 3))
+    # Summing strided slices is several times faster than a reduction over axes of length 2 or 3.
+    total = sum(grid[:, i, :, j] for i in range(samples) for j in range(samples))
+    return total / np.float32(samples**2)
 
 
 def _room_weights(origin, directions, shape, size, room: Room) -> np.ndarray:
@@ -158,7 +159,7 @@ def _room_weights(origin, directions, shape, size, room: Room) -> np.ndarray:
     light = _light_reaching(floor_points, shape, size)
     # The floor darkens where the object stands and where it meets the walls.
     contact = np.clip(sdf(floor_points, shape, size) / (0.45 * size), 0, 1)
-    edge = room.half_size - np.abs(floor_points[:, :2]).max(axis=1)
+    edge = room.half_size - np.maximum(np.abs(floor_points[:, 0]), np.abs(floor_points[:, 1]))
     occlusion = (0.55 + 0.45 * contact) * _edge_shade(edge)
     weights[on_floor, 0] = _AMBIENT * occlusion + _DIFFUSE * _LIGHT[2] * light
 
@@ -192,7 +193,7 @@ def _light_reaching(points: np.ndarray, shape: str, size: float) -> np.ndarray:
     margin = radius * 1.6
     offset = points - centre
     along = offset @ _LIGHT
-    near_axis = (offset * offset).sum(axis=1) - along * along < margin * margin
+    near_axis = _dot(offset, offset) - along * along < margin * margin
     light = np.ones(len(points), np.float32)
     active = np.flatnonzero(near_axis & (along < radius))
     rays = points[active]
@@ -225,8 +226,8 @@ def _object_weights(points, directions, shape, size) -> np.ndarray:
     contact = np.clip(points[:, 2] / (0.35 * size), 0, 1)
     ambient = _AMBIENT * (0.62 + 0.38 * sky) * (0.6 + 0.4 * contact)
     half = _LIGHT - directions
-    half = half / np.linalg.norm(half, axis=1, keepdims=True)
-    highlight = np.maximum((normals * half).sum(axis=1), 0) ** _SHININESS * (facing > 0)
+    half = half / np.sqrt(_dot(half, half))[:, None]
+    highlight = np.maximum(_dot(normals, half), 0) ** _SHININESS * (facing > 0)
     return np.stack([ambient + _DIFFUSE * lambert, _SPECULAR * highlight], axis=1)
 
 
@@ -240,4 +241,9 @@ def _normals(points: np.ndarray, shape: str, size: float) -> np.ndarray:
         ],
         axis=1,
     )
-    return gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
+    return gradient / np.sqrt(_dot(gradient, gradient))[:, None]
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Dot products [P] of vectors [P, 3]."""
+    return np.einsum("pi,pi->p", a, b)

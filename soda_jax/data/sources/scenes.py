@@ -40,28 +40,32 @@ _FREE_ALTITUDES = np.deg2rad((8, 80))
 _FREE_RADII = (5.2, 6.4)
 _SPLIT_SEED, _CAMERA_SEED = 480_000, 32_000
 # Part of the caches' names; raise it whenever raymarch.py renders something different.
-_RENDERER_VERSION = 1
+_RENDERER_VERSION = 2
 _MIN_RESOLUTION, _MAX_RESOLUTION = 32, 128
 
 
-def compose(weights: np.ndarray, albedos: np.ndarray) -> np.ndarray:
+def compose(bank: np.ndarray, geometry: np.ndarray, albedos: np.ndarray) -> np.ndarray:
     """Colours composition weights.
 
     Args:
-        weights: uint8 [K, h, w, 4], the floor's, wall's and object's weights and the highlight.
-        albedos: float32 [K, 3, 3], RGB in 0..1 of floor, wall and object.
+        bank: uint8 [G, h, w, 4], the floor's, walls' and object's weights and the highlight.
+        geometry: integers [K], which of the bank's G entries to colour.
+        albedos: float32 [K, 3, 3], RGB in 0..1 of floor, walls and object.
 
     Returns:
         uint8 [K, h, w, 3].
     """
-    count, height, width, _ = weights.shape
+    _, height, width, _ = bank.shape
+    count = len(geometry)
     images = np.empty((count, height, width, 3), np.uint8)
     mixing = np.ones((count, 4, 3), np.float32)
     mixing[:, :3] = albedos
+    weights = np.empty((height * width, 4), np.float32)
     colours = np.empty((height * width, 3), np.float32)
     # An image at a time stays in the processor's cache, which is faster than one big product.
-    for image, weight, mix in zip(images, weights, mixing, strict=True):
-        np.matmul(weight.reshape(-1, 4).astype(np.float32), mix, out=colours)
+    for image, entry, mix in zip(images, geometry, mixing, strict=True):
+        weights[...] = bank[entry].reshape(-1, 4)
+        np.matmul(weights, mix, out=colours)
         np.add(colours, 0.5, out=colours)
         np.minimum(colours, 255, out=colours)
         image[...] = colours.reshape(height, width, 3)
@@ -87,12 +91,7 @@ class Scenes:
         self._combinations = fixed_split(int(np.prod(FACTOR_SIZES)), split, _SPLIT_SEED)
         self.intrinsics = cameras.centred_intrinsics(resolution, _FIELD_OF_VIEW)
         self._poses = orientation_poses()
-        jobs = [
-            (shape, size, pose)
-            for size in SIZES
-            for shape in raymarch.SHAPES
-            for pose in self._poses
-        ]
+        jobs = [(shape, size, pose) for size in SIZES for shape in raymarch.SHAPES for pose in self._poses]
         self._weights = _cached_weights("scenes", root, jobs, resolution, _ROOM)
 
     def __len__(self) -> int:
@@ -106,16 +105,15 @@ class Scenes:
         factors = self.factors(indices)
         geometry = np.ravel_multi_index(tuple(factors[:, 3:].T), FACTOR_SIZES[3:])
         images = self.compose(geometry, factors[:, :3])
-        return [
-            {"image": image, "factors": row} for image, row in zip(images, factors, strict=True)
-        ]
+        return [{"image": image, "factors": row} for image, row in zip(images, factors, strict=True)]
 
     def compose(self, geometry: np.ndarray, hues: np.ndarray) -> np.ndarray:
-        """Images uint8 [K, h, w, 3] of geometries [K] in 0..479 with (floor, wall, object) hues [K, 3].
+        """Images uint8 [K, h, w, 3] of geometries [K] in 0..479 with hues [K, 3].
 
-        Geometry counts orientation fastest, then shape, then scale.
+        Hues are those of floor, walls and object, in 0..9. Geometry counts orientation fastest,
+        then shape, then scale.
         """
-        return compose(self._weights.array[geometry], PALETTE[hues])
+        return compose(self._weights.array, geometry, PALETTE[hues])
 
     def factors(self, indices: np.ndarray) -> np.ndarray:
         """Ground-truth factors int32 [K, 6] of the split's examples `indices` [K]."""
@@ -171,9 +169,7 @@ class FreeScenes:
         self._num_views = num_views
         geometries = [(shape, size) for size in SIZES for shape in raymarch.SHAPES]
         jobs = [
-            (shape, size, pose)
-            for (shape, size), poses in zip(geometries, self.poses, strict=True)
-            for pose in poses
+            (shape, size, pose) for (shape, size), poses in zip(geometries, self.poses, strict=True) for pose in poses
         ]
         self._weights = _cached_weights("scenes_free", root, jobs, resolution, _FREE_ROOM)
 
@@ -203,7 +199,7 @@ class SceneViews:
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         return {
-            "image": compose(self._weights[number][None], self._albedos[None])[0],
+            "image": compose(self._weights, [number], self._albedos[None])[0],
             "pose": self._poses[number].astype(np.float32),
             "intrinsics": self._intrinsics.copy(),
         }
@@ -221,9 +217,7 @@ def free_poses(num_views: int) -> np.ndarray:
     """
     draws = np.stack(
         [
-            np.random.Generator(np.random.Philox(key=_CAMERA_SEED + geometry)).random(
-                (num_views, 3)
-            )
+            np.random.Generator(np.random.Philox(key=_CAMERA_SEED + geometry)).random((num_views, 3))
             for geometry in range(NUM_SCALES * NUM_SHAPES)
         ]
     )
@@ -238,9 +232,7 @@ def free_poses(num_views: int) -> np.ndarray:
 
 def _check_resolution(resolution: int) -> None:
     if not isinstance(resolution, int) or not _MIN_RESOLUTION <= resolution <= _MAX_RESOLUTION:
-        raise ValueError(
-            f"resolution={resolution!r} must be an integer in {_MIN_RESOLUTION}..{_MAX_RESOLUTION}."
-        )
+        raise ValueError(f"resolution={resolution!r} must be an integer in {_MIN_RESOLUTION}..{_MAX_RESOLUTION}.")
 
 
 def _cached_weights(name, root, jobs, resolution, room) -> CachedArray:

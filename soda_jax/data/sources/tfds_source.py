@@ -49,9 +49,7 @@ class TfdsSource:
         features = builder.info.features
         self._image_key = _image_key(name, features)
         self._attributes_key = _attributes_key(features)
-        self._has_label = "label" in features and isinstance(
-            features["label"], tfds.features.ClassLabel
-        )
+        self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
         self.targets = self._find_targets(features)
         records = _open_split(builder, split, self._image_key)
         shape = features[self._image_key].shape
@@ -73,10 +71,7 @@ class TfdsSource:
         if self._cached is None:
             return self._decode(np.asarray(indices).tolist())
         columns = {key: cached.array[indices] for key, cached in self._cached.items()}
-        return [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)
-        ]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _find_targets(self, features) -> dict[str, Targets]:
         targets = {}
@@ -120,10 +115,7 @@ class TfdsSource:
 
     def _decode_all(self) -> dict[str, np.ndarray]:
         """All examples as arrays with a leading axis; decoding runs in threads."""
-        chunks = [
-            list(range(first, min(first + _CHUNK, self._size)))
-            for first in range(0, self._size, _CHUNK)
-        ]
+        chunks = [list(range(first, min(first + _CHUNK, self._size))) for first in range(0, self._size, _CHUNK)]
         columns: dict[str, np.ndarray] = {}
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for chunk, examples in zip(chunks, pool.map(self._decode, chunks), strict=True):
@@ -167,13 +159,9 @@ def _open_split(builder, split: str, image_key: str):
     available = {name: info.num_examples for name, info in builder.info.splits.items()}
     listed = ", ".join(f"{name} ({count:,})" for name, count in available.items())
     try:
-        records = builder.as_data_source(
-            split=split, decoders={image_key: tfds.decode.SkipDecoding()}
-        )
+        records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
     except ValueError as error:
-        raise ValueError(
-            f"split={split!r} is unknown in {builder.name!r}; available: {listed}."
-        ) from error
+        raise ValueError(f"split={split!r} is unknown in {builder.name!r}; available: {listed}.") from error
     if len(records) == 0:
         raise ValueError(f"split={split!r} of {builder.name!r} is empty; available: {listed}.")
     return records
@@ -182,9 +170,7 @@ def _open_split(builder, split: str, image_key: str):
 def _image_key(name: str, features) -> str:
     images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
     if not images:
-        raise ValueError(
-            f"dataset {name!r} has no image; its features are {', '.join(features.keys())}."
-        )
+        raise ValueError(f"dataset {name!r} has no image; its features are {', '.join(features.keys())}.")
     return "image" if "image" in images else images[0]
 
 
@@ -200,9 +186,9 @@ def _attributes_key(features) -> str | None:
 
 def _decode_image(encoded: bytes, index: int) -> np.ndarray:
     """uint8 [h, w, 3] RGB of an encoded image, grey included."""
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    image = None
+    if encoded:  # OpenCV has an exception of its own for empty input.
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(
-            f"example {index}: its image cannot be decoded; prepare the dataset again."
-        )
+        raise ValueError(f"example {index}: its image cannot be decoded; prepare the dataset again.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,134 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soda_jax import data
+from soda_jax.data.sources.folder import read_image
+
+
+def _save(path, mode="RGB", colour=(200, 30, 60), size=(24, 16), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for number in range(40):
+        _save(tmp_path / ("dog" if number % 3 else "cat") / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    _save(tmp_path / ".hidden" / "thumb.png")
+    return tmp_path
+
+
+def _open_splits(root):
+    return [data.load_source("folder", root, s) for s in ("train", "validation", "test")]
+
+
+def test_hash_split_partitions_and_does_not_move_files(tree):
+    before = _open_splits(tree)
+    assert sum(len(source) for source in before) == 40
+    assert len(before[0]) > 20
+    members = [set(source._paths) for source in before]
+    assert not members[0] & members[1] and not members[0] & members[2]
+    for number in range(100, 130):
+        _save(tree / "fox" / f"{number}.webp")
+    for old, source in zip(members, _open_splits(tree), strict=True):
+        assert old <= set(source._paths)
+
+
+def test_labels_are_sorted_folders_the_same_in_all_splits(tree):
+    for source in _open_splits(tree):
+        label = source.targets["label"]
+        assert label.sizes == (2,) and label.classes == ("cat", "dog")
+        for index in range(len(source)):
+            example = source[index]
+            assert example["label"] == (source._paths[index].split("/")[0] == "dog")
+            assert example["image"].shape == (16, 24, 3)
+
+
+def test_split_folders_are_used_when_they_exist(tmp_path):
+    _save(tmp_path / "train" / "a" / "1.png")
+    _save(tmp_path / "train" / "b" / "deeper" / "2.JPG")
+    _save(tmp_path / "test" / "b" / "3.jpeg")
+    _save(tmp_path / "elsewhere.png")
+    train = data.load_source("folder", tmp_path, "train")
+    assert len(train) == 2 and [train[i]["label"] for i in range(2)] == [0, 1]
+    assert data.load_source("folder", tmp_path, "test")[0]["label"] == 1
+    with pytest.raises(ValueError, match=r"'validation' .* empty.*train \(2\).*test \(1\)"):
+        data.load_source("folder", tmp_path, "validation")
+
+
+def test_flat_folder_has_no_label(tmp_path):
+    for number in range(10):
+        _save(tmp_path / "train" / f"{number}.png")
+    source = data.load_source("folder", tmp_path, "train")
+    assert source.targets == {} and "label" not in source[0]
+
+
+def test_rotated_by_exif(tmp_path):
+    image = Image.new("RGB", (24, 16), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 12, 16))  # White on the left.
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be shown turned by 90 degrees clockwise: white on top.
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    result = read_image(tmp_path / "a.jpg")
+    assert result.shape == (24, 16, 3)
+    assert result[:10].mean() > 250 and result[14:].mean() < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "colour", "expected"),
+    [
+        ("a.png", "RGBA", (0, 0, 200, 0), (255, 255, 255)),
+        ("a.png", "RGBA", (0, 0, 200, 255), (0, 0, 200)),
+        ("a.png", "RGBA", (0, 0, 0, 128), (127, 127, 127)),
+        ("a.webp", "RGBA", (0, 0, 200, 0), (255, 255, 255)),
+        ("a.png", "LA", (90, 0), (255, 255, 255)),
+        ("a.png", "L", 90, (90, 90, 90)),
+        ("a.png", "1", 1, (255, 255, 255)),
+        ("a.jpg", "L", 90, (90, 90, 90)),
+        ("a.jpg", "CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("a.webp", "RGB", (10, 200, 30), (10, 200, 30)),
+    ],
+)
+def test_all_kinds_become_rgb(tmp_path, name, mode, colour, expected):
+    _save(tmp_path / name, mode, colour)
+    image = read_image(tmp_path / name)
+    assert image.shape == (16, 24, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - expected).max() <= 6
+
+
+def test_palette_with_transparency(tmp_path):
+    _save(tmp_path / "a.png", "P", 0, transparency=0)
+    assert np.all(read_image(tmp_path / "a.png") == 255)
+
+
+def test_damaged_image_is_named(tmp_path):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    for content in (b"no image", buffer.getvalue()[:1500], b""):
+        path = tmp_path / "train" / "broken.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="broken.jpg' cannot be decoded"):
+            data.load_source("folder", tmp_path, "train")[0]
+
+
+def test_missing_folder_and_unknown_split(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        data.load_source("folder", tmp_path / "absent", "train")
+    with pytest.raises(ValueError, match="is not a folder"):
+        data.load_source("folder", None, "train")
+    with pytest.raises(ValueError, match="'all' is unknown"):
+        data.load_source("folder", tmp_path, "all")
+    with pytest.raises(ValueError, match="'train' .* empty"):
+        data.load_source("folder", tmp_path, "train")
+
+
+def test_folder_trains(tree):
+    spec = data.ViewSpec(source_resolution=12, target_resolution=12)
+    batch = data.train_dataset(_open_splits(tree)[0], spec, batch_size=8, seed=0)[0]
+    assert batch["target"].shape == (8, 12, 12, 3) and batch["label"].dtype == np.int32

@@ -1,0 +1,180 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from soda_jax import data
+
+
+class Numbered:
+    """Noise images whose label is their index."""
+
+    targets = {}
+
+    def __init__(self, size):
+        self.images = np.random.default_rng(size).integers(0, 256, (size, 20, 24, 3), np.uint8)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "label": np.int32(index)}
+
+
+SPEC = data.ViewSpec(source_resolution=16, target_resolution=12)
+SOURCE = Numbered(50)
+
+
+def _assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+def _joined(parts):
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def test_batch_has_the_documented_keys_shapes_and_types():
+    batch = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)[0]
+    described = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+    assert described == {
+        "source": ((8, 1, 16, 16, 3), "uint8"),
+        "source_mask": ((8, 1), "bool"),
+        "target": ((8, 12, 12, 3), "uint8"),
+        "label": ((8,), "int32"),
+        "id": ((8,), "int32"),
+    }
+    assert batch["id"].tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_share_the_same_global_batch(process_count):
+    whole = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=3)
+    parts = [
+        data.train_dataset(SOURCE, SPEC, batch_size=8, seed=3, process_index=i, process_count=process_count)
+        for i in range(process_count)
+    ]
+    for step in (0, 1, 6, 1000):  # Step 6 spans two epochs.
+        _assert_equal(_joined([part[step] for part in parts]), whole[step])
+
+
+def test_every_example_once_per_epoch_in_a_new_order():
+    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
+    labels = np.concatenate([dataset[step]["label"] for step in range(25)])
+    epochs = labels.reshape(4, 50)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(50), (4, 1)))
+    for first, second in itertools.combinations(epochs, 2):
+        assert np.mean(first == second) < 0.2
+
+
+def test_augmentations_differ_between_epochs_and_examples():
+    dataset = data.train_dataset(Numbered(1), SPEC, batch_size=40, seed=0)
+    targets = np.concatenate([dataset[0]["target"], dataset[1]["target"]]).reshape(80, -1)
+    assert len(np.unique(targets, axis=0)) > 70  # A twentieth is the plain centre.
+
+
+def test_a_split_smaller_than_the_batch_repeats():
+    labels = data.train_dataset(Numbered(3), SPEC, batch_size=8, seed=0)[0]["label"]
+    assert np.bincount(labels).max() == 3 and np.bincount(labels).min() >= 2
+
+
+def test_seeds_differ_and_repeat():
+    first, again, other = (data.train_dataset(SOURCE, SPEC, batch_size=8, seed=seed)[2] for seed in (0, 0, 1))
+    _assert_equal(first, again)
+    assert not np.array_equal(first["label"], other["label"])
+    alone = data.train_dataset(Numbered(1), SPEC, batch_size=8, seed=0)[0]
+    assert not np.array_equal(alone["target"], data.train_dataset(Numbered(1), SPEC, batch_size=8, seed=1)[0]["target"])
+
+
+def test_random_access_needs_no_order():
+    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
+    later = dataset[9]
+    for step in range(9):
+        dataset[step]
+    _assert_equal(dataset[9], later)
+
+
+def test_iterate_from_k_skips_k():
+    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
+    skipped = itertools.islice(data.iterate(dataset), 5, 9)
+    for step, first, second in zip(range(5, 9), skipped, data.iterate(dataset, 5), strict=False):
+        _assert_equal(first, second)
+        _assert_equal(first, dataset[step])
+
+
+def test_workers_change_nothing(scenes):
+    spec = data.ViewSpec(source_resolution=32, target_resolution=32)
+    dataset = data.train_dataset(scenes, spec, batch_size=16, seed=0)
+    iterator = data.iterate(dataset, 3, num_workers=2)
+    for step in range(3, 8):
+        _assert_equal(next(iterator), dataset[step])
+    iterator.close()
+
+
+def test_multi_view_batches(free_scenes):
+    spec = data.ViewSpec("camera", num_sources=2, source_resolution=32, target_resolution=32)
+    batch = data.train_dataset(free_scenes, spec, batch_size=4, seed=0)[0]
+    assert batch["source"].shape == (4, 2, 32, 32, 3)
+    assert batch["source_pose"].shape == (4, 2, 4, 4) and batch["target_pose"].shape == (4, 4, 4)
+    assert batch["source_intrinsics"].shape == (4, 2, 3)
+    assert batch["target_intrinsics"].shape == (4, 3) and batch["factors"].shape == (4, 5)
+    evaluated = next(data.eval_batches(free_scenes, spec, batch_size=4, limit=4))
+    assert evaluated.keys() == batch.keys() - {"id"} | {"index", "mask"}
+
+
+@pytest.mark.parametrize("size", [48, 50, 3])
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_evaluation_counts_every_example_once(size, process_count):
+    source = Numbered(size)
+    runs = [
+        list(data.eval_batches(source, SPEC, batch_size=8, process_index=i, process_count=process_count))
+        for i in range(process_count)
+    ]
+    assert {len(run) for run in runs} == {-(-size // 8)}
+    batches = [batch for run in runs for batch in run]
+    assert {batch["target"].shape for batch in batches} == {(8 // process_count, 12, 12, 3)}
+    everything = _joined(batches)
+    real = everything["mask"]
+    assert real.dtype == bool and everything["index"].dtype == np.int32
+    np.testing.assert_array_equal(np.sort(everything["index"][real]), np.arange(size))
+    np.testing.assert_array_equal(everything["index"][real], everything["label"][real])
+    assert np.all(everything["index"][~real] >= size)
+    assert len(np.unique(everything["index"])) == len(real)
+    for image, index in zip(everything["target"][real], everything["index"][real], strict=True):
+        expected = data.eval_views(source[index], SPEC)["target"]
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_evaluation_limit_spreads_over_the_split():
+    batches = list(data.eval_batches(SOURCE, SPEC, batch_size=4, limit=10))
+    joined = _joined(batches)
+    assert len(batches) == 3 and joined["mask"].sum() == 10
+    assert joined["index"][joined["mask"]].tolist() == list(range(0, 50, 5))
+    generous = _joined(list(data.eval_batches(SOURCE, SPEC, batch_size=8, limit=500)))
+    assert generous["mask"].sum() == 50
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 9, "process_count": 2}, "batch_size=9 .* process_count=2"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 8, "process_index": 1}, "process_index=1"),
+    ],
+)
+def test_bad_divisions_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        data.train_dataset(SOURCE, SPEC, seed=0, **options)
+    with pytest.raises(ValueError, match=message):
+        data.eval_batches(SOURCE, SPEC, **options)
+
+
+def test_empty_split_and_bad_limit():
+    with pytest.raises(ValueError, match="split is empty"):
+        data.train_dataset(Numbered(0), SPEC, batch_size=2, seed=0)
+    with pytest.raises(ValueError, match="limit=0"):
+        data.eval_batches(SOURCE, SPEC, batch_size=2, limit=0)
+    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
+    with pytest.raises(ValueError, match="start=-1"):
+        data.iterate(dataset, -1)

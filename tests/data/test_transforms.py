@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from soda_jax.data import transforms
+
+
+def _smooth_image(height, width):
+    y, x = np.mgrid[:height, :width] / 40.0
+    planes = [np.sin(x + k) * np.cos(0.7 * y - k) for k in range(3)]
+    return (127.5 + 120 * np.stack(planes, -1)).astype(np.uint8)
+
+
+def test_shrinking_by_a_whole_factor_averages_blocks():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    expected = image.reshape(16, 4, 16, 4, 3).mean((1, 3))
+    assert np.abs(transforms.resize(image, 16, 16) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(96, 96), (25, 31), (64, 20)])
+def test_resize_agrees_with_pillow_on_smooth_images(size):
+    image = _smooth_image(60, 50)
+    expected = Image.fromarray(image).resize(size[::-1], Image.BICUBIC)
+    result = transforms.resize(image, *size)
+    assert result.shape == (*size, 3) and result.dtype == np.uint8
+    assert np.abs(result.astype(int) - np.asarray(expected)).mean() < 2
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    image = _smooth_image(20, 30)
+    np.testing.assert_array_equal(transforms.resize(image, 20, 30), image)
+
+
+def test_centre_crop_is_the_middle_square():
+    assert transforms.centre_crop(30, 50) == (0, 10, 30, 30, False)
+    assert transforms.centre_crop(51, 20) == (15, 0, 20, 20, False)
+
+
+def test_apply_crop_cuts_and_mirrors():
+    image = _smooth_image(40, 40)
+    crop = transforms.Crop(3, 5, 16, 16, True)
+    np.testing.assert_array_equal(transforms.apply_crop(image, crop, 16), image[3:19, 5:21][:, ::-1])
+
+
+def _draws(count, height=48, width=64, **options):
+    settings = {"rate": 1.0, "scale": (0.08, 1.0), "flip": True} | options
+    rng = np.random.default_rng(1)
+    return [transforms.random_crop(height, width, rng, **settings) for _ in range(count)]
+
+
+def test_random_crops_lie_inside_with_the_asked_area_and_ratio():
+    crops = _draws(3000, 480, 480)
+    for crop in crops:
+        assert 0 <= crop.top and crop.top + crop.height <= 480
+        assert 0 <= crop.left and crop.left + crop.width <= 480
+        assert 0.07 < crop.height * crop.width / 480**2 <= 1
+        assert 0.74 < crop.width / crop.height < 1.35
+    assert np.mean([crop.flip for crop in crops]) == pytest.approx(0.5, abs=0.03)
+    # Log-uniform ratio: as often wide as tall. (Large crops that do not fit are drawn again.)
+    wide = np.mean([crop.width > crop.height for crop in crops])
+    assert wide == pytest.approx(0.5, abs=0.03)
+
+
+def test_small_crops_have_uniform_area_and_reach_every_place():
+    crops = _draws(3000, 600, 600, scale=(0.1, 0.3))
+    area = np.sort([crop.height * crop.width / 600**2 for crop in crops])
+    expected = np.linspace(0.1, 0.3, len(area))
+    assert np.abs(area - expected).max() < 0.01
+    slack = np.array([c.top / (600 - c.height) for c in crops])
+    assert slack.min() < 0.01 and slack.max() > 0.99 and slack.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_crop_rate_and_flip():
+    centre = transforms.centre_crop(48, 64)
+    assert np.mean([c == centre for c in _draws(4000, rate=0.7)]) == pytest.approx(0.3, abs=0.03)
+    assert all(c == centre for c in _draws(50, rate=0.0))
+    assert not any(c.flip for c in _draws(200, flip=False))
+
+
+def test_an_image_too_narrow_for_any_ratio_gets_its_centre():
+    crop = _draws(1, 10, 400, scale=(0.9, 1.0), flip=False)[0]
+    assert crop == transforms.centre_crop(10, 400)
+
+
+def test_crop_intrinsics_moves_and_scales_the_principal_point():
+    crop = transforms.Crop(0, 10, 30, 30, False)
+    np.testing.assert_allclose(transforms.crop_intrinsics(np.array([40.0, 25.0, 15.0]), crop, 60), [80, 30, 30])
+    with pytest.raises(ValueError, match="square"):
+        transforms.crop_intrinsics(np.ones(3), crop._replace(flip=True), 60)
