@@ -1,4 +1,4 @@
-"""Encoding and sampling of host arrays of any length, in batches of one size; evaluation, grids and the API share it."""
+"""Encoding and sampling of host arrays of any length, in batches of one size, for evaluation, grids and the API."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -114,7 +114,7 @@ class Inference:
         scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
         mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
         return sample_in_batches(
-            self.sampler(num_steps, guided=scale != 1.0, **options)  # at scale 1 guidance only doubles the cost,
+            self.sampler(num_steps, guided=scale != 1.0, **options),  # at scale 1 it would only double the cost
             variables,
             jax.random.key(seed),
             z,
