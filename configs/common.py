@@ -109,6 +109,8 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_size = 256
     config.eval.num_examples = 10_000  # of eval_split in training's evaluations; 0 is all of it
+    config.eval.train_examples = 0  # of train_split for --mode=evaluate; 0 is all of it
+    config.eval.test_examples = 0  # of eval_split for --mode=evaluate; 0 is all of it
     config.eval.evaluators = ("knn", "linear_probe", "reconstruction")  # what --mode=evaluate runs
     config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
     config.eval.baselines = True  # also the untrained encoder and raw pixels

@@ -34,10 +34,14 @@ class GridWriter:
         columns = {
             "source": batch["source"][:, 0],
             "target": batch["target"],
-            self._third: inputs.to_uint8(self._inference.sample(variables, z, seed=seed)),
-            "unconditional": inputs.to_uint8(self._inference.sample_unconditional(variables, len(z), seed=seed)),
+            self._third: self._images(self._inference.sample(variables, z, seed=seed)),
+            "unconditional": self._images(self._inference.sample_unconditional(variables, len(z), seed=seed)),
         }
         return image_grid({name: images[real] for name, images in columns.items()})
+
+    @staticmethod
+    def _images(sampled: dict[str, np.ndarray]) -> np.ndarray:
+        return inputs.to_uint8(sampled["images"])
 
 
 def image_grid(columns: dict[str, np.ndarray]) -> np.ndarray:

@@ -52,6 +52,27 @@ class Inference:
         key = rngs.stream(jax.random.key(self.config.seed), "init", 0)
         return jax.jit(self._init, out_shardings=sharding.replicated(self.mesh))(key)
 
+    def calibrate(self, variables: Variables, batches: Iterable[dict[str, np.ndarray]]) -> Variables:
+        """The weights with BatchNorm statistics measured on `batches`, as an untrained encoder needs them."""
+
+        @jax.jit
+        def update(variables: Variables, batch: dict[str, jax.Array]) -> Any:
+            _, updated = self.model.apply(
+                variables,
+                inputs.normalise_source(batch["source"]),
+                batch["source_mask"],
+                jnp.arange(batch["source"].shape[0]),
+                method="encode",
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(0)},
+            )
+            return updated.get("batch_stats", {})
+
+        for batch in batches:
+            device_batch = sharding.put_batch({k: batch[k] for k in ("source", "source_mask")}, self.mesh)
+            variables = variables | {"batch_stats": update(variables, device_batch)}
+        return variables
+
     def _init(self, key: jax.Array) -> Variables:
         data = self.config.data
         source = jnp.zeros((1, data.num_sources, data.source_resolution, data.source_resolution, 3))
@@ -102,19 +123,23 @@ class Inference:
         seed: int = 0,
         first_index: int = 0,
         **options: Any,
-    ) -> np.ndarray:
-        """Images for latents z [N, d]; float32 [N, H, W, 3] in [-1, 1].
+    ) -> dict[str, np.ndarray]:
+        """Images for latents z [N, d] (or tokens [N, K, C]).
 
         Args:
           section_mask: [N, sections] 0/1, the sections that guide; all by default.
           guidance_scale, num_steps: `config.sampling`'s by default; a scale of 1 is unguided conditional sampling.
           seed, first_index: image i is drawn from (seed, first_index + i).
-          **options: `method`, `eta` of `make_sampler`.
+          **options: `method`, `eta`, `num_frames` of `make_sampler`.
+
+        Returns:
+          `images` float32 [N, H, W, 3] in [-1, 1], and `frames` [num_frames, N, H, W, 3] if asked for.
         """
         scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
         mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
         return sample_in_batches(
-            self.sampler(num_steps, guided=scale != 1.0, **options),  # at scale 1 it would only double the cost
+            # At scale 1 guidance would only double the cost.
+            self.sampler(num_steps, guided=scale != 1.0, **options),
             variables,
             jax.random.key(seed),
             z,
@@ -126,13 +151,14 @@ class Inference:
             sharding=sharding.batch_sharding(self.mesh),
         )
 
-    def sample_unconditional(self, variables: Variables, count: int, **options: Any) -> np.ndarray:
-        """`count` images with every section of the latent dropped."""
-        z = np.zeros((count, *self._latent_shape()), np.float32)
+    def sample_unconditional(self, variables: Variables, count: int, **options: Any) -> dict[str, np.ndarray]:
+        """As `sample`, for `count` images with every section of the latent dropped."""
+        z = np.zeros((count, *self.latent_shape), np.float32)
         return self.sample(variables, z, np.zeros((count, self.num_sections), np.float32), **options)
 
-    @functools.lru_cache  # noqa: B019  one instance lives as long as its run
-    def _latent_shape(self) -> tuple[int, ...]:
+    @functools.cached_property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent: (d,), or (tokens, channels) without a bottleneck."""
         data = self.config.data
         source = jax.ShapeDtypeStruct(
             (1, data.num_sources, data.source_resolution, data.source_resolution, 3), "float32"

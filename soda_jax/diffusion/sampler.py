@@ -95,11 +95,11 @@ def sample_in_batches(
     first_index: int = 0,
     guidance_scale: float,
     sharding: jax.sharding.Sharding | None = None,
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     """Serves a request of any size in batches of one size, so that one program is compiled.
 
     Args:
-      sampler: from `make_sampler`. Its frames, if it makes any, are dropped.
+      sampler: from `make_sampler`.
       variables: whatever the sampler's denoiser takes.
       key: a PRNG key.
       z: pytree of arrays [num_images, ...].
@@ -112,7 +112,7 @@ def sample_in_batches(
         With several processes every process passes the same request and gets every image.
 
     Returns:
-      float32 [num_images, H, W, C] in [-1, 1], on the host.
+      As the sampler, on the host: images [num_images, H, W, C], and frames [F, num_images, H, W, C] if it makes any.
 
     Raises:
       ValueError: if counts are not positive, a leading axis is not num_images, or batch_size does
@@ -125,7 +125,7 @@ def sample_in_batches(
     inputs = jax.tree.map(np.asarray, (z, section_mask))
     _check_leading(inputs, num_images, "num_images")
     scale = np.float32(guidance_scale)
-    images = []
+    outputs = []
     for start in range(0, num_images, batch_size):
         numbers = np.arange(start, start + batch_size)
         rows = np.minimum(numbers, num_images - 1)
@@ -133,8 +133,11 @@ def sample_in_batches(
         batch = (indices, *jax.tree.map(lambda x, rows=rows: x[rows], inputs))
         if sharding is not None:
             batch = jax.device_put(batch, sharding)
-        images.append(_to_host(sampler(variables, key, *batch, scale)["images"]))
-    return np.concatenate(images)[:num_images]
+        outputs.append({name: _to_host(value) for name, value in sampler(variables, key, *batch, scale).items()})
+    whole = {"images": np.concatenate([output["images"] for output in outputs])[:num_images]}
+    if "frames" in outputs[0]:
+        whole["frames"] = np.concatenate([output["frames"] for output in outputs], axis=1)[:, :num_images]
+    return whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

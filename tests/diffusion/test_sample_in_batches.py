@@ -26,7 +26,7 @@ def sampler():
 
 def request(sampler, z=Z, mask=MASK, **settings):
     settings = {"num_images": len(z), "batch_size": 4, "guidance_scale": 2.0, **settings}
-    return sample_in_batches(sampler, jnp.float32(0.5), KEY, z, mask, **settings)
+    return sample_in_batches(sampler, jnp.float32(0.5), KEY, z, mask, **settings)["images"]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,15 @@ def test_latent_may_be_a_tree(reference):
 
     sampler = make_sampler(denoise, Diffusion.create(), image_shape=SHAPE, num_steps=8)
     tree = {"latent": jnp.asarray(Z), "shift": np.zeros(11, np.float32)}
-    images = sample_in_batches(sampler, 0.5, KEY, tree, MASK, num_images=11, batch_size=4, guidance_scale=2)
+    images = sample_in_batches(sampler, 0.5, KEY, tree, MASK, num_images=11, batch_size=4, guidance_scale=2)["images"]
     np.testing.assert_allclose(images, reference, atol=1e-5)
+
+
+def test_frames_of_all_batches_come_back():
+    sampler = make_sampler(toy, Diffusion.create(), image_shape=SHAPE, num_steps=8, num_frames=3)
+    out = sample_in_batches(sampler, 0.5, KEY, Z, MASK, num_images=11, batch_size=4, guidance_scale=2)
+    assert out["frames"].shape == (3, 11, *SHAPE)
+    np.testing.assert_array_equal(out["frames"][-1], out["images"])
 
 
 def test_all_batches_and_requests_share_one_program():
