@@ -69,13 +69,16 @@ def mix_sections(latents: jax.Array, choice: jax.Array) -> jax.Array:
     return latents[choice[:, dims], np.arange(latents.shape[-1])]
 
 
+def is_sectioned(kind: str, by_section: bool) -> bool:
+    """Whether each block sees a section of z rather than all of it or none."""
+    return kind == "layer" or (kind in ("sum", "concat") and by_section)
+
+
 def block_latent(kind: str, z: jax.Array, section: int, num_sections: int, by_section: bool) -> jax.Array | None:
     """The part of the (masked) latent that a block of `section` is modulated by; None if it is not."""
     if kind in ("cross_attention", "broadcast"):
         return None
-    if kind == "layer" or (kind in ("sum", "concat") and by_section):
-        return split_sections(z, num_sections)[section]
-    return z
+    return split_sections(z, num_sections)[section] if is_sectioned(kind, by_section) else z
 
 
 class AdaptiveGroupNorm(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from soda_jax.models.aggregation import masked_mean
 from soda_jax.models.layers import Dropout
 
 
@@ -60,13 +61,14 @@ class SODA(nn.Module):
         flat = source.reshape(batch * views, *source.shape[2:])
         ids = None if train_ids is None else (train_ids[:, None] * views + jnp.arange(views)).reshape(-1)
         z, out = self._equalised_encoder(flat, ids)
-        z = z.astype(jnp.float32).reshape(batch, views, -1) if z.ndim == 2 else self._single_grid(z, views)
-        if z.ndim == 3 and out["z"].ndim == 2:
-            z = self.aggregator(z, source_mask)
-        pooled = out["pooled"].reshape(batch, views, -1)
-        weights = source_mask.astype(pooled.dtype)[..., None]
-        out["pooled"] = (pooled * weights).sum(1) / jnp.maximum(weights.sum(1), 1.0)
-        out["latent"] = z if z.ndim == 2 else out["pooled"]
+        z = z.astype(jnp.float32)
+        out["pooled"] = masked_mean(out["pooled"].reshape(batch, views, -1), source_mask)
+        if z.ndim == 2:
+            z = out["latent"] = self.aggregator(z.reshape(batch, views, -1), source_mask)
+        elif views == 1:  # no bottleneck: z stays the grid of tokens, and its mean stands for the latent
+            out["latent"] = out["pooled"]
+        else:
+            raise ValueError(f"without a bottleneck the feature grid of one source is kept; got {views} sources")
         return self.bottleneck_dropout(z, train_ids), out
 
     def denoise(
@@ -79,12 +81,6 @@ class SODA(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """See `UNet.__call__`."""
         return self.denoiser(x_t, t, z, section_mask, train_ids)
-
-    @staticmethod
-    def _single_grid(z: jax.Array, views: int) -> jax.Array:
-        if views != 1:
-            raise ValueError(f"without a bottleneck the feature grid of one source is kept; got {views} sources")
-        return z.astype(jnp.float32)
 
     def _equalised_encoder(self, x: jax.Array, ids: jax.Array | None) -> tuple[jax.Array, dict[str, Any]]:
         multiplier = self.encoder_lr_multiplier
