@@ -181,7 +181,7 @@ def flops_table(flops: Mapping[str, float], config: ConfigDict) -> str:
         [f"one sampling step of one {target} px image ({calls})", step],
         [f"one {target} px image in {steps} sampling steps", step * steps],
     ]
-    rows = [[name, f"{value / 1e9:,.2f}"] for name, value in table]
+    rows = [[name, f"{value / 1e9:,.2f}" if value >= 1e9 else f"{value / 1e9:.3g}"] for name, value in table]
     return tabulate(rows, ["per image", "GFLOPs"], colalign=("left", "right"), disable_numparse=True)
 
 
