@@ -5,6 +5,7 @@ This is the only module that knows orbax.
 """
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -32,6 +33,13 @@ def latest_step(workdir: str) -> int | None:
     return max(steps, default=None)
 
 
+def _set_aside_incomplete(workdir: str) -> None:
+    """Renames step folders that are not whole: orbax would take an empty one for the latest and skip saves below it."""
+    for child in directory(workdir).glob("*"):
+        if child.name.isdigit() and not (child / "meta").is_dir():
+            os.replace(child, child.with_name(f"{child.name}.incomplete"))
+
+
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
     ema = {name: fields.pop(name) for name in EMA_FIELDS}
@@ -47,6 +55,8 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str, keep_every: int):
+        if jax.process_index() == 0:
+            _set_aside_incomplete(workdir)
         self._manager = ocp.CheckpointManager(
             directory(workdir),
             options=ocp.CheckpointManagerOptions(
@@ -61,6 +71,10 @@ class Checkpointer:
 
     def __exit__(self, *exc_info: object) -> None:
         self._manager.close()
+
+    def wait(self) -> None:
+        """Returns when every started save is on disk."""
+        self._manager.wait_until_finished()
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Starts writing `state`; `meta` is JSON data (config, targets, data position)."""
@@ -116,9 +130,14 @@ def load_ema(workdir: str, step: int, abstract_variables: dict[str, Any]) -> dic
     return {name.removeprefix("ema_"): value for name, value in restored.items()}
 
 
-def check_same_model(workdir: str, meta: dict[str, Any], config: ConfigDict) -> None:
+def check_same_model(
+    workdir: str,
+    meta: dict[str, Any],
+    config: ConfigDict,
+    fields: tuple[str, ...] = config_lib.MODEL_FIELDS,
+) -> None:
     """Raises ValueError if the checkpoint's model is not the one that `config` describes, naming the fields."""
-    found = config_lib.differences(config_lib.from_dict(meta["config"]), config)
+    found = config_lib.differences(config_lib.from_dict(meta["config"]), config, fields)
     if found:
         raise ValueError(
             f"{workdir} holds a checkpoint of another model; differing fields (checkpoint -> now):\n  "

@@ -1,6 +1,7 @@
 """Checks of a config before anything compiles: impossible values are named with their remedy."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ from soda_jax.diffusion import schedules
 from soda_jax.models import modulation, unet, vit
 from soda_jax.models.resnet import STAGE_SIZES
 
-MODEL_SECTIONS = ("model", "diffusion")  # what a checkpoint's weights depend on
+# Sections and fields that a checkpoint's weights depend on, and those that its whole training state depends on.
+MODEL_FIELDS = ("model", "diffusion", "data.resolution")
+STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kind", "probe.raw_pixels")
 
 
 class ConfigError(ValueError):
@@ -42,30 +45,34 @@ def validate(config: ConfigDict, num_devices: int = 1) -> None:
         raise ConfigError("this config cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
-def _problem(config: ConfigDict, field: str, remedy: str) -> str:
+def _value(config: ConfigDict, field: str) -> Any:
     value: Any = config
     for part in field.split("."):
         value = value[part]
-    return f"config.{field}={value!r}: {remedy}"
+    return value
+
+
+def _problem(config: ConfigDict, field: str, remedy: str) -> str:
+    return f"config.{field}={_value(config, field)!r}: {remedy}"
+
+
+def _does_not_divide(whole: int, part: int) -> bool:
+    return part > 0 and whole % part != 0  # a part below 1 is reported by its range
 
 
 def _check_ranges(config: ConfigDict, ranges: dict[str, tuple[float, float]]) -> Iterator[str]:
     for field, (low, high) in ranges.items():
-        value: Any = config
-        for part in field.split("."):
-            value = value[part]
-        if not low <= value <= high:
+        value = _value(config, field)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            yield _problem(config, field, "must be a finite number")
+        elif not low <= value <= high:
             bound = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
             yield _problem(config, field, f"must be {bound}")
 
 
 def _check_choices(config: ConfigDict, choices: dict[str, tuple[str, ...]]) -> Iterator[str]:
     for field, allowed in choices.items():
-        section, name = field.rsplit(".", 1)
-        node: Any = config
-        for part in section.split("."):
-            node = node[part]
-        if node[name] not in allowed:
+        if _value(config, field) not in allowed:
             yield _problem(config, field, f"must be one of {', '.join(allowed)}")
 
 
@@ -86,6 +93,8 @@ def _check_training(config: ConfigDict, num_devices: int) -> Iterator[str]:
             "train.ema_decay": (0, 1),
             "optim.learning_rate": (0, inf),
             "optim.final_lr_ratio": (0, 1),
+            "optim.b1": (0, 1 - 1e-9),
+            "optim.b2": (0, 1 - 1e-9),
             "optim.decay_steps": (0, inf),
             "optim.warmup_steps": (0, inf),
             "optim.weight_decay": (0, inf),
@@ -128,9 +137,12 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
             "model.latent_dropout": (0, 0.99),
             "model.encoder.lr_multiplier": (1e-6, float("inf")),
             "model.encoder.base_features": (1, float("inf")),
+            "model.encoder.patch_size": (1, float("inf")),
+            "model.aggregation.depth": (1, float("inf")),
+            "model.aggregation.num_heads": (1, float("inf")),
         },
     )
-    if family == "vit" and config.data.source_resolution % encoder.patch_size:
+    if family == "vit" and _does_not_divide(config.data.source_resolution, encoder.patch_size):
         yield _problem(
             config,
             "model.encoder.patch_size",
@@ -138,7 +150,7 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
         )
     aggregation = config.model.aggregation
     yield from _check_choices(config, {"model.aggregation.name": ("mean", "transformer")})
-    if aggregation.name == "transformer" and config.model.latent_dim % aggregation.num_heads:
+    if aggregation.name == "transformer" and _does_not_divide(config.model.latent_dim, aggregation.num_heads):
         yield _problem(
             config,
             "model.aggregation.num_heads",
@@ -172,7 +184,7 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
         tuple(denoiser.attention_resolutions),
     )
     widths = {spec.channels for spec in layout if spec.attention}
-    bad = sorted(width for width in widths if width % denoiser.head_dim)
+    bad = sorted(width for width in widths if _does_not_divide(width, denoiser.head_dim))
     if bad:
         remedy = f"must divide the channels of every attention layer; it does not divide {bad}"
         yield _problem(config, "model.denoiser.head_dim", remedy)
@@ -187,6 +199,7 @@ def _check_modulation(config: ConfigDict) -> Iterator[str]:
             "model.modulation.resample_section": ("leave", "enter"),
         },
     )
+    yield from _check_ranges(config, {"model.modulation.num_tokens": (1, float("inf"))})
     sections = unet.num_sections(tuple(model.denoiser.multipliers), model.denoiser.num_res_blocks)
     if model.latent_dim < sections:
         remedy = f"is smaller than the denoiser's {sections} sections; use at least {sections}"
@@ -194,7 +207,7 @@ def _check_modulation(config: ConfigDict) -> Iterator[str]:
     if (
         model.modulation.kind == "cross_attention"
         and model.bottleneck
-        and model.latent_dim % model.modulation.num_tokens
+        and _does_not_divide(model.latent_dim, model.modulation.num_tokens)
     ):
         yield _problem(
             config,
@@ -247,8 +260,7 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
         )
     if data.name == "folder" and not data.root:
         yield _problem(config, "data.root", "set the folder that holds the images")
-    low, high = data.crop_scale
-    if not 0 < low <= high <= 1:
+    if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
         yield _problem(config, "data.crop_scale", "must be (low, high) with 0 < low <= high <= 1")
 
 
@@ -268,8 +280,8 @@ def from_dict(tree: dict[str, Any]) -> ConfigDict:
     return ConfigDict(untangle(tree)).lock()
 
 
-def differences(saved: ConfigDict, current: ConfigDict, sections: tuple[str, ...] = MODEL_SECTIONS) -> list[str]:
-    """Fields of `sections` in which two configs differ, each as `config.field: saved -> current`."""
+def differences(saved: ConfigDict, current: ConfigDict, fields: tuple[str, ...] = MODEL_FIELDS) -> list[str]:
+    """Where two configs differ within `fields` (sections or single fields), as `config.field: saved -> current`."""
 
     def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
@@ -278,11 +290,11 @@ def differences(saved: ConfigDict, current: ConfigDict, sections: tuple[str, ...
             else:
                 yield f"{prefix}.{key}", tuple(value) if isinstance(value, list) else value
 
-    found = []
-    for section in sections:
-        old = dict(flatten(saved[section], f"config.{section}"))
-        new = dict(flatten(current[section], f"config.{section}"))
-        for field in sorted(old.keys() | new.keys()):
-            if old.get(field) != new.get(field):
-                found.append(f"{field}: {old.get(field)!r} -> {new.get(field)!r}")
-    return found
+    old, new = dict(flatten(saved, "config")), dict(flatten(current, "config"))
+    chosen = tuple(f"config.{field}" for field in fields)
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name.startswith(tuple(f"{field}." for field in chosen)) or name in chosen
+        if old.get(name) != new.get(name)
+    ]

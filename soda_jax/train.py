@@ -1,11 +1,13 @@
 """The training loop. Its order is fixed: log, evaluate, save, take a batch, step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -25,10 +27,14 @@ from soda_jax.writers import MetricWriter
 
 DEAD_ENCODER_NORM = 1e-8
 DEAD_ENCODER_STEPS = 100
+STEPS_AHEAD = 2  # that the host may queue: each holds its batch on the device
+
+
+NON_FINITE_REMEDY = "Lower config.optim.learning_rate, or use config.model.dtype=float32."
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or a gradient stopped being a number; the state is not saved."""
+    """The loss, a gradient or the state stopped being a number; the state is not saved."""
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
@@ -88,7 +94,12 @@ def initial_state(
     if step is None:
         return jax.jit(trainer.init, out_shardings=replicated)(example), 0
     _, meta = read_meta(workdir, step)
-    check_same_model(workdir, meta, config)
+    check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
+    if step > config.train.num_steps:
+        raise ValueError(
+            f"config.train.num_steps={config.train.num_steps}: {workdir} is already at step {step}; ask for more "
+            "steps, or use another --workdir"
+        )
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
         jax.eval_shape(trainer.init, example),
@@ -121,9 +132,9 @@ class Run:
         self.inference = Inference(config, mesh)
         self.schedule = build.schedule(config)
         self.step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+        self.params_finite = jax.jit(lambda params: jnp.isfinite(optax.global_norm(params)))
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last log, still on the device
-        self.pending_since = start
-        self.dead_encoder_steps = 0
+        self.encoder_watch = EncoderWatch()
         self.timer = StepTimer()
         self.progress: tqdm | None = None
 
@@ -149,6 +160,8 @@ class Run:
                 batch = sharding.put_batch(next(batches), self.mesh)
                 state, metrics = self.step_fn(state, batch)
                 self.pending.append(metrics)
+                if len(self.pending) > STEPS_AHEAD:
+                    jax.block_until_ready(self.pending[-1 - STEPS_AHEAD]["loss"])
                 if step == self.start:
                     self.timer.first_step_done(metrics)
                 self.progress.update()
@@ -156,7 +169,7 @@ class Run:
         return results
 
     def log(self, step: int, state: TrainState) -> None:
-        """Fetches and writes the means of the pending metrics: the only place where the host waits for a step."""
+        """Fetches and writes the means of the pending metrics."""
         if not self.pending:
             return
         count = len(self.pending)
@@ -165,7 +178,7 @@ class Run:
         self.pending.clear()
         first = step - count
         self._stop_if_not_finite(first, rows, state)
-        self._watch_encoder([row["grad_norm/encoder"] for row in rows])
+        self.encoder_watch.update([row["grad_norm/encoder"] for row in rows])
         scalars = {key: np.mean([row[key] for row in rows]) for key in rows[0] if key != "grad_norms"}
         scalars["learning_rate"] = float(self.schedule(step - 1))
         if seconds is not None:
@@ -185,26 +198,19 @@ class Run:
                 continue
             names = module_names(state.params)
             norms = [(name, f"{norm:.4g}") for name, norm in zip(names, row["grad_norms"], strict=True)]
-            good = latest_step(self.workdir)
-            where = "no checkpoint was written yet" if good is None else f"the last good checkpoint is step {good}"
+            table = tabulate(norms, headers=["module", "norm"])
             raise NonFiniteLossError(
                 f"loss {row['loss']} (gradient norm {row['grad_norm']}) at step {first + offset + 1}; nothing of it is "
-                f"saved, {where}. Gradient norms by module:\n{tabulate(norms, headers=['module', 'norm'])}\n"
-                "Lower config.optim.learning_rate, or use config.model.dtype=float32."
+                f"saved, {self._last_good()}. Gradient norms by module:\n{table}\n{NON_FINITE_REMEDY}"
             )
 
-    def _watch_encoder(self, norms: list[np.ndarray]) -> None:
-        for norm in norms:
-            self.dead_encoder_steps = self.dead_encoder_steps + 1 if norm < DEAD_ENCODER_NORM else 0
-            if self.dead_encoder_steps == DEAD_ENCODER_STEPS:
-                logging.warning(
-                    "the encoder's gradient norm has been below %g for %d steps: the denoiser ignores the latent. "
-                    "Check modulation and masking rates, or lower the learning rate.",
-                    DEAD_ENCODER_NORM,
-                    DEAD_ENCODER_STEPS,
-                )
+    def _last_good(self) -> str:
+        self.checkpointer.wait()  # the newest may still be on its way to the disk
+        good = latest_step(self.workdir)
+        return "no checkpoint was written yet" if good is None else f"the last good checkpoint is step {good}"
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        jax.block_until_ready(state.step)  # the steps before it count as training time
         with self.timer.paused():
             metrics = self.evaluator.run(state)
             self.writer.scalars(step, metrics)
@@ -216,8 +222,13 @@ class Run:
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts an asynchronous save, after making sure that every step up to here was finite."""
+        self.log(step, state)
         with self.timer.paused():
-            self.log(step, state)
+            if not self.params_finite(state.params):
+                raise NonFiniteLossError(
+                    f"the update of step {step} made the parameters overflow; nothing of it is saved, "
+                    f"{self._last_good()}. {NON_FINITE_REMEDY}"
+                )
             meta = {"config": self.config.to_dict(), "targets": self.targets, "data_position": step}
             self.checkpointer.save(state, meta)
 
@@ -243,6 +254,25 @@ class Run:
             print(tabulate(rows, headers=headers, disable_numparse=True))
         print(f"\nReconstructions: {getattr(self, 'last_grid', 'none drawn')}")
         print(f"Load the encoder with soda_jax.load({self.workdir!r})")
+
+
+class EncoderWatch:
+    """Warns once when the encoder has got no gradient for many steps in a row: the classic failure of this model."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def update(self, norms: Sequence[float]) -> None:
+        """Takes the encoder's gradient norm of each further step."""
+        for norm in norms:
+            self._steps = self._steps + 1 if norm < DEAD_ENCODER_NORM else 0
+            if self._steps == DEAD_ENCODER_STEPS:
+                logging.warning(
+                    "the encoder's gradient norm has been below %g for %d steps: the denoiser ignores the latent. "
+                    "Check modulation and masking rates, or lower the learning rate.",
+                    DEAD_ENCODER_NORM,
+                    DEAD_ENCODER_STEPS,
+                )
 
 
 class StepTimer:
