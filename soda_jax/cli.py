@@ -12,7 +12,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         sys.exit(f"error: {error}\nRun with --helpshort to see the flags.")
     except (AttributeError, KeyError) as error:  # from an override, --config.FIELD=VALUE
-        name = str(error.args[0]).replace("\\'", "'").replace("\\n", " ").strip("'")
+        name = str(error.args[0]).replace("\\n", ". ").translate({ord(c): None for c in "\\'\""})
         sys.exit(f"error: the config has no field {name}")
     except (TypeError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,0 +1,137 @@
+"""Checkpoints: layout, what is kept, other device counts, and what a kill leaves behind."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from soda_jax import sharding
+from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step, load_ema, read_meta
+from soda_jax.config import STATE_FIELDS
+from soda_jax.train_state import TrainState
+from tests import tiny
+
+META = {"config": tiny.get_config().to_dict(), "targets": {"label": [10]}, "data_position": 5}
+
+
+def make_state(step=5, seed=0):
+    rng = np.random.default_rng(seed)
+    params = {"encoder": {"w": rng.standard_normal((16, 3))}, "denoiser": {"b": rng.standard_normal(4)}}
+    params = jax.tree.map(np.float32, params)
+    return TrainState(
+        step=np.int32(step),
+        params=params,
+        batch_stats={"encoder": {"mean": np.float32(rng.standard_normal(3))}},
+        opt_state=(jax.tree.map(np.square, params), ()),
+        ema_params=jax.tree.map(lambda x: x + 1, params),
+        ema_batch_stats={"encoder": {"mean": np.float32(rng.standard_normal(3))}},
+        probe=None,
+    )
+
+
+def abstract(state, mesh):
+    place = sharding.replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), state)
+
+
+def steps(workdir):
+    return sorted(child.name for child in (workdir / "checkpoints").iterdir())
+
+
+def save(workdir, *numbers, keep_every=1000):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with Checkpointer(str(workdir), keep_every) as checkpointer:
+        for number in numbers:
+            checkpointer.save(sharding.put_replicated(make_state(number), mesh), META | {"data_position": number})
+
+
+def test_eight_devices_to_two(tmp_path):
+    state = make_state()
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        checkpointer.save(sharding.put_replicated(state, sharding.make_mesh()), META)
+    two = sharding.make_mesh(jax.devices()[:2])
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        restored = checkpointer.restore(abstract(state, two), 5)
+    assert {leaf.sharding.mesh.size for leaf in jax.tree.leaves(restored)} == {2}
+    tiny.assert_equal(jax.device_get(restored), state)
+
+
+def test_a_step_that_follows_at_once_does_not_spoil_the_save(tmp_path):
+    """The save is asynchronous and the next step overwrites the donated state."""
+    mesh = sharding.make_mesh()
+    big = dataclasses.replace(make_state(), params={"w": np.arange(2_000_000, dtype=np.float32)})
+    spoil = jax.jit(lambda state: jax.tree.map(jnp.zeros_like, state), donate_argnums=0)
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        state = sharding.put_replicated(big, mesh)
+        checkpointer.save(state, META)
+        jax.block_until_ready(spoil(state))
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        tiny.assert_equal(jax.device_get(checkpointer.restore(abstract(big, mesh), 5)), big)
+
+
+def test_the_last_and_every_nth_are_kept(tmp_path):
+    save(tmp_path, 4, 8, 10, 12, 20, 22, keep_every=10)
+    assert steps(tmp_path) == ["10", "20", "22"]
+    assert latest_step(str(tmp_path)) == 22
+
+
+def test_what_a_kill_leaves_behind_is_ignored(tmp_path):
+    save(tmp_path, 5)
+    (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "15").mkdir()  # orbax alone would take this for the newest, and save nothing below 15
+    assert latest_step(str(tmp_path)) == 5
+    save(tmp_path, 10)
+    assert latest_step(str(tmp_path)) == 10
+    assert steps(tmp_path) == ["10", "15.incomplete"]
+    assert read_meta(str(tmp_path))[1]["data_position"] == 10
+
+
+def test_meta_holds_config_targets_and_position(tmp_path):
+    save(tmp_path, 5)
+    step, meta = read_meta(str(tmp_path))
+    assert step == 5
+    assert meta["config"] == json.loads(json.dumps(META["config"]))
+    assert meta["targets"] == {"label": [10]} and meta["data_position"] == 5
+    assert meta["format_version"] == 1 and meta["soda_jax"] and meta["jax"] == jax.__version__
+
+
+def test_averaged_weights_alone(tmp_path):
+    save(tmp_path, 5)
+    state, mesh = make_state(), sharding.make_mesh(jax.devices()[:2])
+    variables = load_ema(str(tmp_path), 5, abstract(state.ema_variables, mesh))
+    tiny.assert_equal(jax.device_get(variables), state.ema_variables)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint: train first with python -m soda_jax.main"):
+        read_meta(str(tmp_path))
+    save(tmp_path, 5)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint of step 6"):
+        read_meta(str(tmp_path), 6)
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    save(tmp_path, 5)
+    path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(ValueError, match="format 99.*install soda_jax"):
+        read_meta(str(tmp_path))
+
+
+def test_another_model_is_named_by_its_fields(tmp_path):
+    check_same_model("run", META, tiny.get_config(optim__learning_rate=0.5), STATE_FIELDS)
+    other = tiny.get_config(model__latent_dim=32, model__denoiser__channels=16, data__resolution=16)
+    with pytest.raises(ValueError) as error:
+        check_same_model("run", META, other)
+    message = str(error.value)
+    assert "config.model.latent_dim: 16 -> 32" in message
+    assert "config.model.denoiser.channels: 8 -> 16" in message
+    assert "config.data.resolution: 8 -> 16" in message
+    assert message.count("\n  config.") == 3 and "another --workdir" in message
+    with_pixels = tiny.get_config(probe__raw_pixels=True)
+    check_same_model("run", META, with_pixels)  # the model is the same, but not the training state
+    with pytest.raises(ValueError, match="config.probe.raw_pixels: False -> True"):
+        check_same_model("run", META, with_pixels, STATE_FIELDS)

@@ -1,0 +1,175 @@
+"""Impossible configs are named with field, value and remedy; configs survive JSON."""
+
+import json
+
+import pytest
+
+from configs import common, quickstart
+from soda_jax import config as config_lib
+from soda_jax.config import ConfigError, parse_encoder_name, validate
+from tests import tiny
+
+SCENES = {"data__name": "scenes"}
+IMPOSSIBLE = [
+    ("model.denoiser.head_dim", 7, "must divide the channels of every attention layer"),
+    ("model.denoiser.head_dim", 0, "must be at least 1"),
+    ("model.denoiser.head_dim", 16, "does not divide [8]"),
+    ("model.denoiser.channels", 0, "must be at least 1"),
+    ("model.denoiser.num_res_blocks", 0, "must be at least 1"),
+    ("model.denoiser.multipliers", (), "needs at least one level"),
+    ("model.denoiser.time_dim", 7, "must be even"),
+    ("model.denoiser.dropout", 1.0, "between 0 and 0.99"),
+    ("data.resolution", 0, "must be at least 1"),
+    ("data.source_resolution", 4, "must be at least 8"),
+    ("data.source_noise", -0.1, "must be at least 0"),
+    ("data.source_noise", float("inf"), "finite"),
+    ("data.source_noise", float("nan"), "finite"),
+    ("data.num_sources", 0, "must be at least 1"),
+    ("data.crop_rate", 1.5, "between 0 and 1"),
+    ("data.crop_scale", (0.5, 0.2), "0 < low <= high <= 1"),
+    ("data.crop_scale", (0.5,), "0 < low <= high <= 1"),
+    ("data.view_policy", "twist", "augment, same, camera"),
+    ("data.name", "", "set a dataset"),
+    ("data.num_workers", -1, "must be at least 0"),
+    ("model.latent_dim", 2, "is smaller than the denoiser's 3 sections; use at least 3"),
+    ("model.dtype", "float16", "float32, bfloat16"),
+    ("model.encoder.name", "resnet49", "resnet{18,"),
+    ("model.encoder.name", "vit_huge", "vit_{"),
+    ("model.encoder.name", "resnet50x0", "use resnet"),
+    ("model.encoder.norm", "layer", "batch, group"),
+    ("model.encoder.drop_path", -0.1, "between 0 and 0.99"),
+    ("model.encoder.lr_multiplier", 0.0, "at least 1e-06"),
+    ("model.encoder.patch_size", 0, "must be at least 1"),
+    ("model.latent_dropout", 1.0, "between 0 and 0.99"),
+    ("model.modulation.kind", "film", "layer, full, sum, concat, cross_attention, broadcast"),
+    ("model.modulation.num_tokens", 0, "must be at least 1"),
+    ("model.modulation.resample_section", "both", "leave, enter"),
+    ("model.aggregation.name", "max", "mean, transformer"),
+    ("model.aggregation.num_heads", 0, "must be at least 1"),
+    ("model.bottleneck", False, "cross_attention"),
+    ("diffusion.schedule", "quadratic", "inverted"),
+    ("diffusion.num_timesteps", 1, "must be at least 2"),
+    ("diffusion.latent_mask_rate", 1.1, "between 0 and 1"),
+    ("diffusion.layer_mask_rate", -0.1, "between 0 and 1"),
+    ("sampling.method", "euler", "ddpm, ddim"),
+    ("sampling.num_steps", 101, "between 1 and 100"),
+    ("sampling.num_steps", 0, "between 1 and 100"),
+    ("train.batch_size", 0, "must be at least 1"),
+    ("train.batch_size", 12, "must be a multiple of devices x grad_accum_steps = 8 x 1 = 8"),
+    ("train.grad_accum_steps", 0, "must be at least 1"),
+    ("train.grad_accum_steps", 3, ""),
+    ("train.log_every", 0, "must be at least 1"),
+    ("train.num_steps", -5, "must be at least 1"),
+    ("train.ema_decay", 1.01, "between 0 and 1"),
+    ("optim.learning_rate", -1.0, "must be at least 0"),
+    ("optim.schedule", "linear", "constant, cosine"),
+    ("optim.b2", 1.0, "between 0 and 1"),
+    ("optim.clip_norm", 0.0, "at least 1e-12"),
+    ("probe.kind", "boxes", "auto, label, attributes, factors, none"),
+    ("probe.label_smoothing", 1.0, "between 0 and 0.99"),
+    ("eval.batch_size", 0, "must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "remedy"), IMPOSSIBLE)
+def test_impossible_value_is_named(field, value, remedy):
+    config = tiny.get_config(**(SCENES | {field.replace(".", "__"): value}))
+    with pytest.raises(ConfigError) as error:
+        validate(config, num_devices=8)
+    named = "train.batch_size" if field == "train.grad_accum_steps" and value == 3 else field
+    shown = 16 if named != field else value
+    line = next(line for line in str(error.value).splitlines() if line.startswith(f"  config.{named}={shown!r}: "))
+    assert remedy in str(error.value)
+    assert len(line) > len(f"  config.{named}={shown!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"data__resolution": 30, "model__denoiser__multipliers": (1, 1, 2)},
+            "config.data.resolution=30: must be a multiple of the denoiser's down-sampling 2^(levels - 1) = 4",
+        ),
+        (
+            {"model__encoder__name": "vit_micro", "model__encoder__patch_size": 3},
+            "config.model.encoder.patch_size=3: must divide config.data.source_resolution=8",
+        ),
+        (
+            {"model__aggregation__name": "transformer", "model__aggregation__num_heads": 3},
+            "config.model.aggregation.num_heads=3: must divide config.model.latent_dim=16",
+        ),
+        (
+            {"model__modulation__kind": "cross_attention", "model__modulation__num_tokens": 5},
+            "config.model.modulation.num_tokens=5: must divide config.model.latent_dim=16",
+        ),
+        (
+            {"model__modulation__kind": "cross_attention", "model__bottleneck": False, "data__num_sources": 2},
+            "config.data.num_sources=2: must be 1 with config.model.bottleneck=False",
+        ),
+        ({"data__name": "folder"}, "config.data.root='': set the folder"),
+        (
+            {"train__grad_accum_steps": 4},
+            "config.train.batch_size=16: must be a multiple of devices x grad_accum_steps",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_each_other(changes, expected):
+    with pytest.raises(ConfigError) as error:
+        validate(tiny.get_config(**(SCENES | changes)), num_devices=8)
+    assert expected in str(error.value)
+
+
+def test_several_problems_are_reported_at_once():
+    config = tiny.get_config(
+        **SCENES, data__source_noise=-1.0, model__denoiser__head_dim=7, model__latent_dim=2, train__batch_size=9
+    )
+    with pytest.raises(ConfigError) as error:
+        validate(config, num_devices=8)
+    assert str(error.value).count("\n  config.") == 4
+
+
+def test_a_value_of_the_wrong_type_is_named():
+    config = tiny.get_config(**SCENES)
+    with config.unlocked(), config.ignore_type():
+        config.optim.learning_rate = "1e-3"
+    with pytest.raises(ConfigError, match="config.optim.learning_rate='1e-3': must be a finite number"):
+        validate(config)
+
+
+def test_good_configs_pass():
+    validate(tiny.get_config(**SCENES), 8)
+    validate(tiny.get_config(**SCENES, train__grad_accum_steps=2), 8)
+    validate(quickstart.get_config(), 2)
+    validate(common.get_config(), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", ("resnet", 18, 1)),
+        ("resnet50", ("resnet", 50, 1)),
+        ("resnet50x2", ("resnet", 50, 2)),
+        ("vit_base", ("vit", "base", 1)),
+    ],
+)
+def test_encoder_names(name, expected):
+    assert parse_encoder_name(name) == expected
+
+
+@pytest.mark.parametrize("get_config", [common.get_config, quickstart.get_config, tiny.get_config])
+def test_json_round_trip(get_config):
+    config = get_config()
+    again = config_lib.from_dict(json.loads(config_lib.to_json(config)))
+    assert again.is_locked
+    assert again.to_dict() == config.to_dict()
+    assert isinstance(again.model.denoiser.multipliers, tuple)
+    assert config_lib.to_json(again) == config_lib.to_json(config)
+    assert config_lib.differences(again, config) == []
+
+
+def test_differences_name_missing_fields():
+    config = tiny.get_config()
+    old = config_lib.from_dict(json.loads(config_lib.to_json(config)))
+    with old.unlocked():
+        del old.model.bottleneck
+    assert config_lib.differences(old, config) == ["config.model.bottleneck: None -> True"]

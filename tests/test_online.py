@@ -1,0 +1,86 @@
+"""The evaluation within training: every example counts once, whatever the batch size and its padding."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from soda_jax import build, inputs, sharding
+from soda_jax.data.sources import Targets
+from soda_jax.evaluators.online import OnlineEvaluator
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+COUNT = 21
+
+
+class Images:
+    """A source of random images with factors."""
+
+    targets = {"factors": Targets(sizes=(4, 3), names=("hue", "shape"))}
+
+    def __init__(self):
+        rng = np.random.default_rng(5)
+        self.images = rng.integers(0, 256, (COUNT, 8, 8, 3), np.uint8)
+        self.factors = np.stack([rng.integers(0, n, COUNT) for n in (4, 3)], 1).astype(np.int32)
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "factors": self.factors[index]}
+
+
+@pytest.fixture(scope="module")
+def setup():
+    config = tiny.get_config(
+        probe__kind="factors", probe__raw_pixels=True, data__augment_source=False, data__augment_target=False
+    )
+    trainer = tiny.trainer(config)
+    state = tiny.initial(trainer)
+    # Only the averaged weights may be used.
+    state = dataclasses.replace(state, params=jax.tree.map(lambda x: x * np.nan, state.params))
+    return trainer, state, build.view_spec(config)
+
+
+def evaluate(setup, batch_size, devices=1, limit=None):
+    trainer, state, spec = setup
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    evaluator = OnlineEvaluator(trainer, Images(), spec, mesh, batch_size=batch_size, limit=limit)
+    return evaluator.run(sharding.put_replicated(state, mesh))
+
+
+@pytest.fixture(scope="module")
+def one_by_one(setup):
+    return evaluate(setup, 1)
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(7, 1), (64, 1), (7, 8)])
+def test_batch_size_padding_and_devices_do_not_matter(setup, one_by_one, batch_size, devices):
+    found = evaluate(setup, batch_size, devices)
+    assert found.keys() == one_by_one.keys()
+    assert set(found) == {"eval/loss"} | {
+        f"{probe}/{name}" for probe in ("probe", "probe_pixels") for name in ("hue", "shape", "mean")
+    }
+    for name, value in one_by_one.items():
+        assert found[name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_accuracies_are_those_of_the_probe(setup, one_by_one):
+    """Counted by hand: the pixel probe's logits on the normalised pixels."""
+    trainer, state, _ = setup
+    source = Images()
+    pixels = np.asarray(inputs.normalise_source(source.images)).reshape(COUNT, -1)
+    variables = {"params": state.probe.params["pixels"], "batch_stats": state.probe.batch_stats["pixels"]}
+    logits = trainer.probe.module.apply(variables, pixels)
+    hits = np.stack([np.asarray(head).argmax(1) for head in logits], 1) == source.factors
+    assert one_by_one["probe_pixels/hue"] == pytest.approx(hits[:, 0].mean())
+    assert one_by_one["probe_pixels/shape"] == pytest.approx(hits[:, 1].mean())
+    assert one_by_one["probe_pixels/mean"] == pytest.approx(hits.mean())
+
+
+def test_limit_takes_that_many(setup):
+    some = evaluate(setup, 7, limit=10)
+    assert some["probe/hue"] * 10 == pytest.approx(round(some["probe/hue"] * 10))

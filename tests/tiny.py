@@ -1,0 +1,153 @@
+"""Configs, trainers and batches small enough to compile in seconds, shared by the tests of training."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from configs import common
+from soda_jax import build, sharding
+from soda_jax.data.sources import Targets
+from soda_jax.models import resnet
+from soda_jax.train_state import TrainState
+from soda_jax.train_step import Trainer
+
+# An encoder of one residual unit: compile time follows depth.
+resnet.STAGE_SIZES.setdefault(6, (1,))
+
+TARGETS = {
+    "label": Targets(sizes=(10,), names=("label",)),
+    "attributes": Targets(sizes=(2, 2, 2), names=("hat", "beard", "smile")),
+    "factors": Targets(sizes=(4, 3), names=("hue", "shape")),
+}
+
+
+def get_config(**overrides: Any) -> ConfigDict:
+    """A config of an 8-pixel model with every random part on; `overrides` write `__` for the dot in a field's name."""
+    settings = {
+        "train.num_steps": 10,
+        "train.batch_size": 16,
+        "train.log_every": 5,
+        "train.eval_every": 10,
+        "train.checkpoint_every": 5,
+        "train.keep_every": 1000,
+        "optim.warmup_steps": 0,
+        "optim.learning_rate": 1e-3,
+        "model.latent_dim": 16,
+        "model.encoder.name": "resnet6",
+        "model.encoder.base_features": 8,
+        "model.encoder.small_stem": True,
+        "model.encoder.norm": "batch",
+        "model.encoder.drop_path": 0.3,
+        "model.denoiser.channels": 8,
+        "model.denoiser.multipliers": (1,),
+        "model.denoiser.num_res_blocks": 1,
+        "model.denoiser.attention_resolutions": (),
+        "model.denoiser.head_dim": 8,
+        "model.denoiser.time_dim": 8,
+        "diffusion.num_timesteps": 100,
+        "data.resolution": 8,
+        "data.source_resolution": 8,
+        "data.name": "synthetic",
+        "data.eval_split": "test",
+        "eval.batch_size": 16,
+        "eval.num_examples": 16,
+        "sampling.num_steps": 2,
+        "sampling.num_images": 2,
+        "sampling.batch_size": 8,
+    }
+    settings |= {name.replace("__", "."): value for name, value in overrides.items()}
+    config = common.get_config()
+    config.update_from_flattened_dict(settings)
+    return config.lock()
+
+
+def scenes_config(root: str, **overrides: Any) -> ConfigDict:
+    """`get_config` on the `scenes` data at its smallest size, with the geometry cached in `root`."""
+    settings = {"data__name": "scenes", "data__root": root, "data__resolution": 32, "data__source_resolution": 32}
+    plain = {"data__augment_source": False, "data__augment_target": False, "model__denoiser__multipliers": (1, 1)}
+    return get_config(**(settings | plain | {"model__denoiser__dropout": 0.0} | overrides))
+
+
+def batch(size: int = 16, seed: int = 0, views: int = 1) -> dict[str, np.ndarray]:
+    """A training batch of random 8-pixel images with targets of every kind."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (2, size, views, 8, 8, 3), np.uint8)
+    return {
+        "source": images[0],
+        "source_mask": np.ones((size, views), bool),
+        "target": images[1, :, 0],
+        "id": np.arange(size, dtype=np.int32),
+        "label": rng.integers(0, 10, size).astype(np.int32),
+        "attributes": rng.integers(0, 2, (size, 3)).astype(np.int32),
+        "factors": np.stack([rng.integers(0, n, size) for n in (4, 3)], 1).astype(np.int32),
+    }
+
+
+def trainer(config: ConfigDict, **changes: Any) -> Trainer:
+    return dataclasses.replace(build.trainer(config, TARGETS), **changes)
+
+
+def initial(trainer: Trainer) -> TrainState:
+    """A state on the host, every parameter moved off its start: there the output layer's zeros stop all gradients."""
+    state = jax.device_get(jax.jit(trainer.init)(batch(2)))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32), state.params)
+    return dataclasses.replace(state, params=params, ema_params=params)
+
+
+def stepper(trainer: Trainer, num_devices: int = 1):
+    """(step, mesh): the compiled step and the devices that it runs on."""
+    mesh = sharding.make_mesh(jax.devices()[:num_devices])
+    return jax.jit(trainer.step, donate_argnums=0, out_shardings=sharding.replicated(mesh)), mesh
+
+
+def run(step, mesh, state: TrainState, batches) -> tuple[TrainState, list[dict[str, np.ndarray]]]:
+    """The state after `batches` and each step's metrics, all on the host."""
+    state, rows = sharding.put_replicated(state, mesh), []
+    for one in batches:
+        state, metrics = step(state, sharding.put_batch(one, mesh))
+        rows.append(jax.device_get(metrics))
+    return jax.device_get(state), rows
+
+
+class EitherState(NamedTuple):
+    use_adam: jax.Array
+    adam: Any
+    grads: Any
+
+
+def either_optimizer(learning_rate: float) -> optax.GradientTransformation:
+    """AdamW or plain SGD, chosen by a flag in the state so that one compilation serves both; keeps the gradients.
+
+    Adam divides a gradient's scale away, so a wrong scale shows only with SGD.
+    """
+    adam, sgd = optax.adamw(learning_rate), optax.sgd(learning_rate)
+
+    def init(params: Any) -> EitherState:
+        return EitherState(jnp.zeros((), bool), adam.init(params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads: Any, state: EitherState, params: Any) -> tuple[Any, EitherState]:
+        by_adam, adam_state = adam.update(grads, state.adam, params)
+        by_sgd, _ = sgd.update(grads, sgd.init(params), params)
+        updates = jax.tree.map(lambda a, s: jnp.where(state.use_adam, a, s), by_adam, by_sgd)
+        return updates, EitherState(state.use_adam, adam_state, grads)
+
+    return optax.GradientTransformation(init, update)
+
+
+def assert_close(left: Any, right: Any, atol: float, rtol: float = 0.0) -> None:
+    """Two trees have the same structure and, leaf by leaf, close values; the message names the leaf."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True)
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for (path, a), b in pairs:
+        np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    """Two trees are the same bit by bit."""
+    assert_close(left, right, atol=0.0)
