@@ -1,4 +1,4 @@
-"""Encoding and sampling of host arrays of any length, in batches of one size, for evaluation, grids and the API."""
+"""Encoding and sampling of host arrays of any length, in batches of few sizes, for evaluation, grids and the API."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -54,6 +54,8 @@ class Inference:
 
     def calibrate(self, variables: Variables, batches: Iterable[dict[str, np.ndarray]]) -> Variables:
         """The weights with BatchNorm statistics measured on `batches`, as an untrained encoder needs them."""
+        if not jax.tree.leaves(variables["batch_stats"]):
+            return variables  # nothing to measure: an encoder without BatchNorm
 
         @jax.jit
         def update(variables: Variables, batch: dict[str, jax.Array]) -> Any:
@@ -88,10 +90,14 @@ class Inference:
         if feature == "z":
             return z
         if feature not in out:
-            raise ValueError(f"feature {feature!r} is unknown; the encoder names: z, {', '.join(out)}")
+            raise ValueError(f"config.eval.feature={feature!r}: the encoder names {', '.join(out)}")
         value = out[feature].reshape(source.shape[0], -1, *out[feature].shape[1:])
         # Grids and tokens become one vector each by their mean, as the encoder's own pooling does.
         return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value
+
+    def _batch_size(self, count: int, largest: int) -> int:
+        """Batch size for a request: powers of two up to `largest`, lest one image costs a whole batch's time."""
+        return min(largest, sharding.round_up(1 << (count - 1).bit_length(), self.mesh))
 
     def encode_batches(
         self,
@@ -106,7 +112,7 @@ class Inference:
 
     def encode(self, variables: Variables, source: np.ndarray, source_mask: np.ndarray | None = None) -> np.ndarray:
         """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d] (or tokens). One process only."""
-        count, size = len(source), self.eval_batch_size
+        count, size = len(source), self._batch_size(len(source), self.eval_batch_size)
         mask = np.ones(source.shape[:2], bool) if source_mask is None else source_mask
         rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
         batches = ({"source": source[r], "source_mask": mask[r]} for r in rows)
@@ -145,7 +151,7 @@ class Inference:
             z,
             mask,
             num_images=len(z),
-            batch_size=self.sample_batch_size,
+            batch_size=self._batch_size(len(z), self.sample_batch_size),
             first_index=first_index,
             guidance_scale=scale,
             sharding=sharding.batch_sharding(self.mesh),
@@ -169,6 +175,7 @@ class Inference:
 
     def sampler(self, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
         """The compiled sampler for these settings, made once."""
+        num_steps = self.config.sampling.num_steps if num_steps is None else num_steps
         key = (num_steps, *sorted(options.items()))
         if key not in self._samplers:
             self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
