@@ -35,7 +35,7 @@ def evaluate(config: ConfigDict, workdir: str) -> Results:
     Raises:
       ValueError: an evaluator is unknown, or needs targets that the dataset lacks.
     """
-    config_lib.validate(config, jax.device_count())
+    config_lib.validate(config)  # training's batch need not fit the devices here
     unknown = set(config.eval.evaluators) - {*FEATURE_EVALUATORS, *IMAGE_EVALUATORS}
     if unknown:
         known = ", ".join((*FEATURE_EVALUATORS, *IMAGE_EVALUATORS))
@@ -81,6 +81,15 @@ def _evaluate_features(config: ConfigDict, inference: Inference, variables: dict
             inference.untrained_variables(), _first(iterate(calibration), CALIBRATION_BATCHES)
         )
         rows |= {"untrained encoder": encoder(untrained), "raw pixels": raw_pixels}
+    knn = KNN(tuple(config.eval.knn_k))
+    probe = LinearProbeEvaluator(
+        tuple(config.eval.probe_learning_rates),
+        config.eval.probe_epochs,
+        dropout=config.probe.dropout,
+        label_smoothing=config.probe.label_smoothing,
+        init_scale=config.probe.init_scale,
+        bias_init=config.probe.bias_init,
+    )
     for name, extract in rows.items():
         features = [
             collect(batches(source, limit), extract, task)
@@ -88,16 +97,8 @@ def _evaluate_features(config: ConfigDict, inference: Inference, variables: dict
         ]
         row = results.setdefault(name, {})
         if "knn" in config.eval.evaluators:
-            row |= KNN(tuple(config.eval.knn_k)).run(*features)
+            row |= knn.run(*features)
         if "linear_probe" in config.eval.evaluators:
-            probe = LinearProbeEvaluator(
-                tuple(config.eval.probe_learning_rates),
-                config.eval.probe_epochs,
-                dropout=config.probe.dropout,
-                label_smoothing=config.probe.label_smoothing,
-                init_scale=config.probe.init_scale,
-                bias_init=config.probe.bias_init,
-            )
             row |= probe.run(*features)
         print(f"{name}: {len(features[0].features)} training, {len(features[1].features)} test examples")
 

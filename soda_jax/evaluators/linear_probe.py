@@ -42,6 +42,7 @@ class LinearProbeEvaluator:
         self._dropout, self._smoothing = dropout, label_smoothing
         self._init_scale, self._bias_init = init_scale, bias_init
         self._seed = seed
+        self._fit = jax.jit(self._train, static_argnames="sizes")
 
     def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float]:
         """{"linear_probe/NAME": accuracy}, and "linear_probe/mean" where there are several targets."""
@@ -65,7 +66,7 @@ class LinearProbeEvaluator:
             results["linear_probe/mean"] = float(accuracy.mean())
         return results | {"linear_probe/learning_rate": float(self._rates[best])}
 
-    def _fit(self, features: jax.Array, targets: jax.Array, sizes: tuple[int, ...]) -> Any:
+    def _train(self, features: jax.Array, targets: jax.Array, sizes: tuple[int, ...]) -> Any:
         """Parameters for every learning rate, stacked on the leading axis."""
         batch = min(self._batch_size, len(features))
         steps_per_epoch = len(features) // batch
@@ -76,13 +77,11 @@ class LinearProbeEvaluator:
         initial = {"kernel": kernel, "bias": jnp.full((sum(sizes),), self._bias_init)}
         rates = self._rates
         params = jax.tree.map(lambda p: jnp.broadcast_to(p, (len(rates), *p.shape)), initial)
-        opt_state = jax.vmap(adam.init)(params)
 
         def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
             return probe_loss(_split(x @ params["kernel"] + params["bias"], sizes), y, self._smoothing).mean()
 
-        @jax.jit
-        def run_epoch(carry: Any, epoch: jax.Array, features: jax.Array, targets: jax.Array) -> Any:
+        def run_epoch(epoch: jax.Array, carry: Any) -> Any:
             key = jax.random.fold_in(root, epoch)
             order = jax.random.permutation(key, features.shape[0])[: steps_per_epoch * batch]
 
@@ -103,10 +102,8 @@ class LinearProbeEvaluator:
             batches = order.reshape(steps_per_epoch, batch)
             return jax.lax.scan(step, carry, (jnp.arange(steps_per_epoch), batches))[0]
 
-        carry = (params, opt_state)
-        for epoch in range(self._epochs):
-            carry = run_epoch(carry, jnp.int32(epoch), features, targets)
-        return carry[0]
+        # All epochs in one program: called by epoch, it would compile anew as the carry's types settle.
+        return jax.lax.fori_loop(0, self._epochs, run_epoch, (params, jax.vmap(adam.init)(params)))[0]
 
     def _accuracy(self, params: Any, features: jax.Array, targets: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
         """Accuracy for each learning rate and target, [R, H]."""

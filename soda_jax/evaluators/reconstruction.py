@@ -21,12 +21,13 @@ class Reconstruction:
         batches = eval_batches(
             self._source, self._spec, batch_size=self._inference.sample_batch_size, limit=self._limit
         )
+        first = 0
         for batch in batches:
             real = batch["mask"]
             z = self._inference.encode(variables, batch["source"], batch["source_mask"])
-            # Keyed by the batch's first example, so that no two batches share their noise.
-            first = int(batch["index"][0])
+            # Noise by the place in the list of examples: no two share it, and the batch size does not change it.
             sampled = self._inference.sample(variables, z, seed=seed, first_index=first)["images"]
+            first += len(real)
             target = batch["target"].astype(np.float32) / 255.0
             for name, metric in (("psnr", psnr), ("ssim", ssim)):
                 values[name].append(np.asarray(metric((sampled + 1) / 2, target))[real])
