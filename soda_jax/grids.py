@@ -9,8 +9,9 @@ from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference import Inference, Variables
 
-MIN_SIDE = 96  # smaller images are enlarged, pixel by pixel, so that a person can see them
+MIN_SIDE = 96  # smaller images are enlarged a whole number of times, so that a person can see them
 PADDING = 4
+HEADER = 22  # height of the captions
 
 
 class GridWriter:
@@ -45,17 +46,18 @@ class GridWriter:
 
 
 def image_grid(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Columns of uint8 images [N, h, w, 3] (sides may differ between columns) under their captions."""
-    side = max(MIN_SIDE, *(images.shape[1] for images in columns.values()))
+    """Columns of square uint8 images [N, h, h, 3] (sides may differ between columns) under their captions."""
+    largest = max(images.shape[1] for images in columns.values())
+    side = largest * -(-MIN_SIDE // largest)
     rows = max(len(images) for images in columns.values())
     font = ImageFont.load_default(size=13)
-    cell, header = side + PADDING, 22
-    canvas = Image.new("RGB", (cell * len(columns) + PADDING, header + cell * rows), "white")
+    cell = side + PADDING
+    canvas = Image.new("RGB", (PADDING + cell * len(columns), HEADER + cell * rows), "white")
     pen = ImageDraw.Draw(canvas)
     for column, (caption, images) in enumerate(columns.items()):
         left = PADDING + column * cell
-        pen.text((left + side / 2, header / 2), caption, fill="black", font=font, anchor="mm")
+        pen.text((left + side / 2, HEADER / 2), caption, fill="black", font=font, anchor="mm")
         for row, image in enumerate(images):
             tile = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
-            canvas.paste(tile, (left, header + row * cell))
+            canvas.paste(tile, (left, HEADER + row * cell))
     return np.asarray(canvas)
