@@ -173,7 +173,9 @@ def sampler(config: ConfigDict, soda: SODA, *, num_steps: int | None = None, **o
         return soda.apply(variables, x_t, t, z, section_mask, method="denoise")[0]
 
     resolution = config.data.resolution
-    settings = {"method": config.sampling.method, "eta": config.sampling.eta} | options
+    settings = {"method": config.sampling.method} | options
+    if settings["method"] == "ddim":
+        settings.setdefault("eta", config.sampling.eta)
     return make_sampler(
         denoise,
         diffusion(config),
