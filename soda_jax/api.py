@@ -4,22 +4,26 @@ import dataclasses
 import os
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soda_jax import checkpoint, inputs
+from soda_jax import checkpoint, inputs, sharding
 from soda_jax import config as config_lib
 from soda_jax.data import transforms
 from soda_jax.inference import Inference, Variables
 from soda_jax.models.modulation import mix_sections
 
 
-def load(workdir: str | os.PathLike, step: int | None = None) -> "LoadedModel":
+def load(
+    workdir: str | os.PathLike, step: int | None = None, *, devices: list[jax.Device] | None = None
+) -> "LoadedModel":
     """Loads the EMA weights of a run; the config comes from the checkpoint.
 
     Args:
       workdir: the run's folder.
       step: which checkpoint; the newest by default.
+      devices: those to work on; all by default.
 
     Raises:
       FileNotFoundError: the folder holds no such checkpoint.
@@ -28,23 +32,26 @@ def load(workdir: str | os.PathLike, step: int | None = None) -> "LoadedModel":
     workdir = os.fspath(workdir)
     found, meta = checkpoint.read_meta(workdir, step)
     config = config_lib.from_dict(meta["config"])
-    inference = Inference(config)
+    inference = Inference(config, sharding.make_mesh(devices))
     variables = checkpoint.load_ema(workdir, found, inference.abstract_variables())
     return LoadedModel(config=config, step=found, variables=variables, inference=inference)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A trained SODA.
 
     Images are uint8 in 0..255 or float in [0, 1], RGB, [N, H, W, 3] (one source view each) or [N, n, H, W, 3]
     (n views of each). Other sizes are centre-cropped and resized. What comes back is of the kind that went in.
+
+    Requests are served in padded batches of up to `config.eval.batch_size` (encoding) and `config.sampling.batch_size`
+    images. The first call of each kind and size compiles.
     """
 
-    config: ConfigDict
     step: int
-    variables: Variables
-    inference: Inference
+    config: ConfigDict = dataclasses.field(repr=False)
+    variables: Variables = dataclasses.field(repr=False)
+    inference: Inference = dataclasses.field(repr=False)
 
     @property
     def latent_dim(self) -> int:
@@ -55,10 +62,18 @@ class LoadedModel:
         """Sections of the latent, innermost (pose, structure) first."""
         return self.inference.num_sections
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """Latents of images, float32 [N, d]."""
-        source = self._views(images, self.config.data.source_resolution)
-        return self.inference.encode(self.variables, source)
+    def encode(self, images: np.ndarray, view_mask: np.ndarray | None = None) -> np.ndarray:
+        """Latents of images, float32 [N, d].
+
+        Args:
+          view_mask: [N, n] of 0/1 for images [N, n, H, W, 3]; views with 0 are absent, whatever they hold.
+
+        Raises:
+          ValueError: for images or a mask that are not as described.
+        """
+        source = _views(images, self.config.data.source_resolution)
+        mask = None if view_mask is None else _checked_views(view_mask, source.shape[:2])
+        return self.inference.encode(self.variables, source, mask)
 
     def reconstruct(
         self,
@@ -72,10 +87,17 @@ class LoadedModel:
         """Encodes images and samples from their latents, [N, H, W, 3] at the model's resolution.
 
         Args:
-          guidance_scale: strength s of guidance (the paper: 2 to 3); the config's by default.
+          guidance_scale: strength s of guidance (the paper: 2 to 3; 1 is none, at half the cost); the config's by
+            default.
           steps: sampling steps; the config's by default.
           seed: image i is drawn from (seed, i).
           method: "ddpm" or "ddim"; the config's by default.
+
+        Returns:
+          uint8 for uint8 images, float32 in [0, 1] for float images.
+
+        Raises:
+          ValueError: for images or settings that are not as described.
         """
         as_float = np.issubdtype(np.asarray(images).dtype, np.floating)
         return self.sample(self.encode(images), guidance_scale, steps, seed=seed, method=method, as_float=as_float)
@@ -103,79 +125,123 @@ class LoadedModel:
           section_mask: [sections] or [N, sections] of 0/1; sections with 0 are left to chance.
           section_choice: int [M, sections]: image i takes section s from z[section_choice[i, s]] (style mixing), and M
             images come out.
-          num_frames: also return the predictions of x_0 at this many steps.
+          num_frames: return the predictions of x_0 at this many steps on the way, for animations.
           as_float: float32 in [0, 1] instead of uint8.
 
         Returns:
           [N, H, W, 3], or [num_frames, N, H, W, 3] with the final images last if num_frames > 0.
+
+        Raises:
+          ValueError: for latents, masks or settings that are not as described.
         """
+        if guidance_scale is not None and (np.ndim(guidance_scale) or not np.isfinite(guidance_scale)):
+            raise ValueError(f"guidance_scale={guidance_scale}: give one finite number for all images")
         options: dict[str, Any] = {"guidance_scale": guidance_scale, "num_steps": steps, "seed": seed}
         options |= {"first_index": first_index, "num_frames": num_frames}
         if method is not None:
             options["method"] = method
         if z is None:
             if num_images is None or num_images < 1:
-                raise ValueError("unconditional sampling (z=None) needs num_images >= 1")
+                raise ValueError(f"num_images={num_images}: unconditional sampling (z=None) needs num_images >= 1")
+            if section_mask is not None or section_choice is not None:
+                raise ValueError("section_mask and section_choice act on latents, but z is None; give z")
             sampled = self.inference.sample_unconditional(self.variables, num_images, **options)
         else:
-            z = self._checked_latents(z, num_images)
-            if section_choice is not None:
-                z = np.asarray(mix_sections(z, self._checked_choice(section_choice, len(z))))
-            mask = None if section_mask is None else self._checked_mask(section_mask, len(z))
+            z, mask = self._conditions(z, section_choice, section_mask)
+            if num_images not in (None, len(z)):
+                raise ValueError(f"num_images={num_images}, but {len(z)} are asked for; leave num_images out")
             sampled = self.inference.sample(self.variables, z, mask, **options)
         images = sampled["frames" if num_frames else "images"]
         return (images + 1.0) / 2.0 if as_float else inputs.to_uint8(images)
 
-    def _views(self, images: np.ndarray, resolution: int) -> np.ndarray:
-        """Checked images as uint8 [N, n, resolution, resolution, 3]."""
-        images = np.asarray(images)
-        if images.ndim not in (4, 5) or images.shape[-1] != 3 or images.size == 0:
-            raise ValueError(
-                f"images have shape {images.shape}; give [N, H, W, 3], or [N, n, H, W, 3] for n views of each"
-                + (" (one image: images[None])" if images.ndim == 3 else "")
-            )
-        if np.issubdtype(images.dtype, np.floating):
-            low, high = float(images.min()), float(images.max())
-            if not (low >= 0.0 and high <= 1.0):
-                raise ValueError(
-                    f"float images must lie in [0, 1], these are in [{low:g}, {high:g}]; rescale them first"
-                )
-            images = np.rint(images * 255.0).astype(np.uint8)
-        elif images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype}; give uint8 in 0..255 or float in [0, 1]")
-        if images.ndim == 4:
-            images = images[:, None]
-        height, width = images.shape[2:4]
-        if (height, width) == (resolution, resolution):
-            return images
-        crop = transforms.centre_crop(height, width)
-        flat = images.reshape(-1, height, width, 3)
-        resized = np.stack([transforms.apply_crop(image, crop, resolution) for image in flat])
-        return resized.reshape(*images.shape[:2], resolution, resolution, 3)
+    def _conditions(self, z: Any, choice: Any, mask: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Checked latents, mixed as `choice` says, and the sections' mask for each of them."""
+        z = _checked_latents(z, self.inference.latent_shape)
+        if choice is not None:
+            if z.ndim != 2:
+                raise ValueError("section_choice needs a latent of sections, but this model's are tokens; leave it out")
+            z = np.asarray(mix_sections(z, _checked_choice(choice, len(z), self.num_sections)))
+        return z, None if mask is None else _checked_sections(mask, len(z), self.num_sections)
 
-    def _checked_latents(self, z: np.ndarray, num_images: int | None) -> np.ndarray:
-        z = np.asarray(z, np.float32)
-        shape = self.inference.latent_shape
-        if z.ndim != 1 + len(shape) or z.shape[1:] != shape or len(z) == 0:
-            raise ValueError(f"z has shape {z.shape}; this model's latents are [N, {', '.join(map(str, shape))}]")
-        if not np.isfinite(z).all():
-            raise ValueError("z holds NaN or infinite values")
-        if num_images not in (None, len(z)):
-            raise ValueError(f"num_images={num_images} but z holds {len(z)} latents; leave num_images out")
-        return z
 
-    def _checked_mask(self, mask: np.ndarray, count: int) -> np.ndarray:
-        mask = np.asarray(mask, np.float32)
-        if mask.shape not in ((self.num_sections,), (count, self.num_sections)):
-            raise ValueError(
-                f"section_mask has shape {mask.shape}; give [{self.num_sections}] or [{count}, {self.num_sections}]"
-            )
-        return np.broadcast_to(mask, (count, self.num_sections))
+def _views(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Checked images as uint8 [N, n, resolution, resolution, 3]."""
+    images = np.asarray(images)
+    if images.ndim not in (4, 5) or images.shape[-1] != 3:
+        raise ValueError(
+            f"images have shape {images.shape}; give RGB as [N, H, W, 3], or [N, n, H, W, 3] for n views of each"
+            + (" (one image: images[None])" if images.ndim == 3 else "")
+        )
+    if images.size == 0:
+        raise ValueError(f"images have shape {images.shape}, which is empty; give at least one image")
+    if np.issubdtype(images.dtype, np.floating):
+        images = _quantised(images)
+    elif images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype}; give uint8 in 0..255 or float in [0, 1]")
+    if images.ndim == 4:
+        images = images[:, None]
+    height, width = images.shape[2:4]
+    if (height, width) == (resolution, resolution):
+        return images
+    crop = transforms.centre_crop(height, width)
+    flat = images.reshape(-1, height, width, 3)
+    resized = np.stack([transforms.apply_crop(image, crop, resolution) for image in flat])
+    return resized.reshape(*images.shape[:2], resolution, resolution, 3)
 
-    def _checked_choice(self, choice: np.ndarray, count: int) -> np.ndarray:
-        choice = np.asarray(choice)
-        if choice.ndim != 2 or choice.shape[1] != self.num_sections or not np.issubdtype(choice.dtype, np.integer):
-            raise ValueError(f"section_choice has shape {choice.shape}; give ints [M, {self.num_sections}]")
-        if choice.min() < 0 or choice.max() >= count:
-            raise ValueError(f"section_choice must lie in 0..{count - 1}, the rows of z")
-        return choice
+
+def _quantised(images: np.ndarray) -> np.ndarray:
+    """Checked float images in [0, 1] as uint8, the precision that training sees."""
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite values; remove or replace them first")
+    low, high = float(images.min()), float(images.max())
+    if low < 0.0 or high > 1.0:
+        raise ValueError(f"float images must lie in [0, 1], these lie in [{low:g}, {high:g}]; rescale or clip them")
+    return np.rint(images.astype(np.float32) * 255.0).astype(np.uint8)
+
+
+def _checked_views(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    mask = _zeros_and_ones("view_mask", mask).astype(bool)
+    if mask.shape != shape:
+        raise ValueError(f"view_mask has shape {mask.shape}; give [{shape[0]}, {shape[1]}], one number a view")
+    if not mask.any(axis=1).all():
+        raise ValueError(f"view_mask leaves image {int(mask.any(axis=1).argmin())} no view; keep at least one of each")
+    return mask
+
+
+def _checked_latents(z: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    z = np.asarray(z, np.float32)
+    if z.ndim != 1 + len(shape) or z.shape[1:] != shape or len(z) == 0:
+        raise ValueError(
+            f"z has shape {z.shape}; this model's latents are [N, {', '.join(map(str, shape))}] with N >= 1"
+            + (" (one latent: z[None])" if z.shape == shape else "")
+        )
+    if not np.isfinite(z).all():
+        raise ValueError("z holds NaN or infinite values; remove or replace them first")
+    return z
+
+
+def _checked_sections(mask: np.ndarray, count: int, sections: int) -> np.ndarray:
+    mask = _zeros_and_ones("section_mask", mask).astype(np.float32)
+    if mask.shape not in ((sections,), (count, sections)):
+        raise ValueError(f"section_mask has shape {mask.shape}; give [{sections}] or [{count}, {sections}]")
+    return np.broadcast_to(mask, (count, sections))
+
+
+def _zeros_and_ones(name: str, mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(f"{name} holds values other than 0 and 1; give 1 (or True) for what is kept, 0 for the rest")
+    return mask
+
+
+def _checked_choice(choice: np.ndarray, count: int, sections: int) -> np.ndarray:
+    choice = np.asarray(choice)
+    if choice.ndim != 2 or choice.shape[1] != sections or len(choice) == 0:
+        raise ValueError(f"section_choice has shape {choice.shape}; give [M, {sections}] with M >= 1")
+    if not np.issubdtype(choice.dtype, np.integer):
+        raise ValueError(f"section_choice is {choice.dtype}; give ints, the rows of z")
+    if choice.min() < 0 or choice.max() >= count:
+        raise ValueError(
+            f"section_choice lies in {choice.min()}..{choice.max()}; give rows of z, 0..{count - 1} for {count} latents"
+        )
+    return choice
