@@ -1,0 +1,83 @@
+"""`--mode=sample`: a grid of held-out examples from a checkpoint."""
+
+import functools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soda_jax import grids
+from soda_jax.sample import sample
+from tests import tiny, tiny_checkpoint
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four 8-pixel images as a dataset, and what is in them."""
+    root = tmp_path_factory.mktemp("images")
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    (root / "test").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(root / "test" / f"{number}.png")
+    return root, images
+
+
+@pytest.fixture(scope="module")
+def get_config(folder):
+    return functools.partial(tiny.get_config, data__name="folder", data__root=str(folder[0]))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, get_config):
+    workdir = tmp_path_factory.mktemp("run")
+    tiny_checkpoint.write(workdir, get_config(), 7)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def grid(workdir, get_config):
+    path = sample(get_config(train__batch_size=100), str(workdir))  # training's batch need not fit the devices here
+    assert path == workdir / "samples" / "grid_00000007_seed0.png"
+    return np.asarray(Image.open(path))
+
+
+def column(grid, number):
+    """The images of a column at their own size, [2, 8, 8, 3]; they are drawn at 96 pixels."""
+    tops = [grids.HEADER + row * (96 + grids.PADDING) for row in range(2)]
+    left = grids.PADDING + number * (96 + grids.PADDING)
+    return np.stack([grid[top : top + 96 : 12, left : left + 96 : 12] for top in tops])
+
+
+def test_size_and_examples(grid, folder):
+    assert grid.shape == (grids.HEADER + 2 * 100, grids.PADDING + 4 * 100, 3)
+    for number in (0, 1):  # source and target
+        np.testing.assert_array_equal(column(grid, number), folder[1][[0, 2]])
+
+
+def test_samples_are_images_of_their_own(grid):
+    _, target, reconstruction, unconditional = (column(grid, i) for i in range(4))
+    for images in (reconstruction, unconditional):
+        assert (images != target).any() and np.ptp(images) > 50
+        assert (images[0] != images[1]).any()
+    assert (reconstruction != unconditional).any()
+
+
+def test_the_seed_draws_other_noise_into_another_file(grid, workdir, get_config):
+    path = sample(get_config(seed=3), str(workdir))
+    assert path.name == "grid_00000007_seed3.png"
+    other = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(column(other, 1), column(grid, 1))
+    assert (column(other, 2) != column(grid, 2)).any() and (column(other, 3) != column(grid, 3)).any()
+
+
+def test_another_models_folder(workdir, get_config):
+    with pytest.raises(ValueError, match="holds a checkpoint of another model") as error:
+        sample(get_config(model__denoiser__channels=16), str(workdir))
+    assert "config.model.denoiser.channels: 8 -> 16" in str(error.value)
+
+
+def test_no_checkpoint(tmp_path, get_config):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint: train first"):
+        sample(get_config(), str(tmp_path))
