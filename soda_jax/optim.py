@@ -26,7 +26,7 @@ def adamw(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; decay spares biases and norm scales (parameters of rank below 2)."""
+    """Clipping by global norm, then AdamW; only kernels decay, biases and norm scales do not."""
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
@@ -35,6 +35,6 @@ def adamw(
             b2=b2,
             eps=eps,
             weight_decay=weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params),
         ),
     )

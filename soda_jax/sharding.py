@@ -46,3 +46,8 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 def round_up(batch_size: int, mesh: Mesh) -> int:
     """The smallest multiple of the number of devices that holds `batch_size`."""
     return -(-batch_size // mesh.size) * mesh.size
+
+
+def run_once_options() -> dict[str, int] | None:
+    """Compiler options for a program that runs once (initialisation): on CPU, optimising it takes longer than running."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

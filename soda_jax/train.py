@@ -92,7 +92,8 @@ def initial_state(
     example = {key: value[:1] for key, value in batch.items()}
     step = latest_step(workdir)
     if step is None:
-        return jax.jit(trainer.init, out_shardings=replicated)(example), 0
+        init = jax.jit(trainer.init, out_shardings=replicated, compiler_options=sharding.run_once_options())
+        return init(example), 0
     _, meta = read_meta(workdir, step)
     check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
     if step > config.train.num_steps:

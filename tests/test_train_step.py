@@ -206,8 +206,12 @@ def test_config_schedule_ends_at_the_last_step():
     assert float(schedule(39)) > float(schedule(40))
 
 
-def test_weight_decay_spares_vectors_and_gradients_are_clipped():
-    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0), "scale": jnp.asarray(3.0)}
+def test_weight_decay_spares_biases_and_scales_and_gradients_are_clipped():
+    params = {
+        "kernel": jnp.full((2, 2), 3.0),
+        "bias": jnp.full((2, 2), 3.0),  # an attention projection's has rank 2
+        "scale": jnp.asarray(3.0),
+    }
     optimizer = optim.adamw(optax.constant_schedule(0.1), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.5, clip_norm=0.5)
     still = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(still, optimizer.init(params), params)
