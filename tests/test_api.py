@@ -167,7 +167,8 @@ def test_one_device_or_eight(workdir, model, images, latents):
     single = soda_jax.load(workdir, devices=jax.devices()[:1])
     assert (single.inference.mesh.size, model.inference.mesh.size) == (1, 8)
     np.testing.assert_allclose(single.encode(images), latents, atol=1e-5)
-    np.testing.assert_allclose(single.sample(latents, as_float=True), model.sample(latents, as_float=True), atol=1e-4)
+    # The first x_0 prediction divides by sqrt(abar_T), which enlarges the rounding; other noise differs by > 1e-2.
+    np.testing.assert_allclose(single.sample(latents, as_float=True), model.sample(latents, as_float=True), atol=1e-3)
 
 
 IMAGES = np.full((2, SIDE, SIDE, 3), 7, np.uint8)
