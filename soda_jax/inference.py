@@ -50,7 +50,8 @@ class Inference:
     def untrained_variables(self) -> Variables:
         """The weights that a run with this config and seed starts from."""
         key = rngs.stream(jax.random.key(self.config.seed), "init", 0)
-        return jax.jit(self._init, out_shardings=sharding.replicated(self.mesh))(key)
+        placement = sharding.replicated(self.mesh)
+        return jax.jit(self._init, out_shardings=placement, compiler_options=sharding.run_once_options())(key)
 
     def calibrate(self, variables: Variables, batches: Iterable[dict[str, np.ndarray]]) -> Variables:
         """The weights with BatchNorm statistics measured on `batches`, as an untrained encoder needs them."""

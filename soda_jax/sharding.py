@@ -49,5 +49,5 @@ def round_up(batch_size: int, mesh: Mesh) -> int:
 
 
 def run_once_options() -> dict[str, int] | None:
-    """Compiler options for a program that runs once (initialisation): on CPU, optimising it takes longer than running."""
+    """Compiler options for a program that runs once, as initialisers: on CPU, optimising takes longer than running."""
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
