@@ -3,9 +3,8 @@
     python -m soda_jax.main --config=configs/cifar10.py --workdir=... --config.data.root=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/cifar10.py:small --workdir=... --config.data.root=TFDS_DATA_DIR
 
-Hardware and what was reached: see REPRODUCTION.md "CIFAR-10". CIFAR-10 is not among the paper's datasets; the unofficial
-PyTorch version reports 80.0 (linear probe) and 80.4 (k-NN) after 800 epochs.
-`small` is for a CPU: about 3,000 steps of 64 images.
+Hardware and what was reached: see REPRODUCTION.md "CIFAR-10". CIFAR-10 is not among the paper's datasets; the
+unofficial PyTorch version reports 80.0 (linear probe) and 80.4 (k-NN) after 800 epochs. `small` is for a CPU.
 """
 
 from ml_collections import ConfigDict
