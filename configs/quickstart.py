@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.time_dim = 64
     config.model.denoiser.dropout = 0.0
 
-    # Few steps of the inverted schedule are noisy enough (1% have abar < .05, of the cosine's 14%) for a simple scene to
+    # Few steps of the inverted schedule are noisy enough (1% have abar < .05, of the cosine's 14%) for a scene to
     # be unreadable without the latent, and a run this short would not learn to start from it.
     config.diffusion.schedule = "cosine"
 
