@@ -13,18 +13,18 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.train.num_steps = 1500
+    config.train.num_steps = 1700
     config.train.batch_size = 64
     config.train.ema_decay = 0.99
     config.train.log_every = 50
-    config.train.eval_every = 750
+    config.train.eval_every = 1000
     config.train.checkpoint_every = 250
     config.train.keep_every = 1_000_000
 
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 2e-3
     config.optim.schedule = "cosine"
     config.optim.final_lr_ratio = 0.05
-    config.optim.warmup_steps = 50
+    config.optim.warmup_steps = 100
 
     config.model.latent_dim = 256
     config.model.latent_dropout = 0.0
