@@ -49,7 +49,7 @@ def get_config(size: str = "full") -> ConfigDict:
 
 def _shrink(config: ConfigDict) -> None:
     config.train.batch_size = 64
-    config.train.num_steps = 3000
+    config.train.num_steps = 2000
     config.train.ema_decay = 0.998
     config.train.log_every = 50
     config.train.eval_every = 1000
@@ -57,6 +57,7 @@ def _shrink(config: ConfigDict) -> None:
     config.optim.learning_rate = 1e-3
     config.optim.schedule = "cosine"
     config.optim.final_lr_ratio = 0.05
+    config.optim.decay_steps = 3000
     config.optim.warmup_steps = 200
 
     config.model.dtype = "float32"
