@@ -2,8 +2,9 @@
 
     python -m soda_jax.main --config=configs/quickstart.py --workdir=/tmp/soda_quickstart
 
-Hardware, time and what was reached: see README.md "Quickstart". What differs from the paper's defaults buys speed: a
-two-block ViT instead of a ResNet, targets of 16 px, no dropout, and the linear noise schedule.
+Two CPU cores, 588 s in a fresh environment, installation included: mean online-probe accuracy over the six factors .554
+(chance .124); see README.md "Quickstart". What differs from the paper's defaults buys speed: a two-block ViT instead of a
+ResNet, targets of 16 px, no dropout, and the linear noise schedule.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 64
     config.train.ema_decay = 0.99
     config.train.log_every = 50
-    config.train.eval_every = 1000
+    config.train.eval_every = 2000  # the end is always evaluated
     config.train.checkpoint_every = 250
     config.train.keep_every = 1_000_000
 
