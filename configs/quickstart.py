@@ -3,8 +3,8 @@
     python -m soda_jax.main --config=configs/quickstart.py --workdir=/tmp/soda_quickstart
 
 Two CPU cores, 588 s in a fresh environment, installation included: mean online-probe accuracy over the six factors .554
-(chance .124); see README.md "Quickstart". What differs from the paper's defaults buys speed: a two-block ViT instead of a
-ResNet, targets of 16 px, no dropout, and the linear noise schedule.
+(chance .124); see README.md "Quickstart". What differs from the paper's defaults buys speed: a two-block ViT instead of
+a ResNet, targets of 16 px, no dropout, and the linear noise schedule.
 """
 
 from ml_collections import ConfigDict
