@@ -1,0 +1,218 @@
+"""Image files to pixels: JPEG, PNG and WebP (also GIF and BMP), whatever their colours.
+
+`EncodedImage` puts the decoding off until it is known what the image is needed for: a JPEG then
+decodes at 1/2, 1/4 or 1/8 of its size, where a view needs no more, for a fraction of the time.
+
+Ordinary JPEG and PNG files go through OpenCV, about twice as fast as Pillow with the same result;
+transparency, CMYK, palettes, 16 bits and whatever OpenCV refuses go through Pillow.
+"""
+
+import io
+import os
+import pathlib
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# A quarter of a GiB as RGB; Pillow warns of a decompression bomb at the same size.
+MAX_PIXELS = (1 << 28) // 3
+# 16-bit RGBA without compression is the largest honest file of so many pixels.
+MAX_BYTES = 8 * MAX_PIXELS
+REDUCTIONS = (8, 4, 2)
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further images behind it, from phones.
+_ORIENTATION_TAG = 0x0112
+# EXIF orientation: (transpose, then flip top to bottom, then flip left to right).
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+_REDUCED_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+class DecodeError(ValueError):
+    """An image that cannot be read.
+
+    Attributes:
+        name: of the file.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, name: str, reason: str):
+        # Both to Exception: so that the error survives pickling, on its way from a worker process.
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"image {self.name!r} cannot be decoded ({self.reason}); repair or remove the file."
+
+
+def decode_image(source: bytes | str | os.PathLike, name: str | None = None) -> np.ndarray:
+    """Decodes an image file to uint8 [h, w, 3] RGB.
+
+    Upright by its EXIF orientation; transparency on white; grey, palettes and CMYK as RGB; 16 bits
+    scaled to 8; the first frame of an animation.
+
+    Args:
+        source: the file's path, or its content.
+        name: what errors call it; by default the path.
+
+    Raises:
+        DecodeError: the file is missing or damaged, of another format, or has more than MAX_PIXELS.
+    """
+    return EncodedImage(source, name).decode()
+
+
+class EncodedImage:
+    """An image file that is decoded when asked; `np.asarray` of it is `decode()`.
+
+    Nothing is read before the first use, so every error of `decode_image` may come from any of its
+    methods.
+
+    Args:
+        source: the file's path, or its content.
+        name: what errors call it; by default the path.
+    """
+
+    def __init__(self, source: bytes | str | os.PathLike, name: str | None = None):
+        self._source = source
+        self.name = name or ("from memory" if isinstance(source, bytes) else os.fspath(source))
+        self._opened = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, 3) of `decode()`."""
+        _, image, orientation = self._open()
+        width, height = image.size
+        return (width, height, 3) if _TURNS[orientation][0] else (height, width, 3)
+
+    def reduction(self, limit: float) -> int:
+        """The largest divisor of the size up to `limit` that the codec offers: 1, 2, 4 or 8."""
+        if limit < min(REDUCTIONS):
+            return 1
+        data, image, orientation = self._open()
+        if image.format not in _JPEGS or not _is_plain(data, image):
+            return 1
+        # A side that the divisor does not divide ends in a padded pixel, which turning the image
+        # would carry to the side from which coordinates count.
+        upright = orientation == 1
+        fits = (r for r in REDUCTIONS if r <= limit and (upright or not (image.width % r or image.height % r)))
+        return next(fits, 1)
+
+    def decode(self, reduction: int = 1) -> np.ndarray:
+        """uint8 [ceil(h / reduction), ceil(w / reduction), 3]; a pixel averages a square of the image.
+
+        Args:
+            reduction: 1, or what `reduction()` returned.
+        """
+        data, image, orientation = self._open()
+        try:
+            pixels = None
+            if _is_plain(data, image):
+                flags = _REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if pixels is not None:
+                cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+            else:
+                # Damaged, as it seems: Pillow either reads it after all, or says what is wrong.
+                pixels = _decode_with_pillow(image)[::reduction, ::reduction]
+        # The decoders raise nearly anything on damaged files.
+        except Exception as error:
+            raise DecodeError(self.name, _describe(error)) from error
+        finally:
+            self._opened = None  # Pillow's image can be loaded only once without copies.
+        return _turned(pixels, orientation)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.decode(), dtype)
+
+    def __getstate__(self):
+        return {"_source": self._source, "name": self.name, "_opened": None}
+
+    def _open(self) -> tuple[bytes, Image.Image, int]:
+        """The file's content, Pillow's image with the header read, and the EXIF orientation."""
+        if self._opened is None:
+            try:
+                data = self._source if isinstance(self._source, bytes) else _read(self._source)
+                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"its {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+                self._opened = data, image, _orientation(image)
+            except Exception as error:
+                raise DecodeError(self.name, _describe(error)) from error
+        return self._opened
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    size = os.stat(path).st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES:,}")
+    return pathlib.Path(path).read_bytes()
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not one of {', '.join(_FORMATS)}"
+    return str(error) or type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1  # Broken metadata are no reason to lose an image.
+    return orientation if orientation in _TURNS else 1
+
+
+def _is_plain(data: bytes, image: Image.Image) -> bool:
+    """Whether OpenCV decodes the file to the right colours."""
+    if image.mode not in ("L", "RGB"):
+        return False
+    if image.format == "PNG":
+        eight_bits = data[24:25] == b"\x08"  # IHDR's bit depth lies at a fixed place.
+        # OpenCV prints a warning for every odd colour profile.
+        return eight_bits and "transparency" not in image.info and "icc_profile" not in image.info
+    if image.format not in _JPEGS:
+        return False
+    # Some versions of OpenCV fill up a JPEG that ends too early; Pillow complains. Pillow has read up
+    # to the pixels, behind which the end's marker cannot occur by chance.
+    return data.find(b"\xff\xd9", image.fp.tell()) >= 0
+
+
+def _decode_with_pillow(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey, of which `convert` would clip all but the darkest.
+        grey = np.asarray(image)
+        levels = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if "transparency" in image.info:
+            levels[grey == image.info["transparency"]] = 255
+        return np.repeat(levels[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        canvas.alpha_composite(image)
+        image = canvas
+    return np.asarray(image.convert("RGB"))
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    transpose, flip_rows, flip_columns = _TURNS[orientation]
+    if transpose:
+        pixels = pixels.transpose(1, 0, 2)
+    if flip_rows:
+        pixels = pixels[::-1]
+    if flip_columns:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
