@@ -61,6 +61,9 @@ class Split:
 class Echo:
     """Stands for `Inference`: the latent is the source's colour and the sample shows the latent."""
 
+    def conditions(self, batch):
+        return {}, {}
+
     def encode(self, variables, source, source_mask):
         assert source_mask.all()
         return inputs.normalise_target(source[:, 0, 0, 0])
@@ -101,7 +104,7 @@ class TwoViews:
         return 1
 
     def __getitem__(self, index):
-        pose, intrinsics = np.eye(4, dtype=np.float32), np.full(3, 4.0, np.float32)
+        pose, intrinsics = np.eye(4, dtype=np.float32), np.full(4, 4.0, np.float32)
         colours = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
         views = [{"image": np.broadcast_to(c, (8, 8, 3)), "pose": pose, "intrinsics": intrinsics} for c in colours]
         return {"views": views}

@@ -15,8 +15,8 @@ source noise happen on the device.
     factors            int32 [B, F]            optional: ground-truth factors
     source_pose        float32 [B, n, 4, 4]    optional: camera-to-world (x right, y up, looking
     target_pose        float32 [B, 4, 4]       along -z; world z up)
-    source_intrinsics  float32 [B, n, 3]       optional: focal length and principal point cx, cy
-    target_intrinsics  float32 [B, 3]          in pixels; a pixel's centre lies at +.5
+    source_intrinsics  float32 [B, n, 4]       optional: focal lengths and principal point (fx, fy,
+    target_intrinsics  float32 [B, 4]          cx, cy) in pixels; a pixel's centre lies at +.5
 """
 
 from soda_jax.data.pipeline import eval_batches, iterate, train_dataset

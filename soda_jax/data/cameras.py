@@ -1,8 +1,8 @@
 """Cameras: camera-to-world poses and pixel rays, in NumPy.
 
 World: z up. Camera: x right, y up, looking along -z (OpenGL, Blender). Intrinsics are
-(focal length, cx, cy) in pixels; the centre of pixel (row i, column j) lies at (j + .5, i + .5),
-so that the principal point of a centred camera is (width / 2, height / 2).
+(fx, fy, cx, cy) in pixels, focal lengths and principal point; the centre of pixel (row i, column j)
+lies at (j + .5, i + .5), so that the principal point of a centred camera is (width / 2, height / 2).
 """
 
 import numpy as np
@@ -53,9 +53,9 @@ def orbit(azimuth, altitude, radius, target=(0.0, 0.0, 0.0)) -> np.ndarray:
 
 
 def centred_intrinsics(resolution: int, field_of_view: float) -> np.ndarray:
-    """float32 (focal, cx, cy) of a square image that spans `field_of_view` radians."""
+    """float32 (fx, fy, cx, cy) of a square image that spans `field_of_view` radians."""
     focal = resolution / (2 * np.tan(field_of_view / 2))
-    return np.array([focal, resolution / 2, resolution / 2], np.float32)
+    return np.array([focal, focal, resolution / 2, resolution / 2], np.float32)
 
 
 def pixel_rays(
@@ -66,9 +66,9 @@ def pixel_rays(
     Returns:
         Origin float32 [3] and unit directions float32 [height * samples, width * samples, 3].
     """
-    focal, cx, cy = np.asarray(intrinsics, np.float64)
-    x = ((np.arange(width * samples) + 0.5) / samples - cx) / focal
-    y = -((np.arange(height * samples) + 0.5) / samples - cy) / focal
+    fx, fy, cx, cy = np.asarray(intrinsics, np.float64)
+    x = ((np.arange(width * samples) + 0.5) / samples - cx) / fx
+    y = -((np.arange(height * samples) + 0.5) / samples - cy) / fy
     length = np.sqrt(x[None, :] ** 2 + y[:, None] ** 2 + 1)
     local = np.stack([x[None, :] / length, y[:, None] / length, -1 / length], axis=-1)
     directions = local.astype(np.float32) @ np.asarray(pose, np.float32)[:3, :3].T
@@ -79,6 +79,6 @@ def project(points: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> np.
     """Pixel coordinates (x, y) [..., 2] of world points [..., 3] that lie before the camera."""
     rotation, position = pose[:3, :3], pose[:3, 3]
     local = (np.asarray(points) - position) @ rotation
-    focal, cx, cy = intrinsics
+    fx, fy, cx, cy = intrinsics
     depth = -local[..., 2]
-    return np.stack([cx + focal * local[..., 0] / depth, cy - focal * local[..., 1] / depth], axis=-1)
+    return np.stack([cx + fx * local[..., 0] / depth, cy - fy * local[..., 1] / depth], axis=-1)

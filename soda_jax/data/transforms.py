@@ -80,13 +80,13 @@ def apply_crop(image: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
 
 
 def crop_intrinsics(intrinsics: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
-    """Intrinsics (focal, cx, cy) of the image that `apply_crop` makes of a square window.
+    """Intrinsics float32 (fx, fy, cx, cy) of the image that `apply_crop` makes, from those of the whole.
 
     Raises:
-        ValueError: the crop is mirrored or not square, which a single focal length cannot express.
+        ValueError: the crop is mirrored, which no camera pose can express.
     """
-    if crop.flip or crop.height != crop.width:
-        raise ValueError(f"crop={crop}: cameras need square crops without a flip.")
-    scale = resolution / crop.width
-    focal, cx, cy = intrinsics
-    return np.array([focal * scale, (cx - crop.left) * scale, (cy - crop.top) * scale], np.float32)
+    if crop.flip:
+        raise ValueError(f"crop={crop}: a mirrored image has no camera; set flip=False.")
+    x_scale, y_scale = resolution / crop.width, resolution / crop.height
+    fx, fy, cx, cy = intrinsics
+    return np.array([fx * x_scale, fy * y_scale, (cx - crop.left) * x_scale, (cy - crop.top) * y_scale], np.float32)

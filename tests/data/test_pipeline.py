@@ -117,8 +117,8 @@ def test_multi_view_batches(free_scenes):
     batch = data.train_dataset(free_scenes, spec, batch_size=4, seed=0)[0]
     assert batch["source"].shape == (4, 2, 32, 32, 3)
     assert batch["source_pose"].shape == (4, 2, 4, 4) and batch["target_pose"].shape == (4, 4, 4)
-    assert batch["source_intrinsics"].shape == (4, 2, 3)
-    assert batch["target_intrinsics"].shape == (4, 3) and batch["factors"].shape == (4, 5)
+    assert batch["source_intrinsics"].shape == (4, 2, 4)
+    assert batch["target_intrinsics"].shape == (4, 4) and batch["factors"].shape == (4, 5)
     evaluated = next(data.eval_batches(free_scenes, spec, batch_size=4, limit=4))
     assert evaluated.keys() == batch.keys() - {"id"} | {"index", "mask"}
 

@@ -82,8 +82,18 @@ def test_an_image_too_narrow_for_any_ratio_gets_its_centre():
     assert crop == transforms.centre_crop(10, 400)
 
 
-def test_crop_intrinsics_moves_and_scales_the_principal_point():
-    crop = transforms.Crop(0, 10, 30, 30, False)
-    np.testing.assert_allclose(transforms.crop_intrinsics(np.array([40.0, 25.0, 15.0]), crop, 60), [80, 30, 30])
-    with pytest.raises(ValueError, match="square"):
-        transforms.crop_intrinsics(np.ones(3), crop._replace(flip=True), 60)
+@pytest.mark.parametrize("crop", [transforms.Crop(0, 10, 30, 30, False), transforms.Crop(4, 8, 12, 24, False)])
+def test_crop_intrinsics_follow_the_pixels(crop):
+    # Column and row coordinates as image values: after the crop, a pixel still tells where it came from.
+    rows, columns = np.mgrid[:40, :50]
+    image = np.stack([4 * columns + 2, 4 * rows + 2, 0 * rows], -1).astype(np.uint8)
+    fx, fy, cx, cy = transforms.crop_intrinsics(np.array([40.0, 36.0, 25.0, 15.0]), crop, 6)
+    shown = transforms.apply_crop(image, crop, 6).astype(float) / 4  # Pixel centres of the whole image.
+    centres = np.arange(6) + 0.5
+    np.testing.assert_allclose((centres - cx) / fx, (shown[0, :, 0] - 25) / 40, atol=0.13 / 36)
+    np.testing.assert_allclose((centres - cy) / fy, (shown[:, 0, 1] - 15) / 36, atol=0.13 / 36)
+
+
+def test_a_mirrored_crop_has_no_camera():
+    with pytest.raises(ValueError, match="mirrored"):
+        transforms.crop_intrinsics(np.ones(4), transforms.Crop(0, 0, 30, 30, True), 60)

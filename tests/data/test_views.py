@@ -17,7 +17,7 @@ def _multi_view(count, resolution=32):
             {
                 "image": np.full((resolution, resolution, 3), 10 * j, np.uint8),
                 "pose": cameras.orbit(0.3 * j, 0.4, 3.0),
-                "intrinsics": np.array([resolution, resolution / 2, resolution / 2]),
+                "intrinsics": np.array([resolution, resolution, resolution / 2, resolution / 2]),
             }
             for j in range(count)
         ],
@@ -67,8 +67,8 @@ def test_camera_views_are_distinct_and_bring_their_cameras():
         for place, number in enumerate(shown):
             np.testing.assert_allclose(views["source_pose"][place], example["views"][number]["pose"], atol=1e-6)
         np.testing.assert_allclose(views["target_pose"], example["views"][target]["pose"], atol=1e-6)
-        np.testing.assert_allclose(views["source_intrinsics"], np.tile([32, 16, 16], (3, 1)))
-        np.testing.assert_allclose(views["target_intrinsics"], [16, 8, 8])
+        np.testing.assert_allclose(views["source_intrinsics"], np.tile([32, 32, 16, 16], (3, 1)))
+        np.testing.assert_allclose(views["target_intrinsics"], [16, 16, 8, 8])
         assert views["target_pose"].dtype == np.float32
     assert targets == set(range(6))
 

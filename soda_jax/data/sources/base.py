@@ -34,7 +34,7 @@ class Source(Protocol):
     An example is a dict with `image` uint8 [h, w, 3] and optionally `label` int32 [],
     `attributes` int32 [A], `factors` int32 [F]. A multi-view source gives, in place of `image`,
     `views`: an object with `__len__` and `__getitem__(j)` -> dict(image uint8 [h, w, 3],
-    pose float32 [4, 4], intrinsics float32 [3]).
+    pose float32 [4, 4], intrinsics float32 [4]).
 
     A source may also define `get_many(indices) -> list of examples`, which the pipeline prefers:
     it may then compute a whole batch at once.

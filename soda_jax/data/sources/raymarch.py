@@ -122,7 +122,7 @@ def render(
         shape: one of SHAPES.
         size: scale of the object.
         pose: camera-to-world [4, 4].
-        intrinsics: (focal, cx, cy) in pixels.
+        intrinsics: (fx, fy, cx, cy) in pixels.
         resolution: side of the image.
         samples: super-sampling per axis; each pixel is the mean of samples**2 rays.
 

@@ -128,7 +128,7 @@ class Scenes:
         return places[combinations]
 
     def camera(self, index: int) -> dict[str, np.ndarray]:
-        """`pose` float32 [4, 4], camera-to-world, and `intrinsics` float32 [3] of an example."""
+        """`pose` float32 [4, 4], camera-to-world, and `intrinsics` float32 [4] of an example."""
         orientation = self.factors(np.array([index]))[0, 5]
         return {
             "pose": self._poses[orientation].astype(np.float32),
