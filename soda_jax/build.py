@@ -1,7 +1,7 @@
 """Builds a run's parts from its config: the one place where config fields reach the modules."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,18 @@ import optax
 from ml_collections import ConfigDict
 
 from soda_jax import optim
-from soda_jax.config import ConfigError, parse_encoder_name
+from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
 from soda_jax.data.sources import Source, Targets, load_source
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
-from soda_jax.diffusion.sampler import make_sampler
-from soda_jax.models.aggregation import MeanAggregator, TransformerAggregator
+from soda_jax.diffusion.sampler import Masks, drop_all, make_sampler
+from soda_jax.models.aggregation import (
+    MeanAggregator,
+    StochasticAggregator,
+    TransformerAggregator,
+    pick_present,
+)
+from soda_jax.models.pose import Camera, PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
@@ -40,7 +46,7 @@ def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
     family, variant, width = parse_encoder_name(encoder.name)
     latent_dim = config.model.latent_dim if config.model.bottleneck else None
     if family == "vit":
-        return ViT(variant, encoder.patch_size, latent_dim, encoder.drop_path, dtype)
+        return ViT(variant, encoder.patch_size, latent_dim, encoder.drop_path, pose_encoding(config), dtype)
     return ResNet(
         depth=variant,
         latent_dim=latent_dim,
@@ -49,6 +55,7 @@ def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
         small_stem=encoder.small_stem,
         norm=encoder.norm,
         drop_path=encoder.drop_path,
+        pose=pose_encoding(config),
         dtype=dtype,
     )
 
@@ -70,13 +77,34 @@ def _denoiser(config: ConfigDict, dtype: Any) -> UNet:
         modulate_by_section=modulation.merge_by_section,
         num_tokens=modulation.num_tokens,
         resample_section=modulation.resample_section,
+        pose=pose_encoding(config),
         dtype=dtype,
     )
 
 
-def _aggregator(aggregation: ConfigDict) -> MeanAggregator | TransformerAggregator:
+def pose_encoding(config: ConfigDict) -> PoseEncoding | None:
+    """How cameras condition the model of `config`; None where they do not."""
+    pose = config.model.pose
+    if pose.grid == "none" and pose.vector == "none":
+        return None
+    return PoseEncoding(
+        grid=pose.grid,
+        rays=pose.rays,
+        coordinates=pose.coordinates,
+        relative=pose.relative,
+        vector=pose.vector,
+        encoding_dim=pose.encoding_dim,
+        scale=pose.scale,
+        scale_form=pose.scale_form,
+        sphere_radius=pose.sphere_radius,
+    )
+
+
+def _aggregator(aggregation: ConfigDict) -> MeanAggregator | TransformerAggregator | StochasticAggregator:
     if aggregation.name == "mean":
         return MeanAggregator()
+    if aggregation.name == "stochastic":
+        return StochasticAggregator()
     return TransformerAggregator(aggregation.depth, aggregation.num_heads, aggregation.mlp_multiplier)
 
 
@@ -159,6 +187,7 @@ def trainer(config: ConfigDict, targets: Mapping[str, Targets]) -> Trainer:
         source_noise=config.data.source_noise,
         latent_mask_rate=config.diffusion.latent_mask_rate,
         layer_mask_rate=config.diffusion.layer_mask_rate,
+        pose_mask_rate=config.diffusion.pose_mask_rate,
         microbatches=config.train.grad_accum_steps,
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
@@ -166,11 +195,37 @@ def trainer(config: ConfigDict, targets: Mapping[str, Targets]) -> Trainer:
     )
 
 
-def sampler(config: ConfigDict, soda: SODA, *, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
-    """The jitted sampling function of `soda`; `options` override those of `config.sampling`."""
+class Condition(NamedTuple):
+    """What guides the samples of a model with poses: latents [B, d] (or as the model keeps them) and target cameras."""
 
-    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, section_mask: jax.Array) -> jax.Array:
-        return soda.apply(variables, x_t, t, z, section_mask, method="denoise")[0]
+    z: jax.Array
+    camera: Camera
+
+
+def sampler(
+    config: ConfigDict,
+    soda: SODA,
+    *,
+    num_steps: int | None = None,
+    guidance_on: str | None = None,
+    **options: Any,
+) -> Callable[..., Any]:
+    """The jitted sampling function of `soda`; `options` override those of `config.sampling`.
+
+    A model with poses takes a `Condition` for z and `Masks` for the section mask. `guidance_on` (the config's by
+    default) says what its unconditional prediction drops: the "latent", the "pose" or "both".
+    """
+
+    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
+        if soda.pose is None:
+            return soda.apply(variables, x_t, t, z, masks, method="denoise")[0]
+        seen_at = {"target_camera": z.camera, "pose_mask": masks.pose}
+        return soda.apply(variables, x_t, t, z.z, masks.sections, **seen_at, method="denoise")[0]
+
+    def one_source(key: jax.Array, condition: Any) -> Any:
+        z = condition if soda.pose is None else condition.z
+        z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
+        return z if soda.pose is None else condition._replace(z=z)
 
     resolution = config.data.resolution
     settings = {"method": config.sampling.method} | options
@@ -181,5 +236,24 @@ def sampler(config: ConfigDict, soda: SODA, *, num_steps: int | None = None, **o
         diffusion(config),
         image_shape=(resolution, resolution, 3),
         num_steps=config.sampling.num_steps if num_steps is None else num_steps,
+        unconditional=_unconditional(config, soda, guidance_on),
+        choose=one_source if soda.keeps_sources else None,
         **settings,
     )
+
+
+def _unconditional(config: ConfigDict, soda: SODA, guidance_on: str | None) -> Callable[[Any], Any]:
+    """From the masks of a sample those of its unconditional prediction (section 3.3 "Guidance")."""
+    dropped = config.sampling.guidance_on if guidance_on is None else guidance_on
+    if dropped not in GUIDANCE:
+        raise ValueError(f"guidance_on={dropped!r}: choose one of {', '.join(GUIDANCE)}")
+    if soda.pose is None and dropped != "latent":
+        raise ValueError(f"guidance_on={dropped!r}: this model takes no poses (config.model.pose); use 'latent'")
+    if soda.pose is None or dropped == "both":
+        return drop_all
+    field = "sections" if dropped == "latent" else "pose"
+
+    def drop(masks: Masks) -> Masks:
+        return masks._replace(**{field: jnp.zeros_like(getattr(masks, field))})
+
+    return drop

@@ -1,5 +1,6 @@
 """Checks of a config before anything compiles: impossible values are named with their remedy."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -8,12 +9,21 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from soda_jax.diffusion import schedules
-from soda_jax.models import modulation, unet, vit
+from soda_jax.models import modulation, pose, positional, rays, unet, vit
 from soda_jax.models.resnet import STAGE_SIZES
 
 # Sections and fields that a checkpoint's weights depend on, and those that its whole training state depends on.
 MODEL_FIELDS = ("model", "diffusion", "data.resolution")
 STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kind", "probe.raw_pixels")
+
+GUIDANCE = ("latent", "pose", "both")
+
+# Fields that configs of earlier releases lack, with the values that describe what those releases did.
+ADDED_FIELDS = {
+    "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none"))},
+    "diffusion": {"pose_mask_rate": 0.12},
+    "sampling": {"guidance_on": "latent"},
+}
 
 
 class ConfigError(ValueError):
@@ -38,6 +48,7 @@ def validate(config: ConfigDict, num_devices: int = 1) -> None:
         *_check_encoder(config),
         *_check_denoiser(config),
         *_check_modulation(config),
+        *_check_pose(config),
         *_check_diffusion(config),
         *_check_data(config),
     ]
@@ -149,7 +160,7 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
             f"must divide config.data.source_resolution={config.data.source_resolution}",
         )
     aggregation = config.model.aggregation
-    yield from _check_choices(config, {"model.aggregation.name": ("mean", "transformer")})
+    yield from _check_choices(config, {"model.aggregation.name": ("mean", "transformer", "stochastic")})
     if aggregation.name == "transformer" and _does_not_divide(config.model.latent_dim, aggregation.num_heads):
         yield _problem(
             config,
@@ -219,6 +230,48 @@ def _check_modulation(config: ConfigDict) -> Iterator[str]:
             yield _problem(config, "model.bottleneck", "needs config.model.modulation.kind='cross_attention'")
         if config.data.num_sources != 1:
             yield _problem(config, "data.num_sources", "must be 1 with config.model.bottleneck=False")
+        if model.aggregation.name == "stochastic":
+            yield _problem(
+                config, "model.aggregation.name", "needs latents to choose from: config.model.bottleneck=True"
+            )
+
+
+def _check_pose(config: ConfigDict) -> Iterator[str]:
+    settings = config.model.pose
+    choices = {
+        "model.pose.grid": pose.GRIDS,
+        "model.pose.rays": rays.FORMS,
+        "model.pose.coordinates": rays.COORDINATES,
+        "model.pose.vector": pose.VECTORS,
+        "model.pose.scale_form": positional.SCALE_FORMS,
+        "sampling.guidance_on": GUIDANCE,
+    }
+    small, inf = 1e-12, float("inf")
+    ranges = {"model.pose.scale": (small, inf), "model.pose.sphere_radius": (small, inf)}
+    yield from _check_ranges(config, ranges | {"diffusion.pose_mask_rate": (0, 1)})
+    wrong = list(_check_choices(config, choices))
+    yield from wrong
+    if wrong:
+        return
+    encoding = pose.PoseEncoding(**settings.to_dict())
+    if settings.encoding_dim < 2 * encoding.num_coordinates:
+        remedy = (
+            f"is too narrow for {encoding.num_coordinates} coordinates; use at least {2 * encoding.num_coordinates}"
+        )
+        yield _problem(config, "model.pose.encoding_dim", remedy)
+    if encoding.needs_cameras and config.data.view_policy != "camera":
+        field = "model.pose.grid" if settings.grid == "rays" else "model.pose.vector"
+        yield _problem(config, field, "needs cameras: use config.data.view_policy='camera' on a set that has them")
+    if encoding.needs_windows and config.data.view_policy == "camera":
+        yield _problem(config, "model.pose.grid", "is of crops, but config.data.view_policy='camera'; use 'rays'")
+    if settings.relative and settings.grid != "rays":
+        yield _problem(config, "model.pose.relative", "is of rays; use config.model.pose.grid='rays', or False")
+    guided_on = config.sampling.guidance_on
+    if guided_on != "latent" and settings.grid == settings.vector == "none":
+        yield _problem(config, "sampling.guidance_on", "this model has no poses to drop; use 'latent'")
+    elif guided_on != "latent" and config.sampling.guidance_scale != 1 and config.diffusion.pose_mask_rate == 0:
+        remedy = "needs training with hidden poses: config.diffusion.pose_mask_rate above 0; or use 'latent'"
+        yield _problem(config, "sampling.guidance_on", remedy)
 
 
 def _check_diffusion(config: ConfigDict) -> Iterator[str]:
@@ -270,14 +323,18 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_dict(tree: dict[str, Any]) -> ConfigDict:
-    """A locked config from `to_json`'s data; lists become tuples again."""
+    """A locked config from `to_json`'s data; lists become tuples again, and `ADDED_FIELDS` are filled in."""
 
     def untangle(node: Any) -> Any:
         if isinstance(node, dict):
             return {key: untangle(value) for key, value in node.items()}
         return tuple(untangle(item) for item in node) if isinstance(node, list) else node
 
-    return ConfigDict(untangle(tree)).lock()
+    filled = dict(tree)
+    for section, added in ADDED_FIELDS.items():
+        if section in tree:
+            filled[section] = added | tree[section]
+    return ConfigDict(untangle(filled)).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict, fields: tuple[str, ...] = MODEL_FIELDS) -> list[str]:

@@ -31,12 +31,15 @@ class GridWriter:
     def draw(self, variables: Variables, seed: int = 0) -> np.ndarray:
         """The grid, uint8 [H, W, 3]."""
         batch, real = self._batch, self._batch["mask"]
-        z = self._inference.encode(variables, batch["source"], batch["source_mask"])
+        seen_from, seen_at = self._inference.conditions(batch)
+        z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
         columns = {
             "source": batch["source"][:, 0],
             "target": batch["target"],
-            self._third: self._images(self._inference.sample(variables, z, seed=seed)),
-            "unconditional": self._images(self._inference.sample_unconditional(variables, len(z), seed=seed)),
+            self._third: self._images(self._inference.sample(variables, z, seed=seed, **seen_at)),
+            "unconditional": self._images(
+                self._inference.sample_unconditional(variables, len(z), seed=seed, **seen_at)
+            ),
         }
         return image_grid({name: images[real] for name, images in columns.items()})
 

@@ -1,7 +1,7 @@
 """Encoding and sampling of host arrays of any length, in batches of few sizes, for evaluation, grids and the API."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax import build, inputs, rngs, sharding
-from soda_jax.diffusion.sampler import sample_in_batches
+from soda_jax.diffusion.sampler import Masks, sample_in_batches
+from soda_jax.models.pose import Camera, PoseEncoding
 
 Variables = dict[str, Any]
 
@@ -65,6 +66,7 @@ class Inference:
                 inputs.normalise_source(batch["source"]),
                 batch["source_mask"],
                 jnp.arange(batch["source"].shape[0]),
+                **self._seen_from(batch),
                 method="encode",
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(0)},
@@ -72,8 +74,8 @@ class Inference:
             return updated.get("batch_stats", {})
 
         for batch in batches:
-            device_batch = sharding.put_batch({k: batch[k] for k in ("source", "source_mask")}, self.mesh)
-            variables = variables | {"batch_stats": update(variables, device_batch)}
+            inputs.check_pose_keys(batch, self.model.pose, ("source",))
+            variables = variables | {"batch_stats": update(variables, self._put_sources(batch))}
         return variables
 
     def _init(self, key: jax.Array) -> Variables:
@@ -87,7 +89,7 @@ class Inference:
 
     def _encode_batch(self, variables: Variables, batch: dict[str, jax.Array], feature: str) -> jax.Array:
         source = inputs.normalise_source(batch["source"])
-        z, out = self.model.apply(variables, source, batch["source_mask"], method="encode")
+        z, out = self.model.apply(variables, source, batch["source_mask"], **self._seen_from(batch), method="encode")
         if feature == "z":
             return z
         if feature not in out:
@@ -95,6 +97,21 @@ class Inference:
         value = out[feature].reshape(source.shape[0], -1, *out[feature].shape[1:])
         # Grids and tokens become one vector each by their mean, as the encoder's own pooling does.
         return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value
+
+    def _put_sources(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """What of a batch the encoder reads, on the devices."""
+        keys = ("source", "source_mask", "source_pose_mask", *inputs.pose_keys(self.model.pose, ("source",)))
+        return sharding.put_batch({key: batch[key] for key in keys if key in batch}, self.mesh)
+
+    def _seen_from(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """The source cameras as arguments of `encode`; none if the model or the batch has none."""
+        pose = self.model.pose
+        if pose is None or not any(key in batch for key in inputs.pose_keys(pose, ("source",))):
+            return {}
+        return {
+            "source_camera": inputs.source_camera(batch, pose),
+            "source_pose_mask": batch.get("source_pose_mask"),
+        }
 
     def _batch_size(self, count: int, largest: int) -> int:
         """Batch size for a request: powers of two up to `largest`, lest one image costs a whole batch's time."""
@@ -106,18 +123,60 @@ class Inference:
         batches: Iterable[dict[str, np.ndarray]],
         feature: str = "latent",
     ) -> Iterator[np.ndarray]:
-        """Features of each global batch, on every host. Batches hold this process's `source` and `source_mask`."""
-        for batch in batches:
-            device_batch = sharding.put_batch({k: batch[k] for k in ("source", "source_mask")}, self.mesh)
-            yield np.asarray(self._encode(variables, device_batch, feature))
+        """Features of each global batch, on every host. Batches hold this process's part.
 
-    def encode(self, variables: Variables, source: np.ndarray, source_mask: np.ndarray | None = None) -> np.ndarray:
-        """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d] (or tokens). One process only."""
+        Read are `source`, `source_mask`, what the model's poses need of the sources, and `source_pose_mask` if given.
+        """
+        for batch in batches:
+            inputs.check_pose_keys(batch, self.model.pose, ("source",))
+            yield np.asarray(self._encode(variables, self._put_sources(batch), feature))
+
+    def encode(
+        self,
+        variables: Variables,
+        source: np.ndarray,
+        source_mask: np.ndarray | None = None,
+        *,
+        source_camera: Camera | None = None,
+        source_pose_mask: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d]. One process only.
+
+        Args:
+          source_mask: [N, n] which sources are present; all by default.
+          source_camera: the sources' cameras, leading axes [N, n]; by default their poses are unknown. A model that
+            relates poses to the first present source finds it here.
+          source_pose_mask: [N, n] False where a source's pose is hidden; none by default.
+
+        Returns:
+          [N, d]; tokens [N, K, C] without a bottleneck; a latent for each source, [N, n, d], under stochastic
+          conditioning, absent ones zeros.
+        """
+        batch = {
+            "source": source,
+            "source_mask": np.ones(source.shape[:2], bool) if source_mask is None else source_mask,
+        }
+        if source_camera is not None:
+            self._require_pose("source_camera")
+            fields = {f"source_{name}": getattr(source_camera, name) for name in self.model.pose.fields}
+            batch |= {key: np.asarray(value, np.float32) for key, value in fields.items() if value is not None}
+            inputs.check_pose_keys(batch, self.model.pose, ("source",))
+            if source_pose_mask is not None:
+                batch["source_pose_mask"] = np.asarray(source_pose_mask, bool)
         count, size = len(source), self._batch_size(len(source), self.eval_batch_size)
-        mask = np.ones(source.shape[:2], bool) if source_mask is None else source_mask
         rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
-        batches = ({"source": source[r], "source_mask": mask[r]} for r in rows)
-        return np.concatenate(list(self.encode_batches(variables, batches, "z")))[:count]
+        parts = ({key: value[r] for key, value in batch.items()} for r in rows)
+        return np.concatenate([np.asarray(self._encode(variables, self._put_sources(p), "z")) for p in parts])[:count]
+
+    def conditions(self, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A data batch's cameras as keyword arguments of (`encode`, `sample`); none for a model without poses."""
+        pose = self.model.pose
+        if pose is None:
+            return {}, {}
+        return (
+            {"source_camera": inputs.source_camera(batch, pose)},
+            {"target_camera": inputs.target_camera(batch, pose)},
+        )
 
     def sample(
         self,
@@ -125,31 +184,45 @@ class Inference:
         z: np.ndarray,
         section_mask: np.ndarray | None = None,
         *,
+        target_camera: Camera | None = None,
+        pose_mask: np.ndarray | None = None,
         guidance_scale: float | None = None,
         num_steps: int | None = None,
         seed: int = 0,
         first_index: int = 0,
         **options: Any,
     ) -> dict[str, np.ndarray]:
-        """Images for latents z [N, d] (or tokens [N, K, C]).
+        """Images for latents z [N, d] (or as `encode` gives them).
 
         Args:
           section_mask: [N, sections] 0/1, the sections that guide; all by default.
+          target_camera: the cameras to show the images from, leading axis [N], with `reference` where the model
+            relates poses to a source's; by default the views are the model's own choice.
+          pose_mask: [N] 0/1, the images whose target camera counts; all by default.
           guidance_scale, num_steps: `config.sampling`'s by default; a scale of 1 is unguided conditional sampling.
           seed, first_index: image i is drawn from (seed, first_index + i).
-          **options: `method`, `eta`, `num_frames` of `make_sampler`.
+          **options: `method`, `eta`, `num_frames` of `make_sampler`, `guidance_on` of `build.sampler`.
 
         Returns:
           `images` float32 [N, H, W, 3] in [-1, 1], and `frames` [num_frames, N, H, W, 3] if asked for.
+
+        Raises:
+          ValueError: for cameras that the model does not take, or lacks.
         """
         scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
         mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
+        condition: Any = z
+        if self.model.pose is not None:
+            camera, shown = _shown_camera(self.model.pose, len(z), target_camera, pose_mask)
+            condition, mask = build.Condition(z, camera), Masks(mask, shown)
+        elif target_camera is not None or pose_mask is not None:
+            self._require_pose("pose_mask" if target_camera is None else "target_camera")
         return sample_in_batches(
             # At scale 1 guidance would only double the cost.
             self.sampler(num_steps, guided=scale != 1.0, **options),
             variables,
             jax.random.key(seed),
-            z,
+            condition,
             mask,
             num_images=len(z),
             batch_size=self._batch_size(len(z), self.sample_batch_size),
@@ -159,9 +232,17 @@ class Inference:
         )
 
     def sample_unconditional(self, variables: Variables, count: int, **options: Any) -> dict[str, np.ndarray]:
-        """As `sample`, for `count` images with every section of the latent dropped."""
+        """As `sample`, for `count` images with every section of the latent dropped: with a target camera, new objects
+        seen from there."""
         z = np.zeros((count, *self.latent_shape), np.float32)
         return self.sample(variables, z, np.zeros((count, self.num_sections), np.float32), **options)
+
+    def _require_pose(self, argument: str) -> None:
+        if self.model.pose is None:
+            raise ValueError(
+                f"{argument} is given, but this model takes no poses (config.model.pose.grid and .vector are 'none'); "
+                "leave it out"
+            )
 
     @functools.cached_property
     def latent_shape(self) -> tuple[int, ...]:
@@ -181,3 +262,29 @@ class Inference:
         if key not in self._samplers:
             self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
         return self._samplers[key]
+
+
+def _shown_camera(
+    pose: PoseEncoding, count: int, camera: Camera | None, mask: np.ndarray | None
+) -> tuple[Camera, np.ndarray]:
+    """(cameras with every field that `pose` reads, which of them count [count] as float32).
+
+    No camera becomes a hidden one, so that one compiled program serves requests with and without cameras.
+    """
+    if camera is None:
+        if mask is not None and np.any(mask):
+            raise ValueError("pose_mask shows poses, but target_camera is None; give it")
+        eye = np.broadcast_to(np.eye(4, dtype=np.float32), (count, 4, 4))
+        four = np.ones((count, 4), np.float32)
+        camera = Camera(eye, four, four, eye, np.zeros(count, bool))
+        mask = np.zeros(count)
+    fields = {name: getattr(camera, name) for name in (*pose.fields, *(("reference",) * pose.needs_reference))}
+    missing = [name for name, value in fields.items() if value is None]
+    if missing:
+        why = " (the pose of the first source, which this model relates targets to)" if "reference" in missing else ""
+        raise ValueError(f"target_camera has no {', '.join(missing)}{why}; give it, or no target_camera")
+    fields = {name: np.asarray(value, np.float32) for name, value in fields.items()}
+    if pose.needs_reference:
+        shown = camera.reference_mask
+        fields["reference_mask"] = np.ones(count, bool) if shown is None else np.asarray(shown, bool)
+    return Camera(**fields), np.ones(count, np.float32) if mask is None else np.asarray(mask, np.float32)

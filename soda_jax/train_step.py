@@ -45,6 +45,7 @@ class Trainer:
       root: the run's random key.
       source_noise: std of the noise on the normalised source.
       latent_mask_rate, layer_mask_rate: probabilities of zeroing the whole latent, and each section.
+      pose_mask_rate: probability of hiding the target's pose, and each source's, independently of all else.
       microbatches: N; each holds every N-th example, so that a sharded batch splits without moving.
     """
 
@@ -55,13 +56,19 @@ class Trainer:
     source_noise: float = 0.0
     latent_mask_rate: float = 0.12
     layer_mask_rate: float = 0.15
+    pose_mask_rate: float = 0.12
     microbatches: int = 1
     ema_decay: float = 0.9999
     ema_warmup: bool = True
     probe: ProbeTask | None = None
 
     def init(self, batch: Batch) -> TrainState:
-        """The initial state, from a batch of any size (its values do not matter). Call under jit."""
+        """The initial state, from a batch of any size (its values do not matter). Call under jit.
+
+        Raises:
+          ValueError: the batch lacks the cameras that the model needs.
+        """
+        inputs.check_pose_keys(batch, self.model.pose)
         source, target = (
             inputs.normalise_source(batch["source"][:1]),
             inputs.normalise_target(batch["target"][:1]),
@@ -89,7 +96,7 @@ class Trainer:
     def _init_probe(self, source: jax.Array) -> ProbeState | None:
         if self.probe is None:
             return None
-        widths = {"pixels": source[0].size, "latent": self._latent_width(source)}
+        widths = {"pixels": source[0, 0].size, "latent": self._latent_width(source)}
         params, stats = {}, {}
         for name in self.probe.inputs:
             variables = self.probe.module.init(rngs.stream(self.root, "probe", 0), jnp.ones((1, widths[name])))
@@ -173,11 +180,13 @@ class Trainer:
         source = inputs.normalise_source(batch["source"])
         if self.source_noise > 0:
             source += self.source_noise * draw("source_noise", lambda k: jax.random.normal(k, source.shape[1:]))
+        seen_from, seen_at = self._cameras(batch, draw)
         (z, out), updated = self.model.apply(
             variables,
             source,
             batch["source_mask"],
             ids,
+            **seen_from,
             method="encode",
             mutable=["batch_stats"],
             rngs={"dropout": rngs.stream(self.root, "encoder_dropout", step)},
@@ -193,6 +202,7 @@ class Trainer:
             z,
             self._section_mask(draw),
             ids,
+            **seen_at,
             method="denoise",
             rngs={"dropout": rngs.stream(self.root, "denoiser_dropout", step)},
         )
@@ -209,6 +219,20 @@ class Trainer:
             )
             metrics |= probe_metrics
         return loss + probe_total, ((updated.get("batch_stats", {}), probe_stats), metrics)
+
+    def _cameras(self, batch: Batch, draw: Callable[..., jax.Array]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(arguments of `encode`, arguments of `denoise`): cameras and which of them are shown; none without poses."""
+        pose = self.model.pose
+        if pose is None:
+            return {}, {}
+        keep_rate, views = 1 - self.pose_mask_rate, batch["source"].shape[1:2]
+        of_sources = draw("source_pose_mask", lambda k: jax.random.bernoulli(k, keep_rate, views))
+        of_target = draw("pose_mask", lambda k: jax.random.bernoulli(k, keep_rate))
+        batch = batch | {"source_pose_mask": of_sources}
+        return (
+            {"source_camera": inputs.source_camera(batch, pose), "source_pose_mask": of_sources},
+            {"target_camera": inputs.target_camera(batch, pose), "pose_mask": of_target},
+        )
 
     def _section_mask(self, draw: Callable[..., jax.Array]) -> jax.Array:
         """Which sections the denoiser sees, [B, sections]: whole latents and, for `layer`, sections are dropped."""

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from soda_jax import build, sharding
+from soda_jax.data import cameras
 from soda_jax.data.sources import Targets
 from soda_jax.models import resnet
 from soda_jax.train_state import TrainState
@@ -88,13 +89,37 @@ def batch(size: int = 16, seed: int = 0, views: int = 1) -> dict[str, np.ndarray
     }
 
 
+def posed_config(**overrides: Any) -> ConfigDict:
+    """`get_config` of a model that sees rays, narrowly encoded, of two sources and the target."""
+    settings = {"model__pose__grid": "rays", "model__pose__encoding_dim": 24, "model__pose__scale": 0.1}
+    data = {"data__view_policy": "camera", "data__num_sources": 2}
+    plain = {"data__augment_source": False, "data__augment_target": False}
+    return get_config(**(settings | data | plain | overrides))
+
+
+def posed_batch(size: int = 16, seed: int = 0, views: int = 2) -> dict[str, np.ndarray]:
+    """`batch` with cameras around the origin and with windows of crops, half of them mirrored."""
+    rng = np.random.default_rng(seed + 100)
+    shape = (size, views + 1)
+    angles = rng.uniform(-np.pi, np.pi, shape), rng.uniform(0.1, 1.2, shape)
+    poses = cameras.orbit(*angles, rng.uniform(2.5, 3.5, shape)).astype(np.float32)
+    intrinsics = (np.array([9.0, 10.0, 4.2, 3.9]) + rng.uniform(-0.5, 0.5, (*shape, 4))).astype(np.float32)
+    corners = rng.uniform((-1, -1, 0, 0), (0, 0, 1, 1), (*shape, 4)).astype(np.float32)
+    mirrored = rng.integers(0, 2, shape).astype(bool)[..., None]
+    windows = np.where(mirrored, corners[..., [2, 1, 0, 3]], corners)
+    keys = {"pose": poses, "intrinsics": intrinsics, "window": windows}
+    sources = {f"source_{name}": value[:, :views] for name, value in keys.items()}
+    targets = {f"target_{name}": value[:, views] for name, value in keys.items()}
+    return batch(size, seed, views) | sources | targets
+
+
 def trainer(config: ConfigDict, **changes: Any) -> Trainer:
     return dataclasses.replace(build.trainer(config, TARGETS), **changes)
 
 
 def initial(trainer: Trainer) -> TrainState:
     """A state on the host, every parameter moved off its start: there the output layer's zeros stop all gradients."""
-    state = jax.device_get(jax.jit(trainer.init)(batch(2)))
+    state = jax.device_get(jax.jit(trainer.init)(posed_batch(2)))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32), state.params)
     return dataclasses.replace(state, params=params, ema_params=params)

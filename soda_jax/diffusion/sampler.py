@@ -5,7 +5,7 @@ The whole walk from noise to image is one compiled program: one `lax.fori_loop` 
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,30 @@ from jax.experimental import multihost_utils
 
 from soda_jax.diffusion.gaussian import Diffusion, gather
 
-Denoise = Callable[[Any, jax.Array, jax.Array, Any, jax.Array], jax.Array]
-"""denoise(variables, x_t [B,H,W,C], t int32 [B] in 1..T, z, section_mask [B,m]) -> eps like x_t."""
+Denoise = Callable[[Any, jax.Array, jax.Array, Any, Any], jax.Array]
+"""denoise(variables, x_t [B,H,W,C], t int32 [B] in 1..T, z, section_mask [B,m] or Masks) -> eps like x_t."""
 
 # The noise of step s is keyed by s in 1..S, so 0 is free for the noise that the walk starts from.
 _START = 0
+# Beyond any step: the key that the steps' choices of a condition are folded from.
+_CHOICE = 2**31 - 1
+
+
+class Masks(NamedTuple):
+    """What of its condition the denoiser sees, where there is more than a latent.
+
+    Attributes:
+      sections: [B, m], 1 where a section of the latent is given.
+      pose: [B], 1 where the target's pose is given.
+    """
+
+    sections: jax.Array
+    pose: jax.Array
+
+
+def drop_all(masks: Any) -> Any:
+    """The masks of a prediction without any condition."""
+    return jax.tree.map(jnp.zeros_like, masks)
 
 
 def make_sampler(
@@ -32,6 +51,8 @@ def make_sampler(
     clip_x0: bool = True,
     guided: bool = True,
     num_frames: int = 0,
+    unconditional: Callable[[Any], Any] = drop_all,
+    choose: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Callable[..., dict[str, jax.Array]]:
     """Builds the jitted sampling function.
 
@@ -51,6 +72,9 @@ def make_sampler(
       guided: guide the predictions, at twice the cost: one call of denoise with 2B examples. If
         False, one call with B examples, and the guidance scale has no effect.
       num_frames: how many x_0 predictions to return, at evenly spaced steps, the last step's last.
+      unconditional: from the masks of eps(z) those of eps(0), which guidance leads away from.
+      choose: choose(key, z of one image) -> what denoise gets of it, at each step anew (stochastic conditioning).
+        Both predictions of a guided step get the same.
 
     Returns:
       fn(variables, key, indices, z, section_mask, guidance_scale) -> dict with
@@ -58,9 +82,9 @@ def make_sampler(
         frames: float32 [num_frames, B, H, W, C] in [-1, 1], from noise to image, if num_frames > 0.
       variables: whatever denoise takes. key: a PRNG key. indices: int [B], the images' numbers.
       z: any pytree of arrays [B, ...] (None for an unconditional model). section_mask: [B, m], 1
-      where a section of z is given to the denoiser, 0 where it is dropped. guidance_scale: float s
-      in eps(0) + s (eps(z) - eps(0)), where eps(0) has every section dropped; traced, so other
-      values reuse the compiled program.
+      where a section of z is given to the denoiser, 0 where it is dropped; or `Masks` of arrays
+      [B, ...]. guidance_scale: float s in eps(0) + s (eps(z) - eps(0)), where eps(0) has everything
+      dropped that `unconditional` drops; traced, so other values reuse the compiled program.
 
       An image depends on its z, mask, key and index alone, not on the others in the batch, the
       batch's size or the devices: its noise is drawn from fold_in(fold_in(key, index), step).
@@ -79,6 +103,8 @@ def make_sampler(
         clip_x0=clip_x0,
         guided=guided,
         num_frames=num_frames,
+        unconditional=unconditional,
+        choose=choose,
     )
     return jax.jit(walk.sample)
 
@@ -103,7 +129,7 @@ def sample_in_batches(
       variables: whatever the sampler's denoiser takes.
       key: a PRNG key.
       z: pytree of arrays [num_images, ...].
-      section_mask: [num_images, m].
+      section_mask: [num_images, m], or `Masks`.
       num_images: how many images to make. Image i has the index first_index + i.
       batch_size: images a call; the last batch is padded to it with copies of the last example.
       first_index: index of the first image. Two requests with other indices give other noise.
@@ -152,6 +178,8 @@ class _Walk:
     clip_x0: bool
     guided: bool
     num_frames: int
+    unconditional: Callable[[Any], Any]
+    choose: Callable[[jax.Array, Any], Any] | None
 
     def sample(self, variables, key, indices, z, section_mask, guidance_scale=1.0):
         """The function that `make_sampler` describes, not yet jitted."""
@@ -166,11 +194,20 @@ class _Walk:
 
             return jax.vmap(draw)(keys)
 
+        def chosen(step):
+            if self.choose is None:
+                return z
+
+            def choose(image_key, condition):
+                return self.choose(jax.random.fold_in(jax.random.fold_in(image_key, _CHOICE), step), condition)
+
+            return jax.vmap(choose)(keys, z)
+
         def body(i, carry):
             x_t, frames = carry
             step = num_steps - i
             steps = jnp.full((batch,), step, jnp.int32)
-            eps = self._eps(variables, x_t, steps, z, section_mask, guidance_scale)
+            eps = self._eps(variables, x_t, steps, chosen(step), section_mask, guidance_scale)
             x_0 = self.chain.predict_x0(x_t, steps, eps)
             if self.clip_x0:
                 x_0 = jnp.clip(x_0, -1, 1)
@@ -197,12 +234,15 @@ class _Walk:
         """
         timestep = jnp.asarray(self.chain.timesteps)[steps]
         scale = jnp.asarray(guidance_scale, jnp.float32)
-        section_mask = jnp.asarray(section_mask)
+        section_mask = jax.tree.map(jnp.asarray, section_mask)
         if not self.guided:
             return self._checked_eps(variables, x_t, timestep, z, section_mask)
-        masks = jnp.stack([section_mask, jnp.zeros_like(section_mask)], axis=1)
+        masks = jax.tree.map(
+            lambda given, dropped: jnp.stack([given, dropped], axis=1).reshape(-1, *given.shape[1:]),
+            section_mask,
+            self.unconditional(section_mask),
+        )
         x_twice, timestep, z = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), (x_t, timestep, z))
-        masks = masks.reshape(-1, *section_mask.shape[1:])
         eps = self._checked_eps(variables, x_twice, timestep, z, masks)
         eps = eps.reshape(x_t.shape[0], 2, *x_t.shape[1:])
         conditional, unconditional = eps[:, 0], eps[:, 1]
@@ -258,8 +298,9 @@ def _check_settings(image_shape, method, num_steps, eta, num_frames) -> None:
 def _check_inputs(indices, z, section_mask, guidance_scale) -> None:
     if jnp.ndim(indices) != 1:
         raise ValueError(f"indices has shape {jnp.shape(indices)}: give one number an image, [B]")
-    if jnp.ndim(section_mask) != 2:
-        raise ValueError(f"section_mask has shape {jnp.shape(section_mask)}: give [B, sections]")
+    sections = section_mask.sections if isinstance(section_mask, Masks) else section_mask
+    if jnp.ndim(sections) != 2:
+        raise ValueError(f"section_mask has shape {jnp.shape(sections)}: give [B, sections]")
     if jnp.ndim(guidance_scale) != 0:
         raise ValueError(f"guidance_scale has shape {jnp.shape(guidance_scale)}: give one number")
     _check_leading((z, section_mask), indices.shape[0], "the number of indices")

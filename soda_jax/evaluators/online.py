@@ -11,6 +11,7 @@ from soda_jax import inputs, rngs, sharding
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
+from soda_jax.models.aggregation import pick_present
 from soda_jax.models.probe import probe_hits, probe_targets
 from soda_jax.train_state import TrainState
 from soda_jax.train_step import Trainer
@@ -70,7 +71,9 @@ class OnlineEvaluator:
         trainer = self._trainer
         mask = batch["mask"]
         source = inputs.normalise_source(batch["source"])
-        z, out = trainer.model.apply(state.ema_variables, source, batch["source_mask"], method="encode")
+        pose = trainer.model.pose
+        seen_from = {} if pose is None else {"source_camera": inputs.source_camera(batch, pose)}
+        z, out = trainer.model.apply(state.ema_variables, source, batch["source_mask"], **seen_from, method="encode")
         sums = {"count": mask.sum(), "loss": jnp.sum(self._denoising_loss(state, batch, z) * mask)}
         if trainer.probe is None:
             return sums
@@ -94,6 +97,10 @@ class OnlineEvaluator:
         x_0 = inputs.normalise_target(batch["target"])
         t = draw("eval_timestep", lambda k: jax.random.randint(k, (), 1, trainer.diffusion.num_steps + 1))
         eps = draw("eval_noise", lambda k: jax.random.normal(k, x_0.shape[1:]))
+        if trainer.model.keeps_sources:
+            z = pick_present(z, draw("eval_source", lambda k: jax.random.uniform(k, z.shape[1:2])))
+        pose = trainer.model.pose
+        seen_at = {} if pose is None else {"target_camera": inputs.target_camera(batch, pose)}
         sections = jnp.ones((x_0.shape[0], trainer.model.denoiser.num_sections))
         eps_hat, _ = trainer.model.apply(
             state.ema_variables,
@@ -101,6 +108,7 @@ class OnlineEvaluator:
             t,
             z,
             sections,
+            **seen_at,
             method="denoise",
         )
         return jnp.square(eps_hat - eps).mean(axis=(1, 2, 3))

@@ -24,9 +24,10 @@ class Reconstruction:
         first = 0
         for batch in batches:
             real = batch["mask"]
-            z = self._inference.encode(variables, batch["source"], batch["source_mask"])
+            seen_from, seen_at = self._inference.conditions(batch)
+            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
             # Noise by the place in the list of examples: no two share it, and the batch size does not change it.
-            sampled = self._inference.sample(variables, z, seed=seed, first_index=first)["images"]
+            sampled = self._inference.sample(variables, z, seed=seed, first_index=first, **seen_at)["images"]
             first += len(real)
             target = batch["target"].astype(np.float32) / 255.0
             for name, metric in (("psnr", psnr), ("ssim", ssim)):

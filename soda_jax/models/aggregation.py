@@ -1,9 +1,12 @@
 """Aggregation of several source views' latents into one (SODA section 3.3 "Cardinality", Table 12)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from soda_jax import rngs
 from soda_jax.models.layers import Dtype, TransformerBlock
 
 
@@ -44,3 +47,34 @@ class TransformerAggregator(nn.Module):
             block = TransformerBlock(self.num_heads, self.mlp_multiplier, dtype=self.dtype, name=f"block{index + 1}")
             x = block(x, token_mask=attend)
         return masked_mean(nn.LayerNorm(dtype=self.dtype, name="norm_final")(x).astype(jnp.float32), mask)
+
+
+class StochasticAggregator(nn.Module):
+    """Stochastic conditioning (3DiM; Table 5): training sees one random source, sampling one at random each step.
+
+    So all latents are kept, [B, n, d], an absent source's as zeros, by which `pick_present` knows it.
+    """
+
+    def choose(self, mask: jax.Array, train_ids: jax.Array) -> jax.Array:
+        """A present source of each example at random, int [B], by presence [B, n] and ids [B]."""
+        shape = mask.shape[1:]
+        draws = rngs.per_example(self.make_rng("dropout"), train_ids, lambda key: jax.random.uniform(key, shape))
+        return jnp.where(mask, draws, -1.0).argmax(axis=1)
+
+    def __call__(self, z: jax.Array, mask: jax.Array) -> jax.Array:
+        """Maps latents [B, n, d] and presence [B, n] (bool) to [B, n, d] with zeros for absent sources."""
+        return jnp.where(mask.astype(bool)[..., None], z, 0.0)
+
+
+def pick_present(z: jax.Array, draws: jax.Array) -> jax.Array:
+    """One latent of each example, [B, d]: the present one of z [B, n, d] with the largest of `draws` [B, n], in [0, 1).
+
+    Latents of zeros only are absent; where all are, zeros come out.
+    """
+    present = (z != 0).any(axis=-1)
+    return take_source(z, jnp.where(present, draws, -1.0).argmax(axis=1))
+
+
+def take_source(tree: Any, choice: jax.Array) -> Any:
+    """Of every array [B, n, ...] in `tree` the source `choice` [B] of each example, [B, ...]."""
+    return jax.tree.map(lambda x: x[jnp.arange(len(choice)), choice], tree)

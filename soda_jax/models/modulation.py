@@ -12,7 +12,8 @@ of the paper goes through one seam: `block_latent` chooses what a block sees of 
   broadcast        nothing; z is tiled over the image     t modulates; z is concatenated to the linearly mapped RGB
 
 `use_scale=False` is the bias-only form ("w/o scale modulation"). Latent projections carry no bias, so a zeroed z (or
-section) is exactly the identity modulation, which is what guidance extrapolates from.
+section) is exactly the identity modulation, which is what guidance extrapolates from. A pose given as a vector adds a
+last (scale, bias) of its own to every kind, likewise without biases.
 """
 
 import flax.linen as nn
@@ -96,8 +97,8 @@ class AdaptiveGroupNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array, t_emb: jax.Array, z: jax.Array | None) -> jax.Array:
-        """Modulates h [B, H, W, C] by t_emb [B, T] and z [B, k] (None: by the timestep alone)."""
+    def __call__(self, h: jax.Array, t_emb: jax.Array, z: jax.Array | None, pose: jax.Array | None = None) -> jax.Array:
+        """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] (None: not by a latent) and last by pose [B, p]."""
         channels = h.shape[-1]
         # The affine part of the norm would duplicate the timestep's modulation.
         h = GroupNorm(use_affine=False, dtype=self.dtype, name="group_norm")(h)
@@ -113,14 +114,16 @@ class AdaptiveGroupNorm(nn.Module):
             )
 
         if z is None:
-            return self._apply(h, linear("time", True)(t_emb))
-        if self.kind == "sum":
-            return self._apply(h, linear("time", True)(t_emb) + linear("latent", False)(z))
-        if self.kind == "concat":
+            h = self._apply(h, linear("time", True)(t_emb))
+        elif self.kind == "sum":
+            h = self._apply(h, linear("time", True)(t_emb) + linear("latent", False)(z))
+        elif self.kind == "concat":
             joint = jnp.concatenate([t_emb, z.astype(t_emb.dtype)], axis=-1)
-            return self._apply(h, linear("joint", True)(joint))
-        h = self._apply(h, linear("time", True)(t_emb))
-        return self._apply(h, linear("latent", False)(z))
+            h = self._apply(h, linear("joint", True)(joint))
+        else:
+            h = self._apply(h, linear("time", True)(t_emb))
+            h = self._apply(h, linear("latent", False)(z))
+        return h if pose is None else self._apply(h, linear("pose", False)(pose))
 
     def _apply(self, h: jax.Array, modulation: jax.Array) -> jax.Array:
         modulation = modulation[:, None, None, :]

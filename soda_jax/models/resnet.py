@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from soda_jax.models.layers import DropPath, Dtype, GroupNorm
+from soda_jax.models.pose import Camera, PoseEncoding, PoseInput
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 xavier_init = nn.initializers.xavier_uniform()
@@ -55,6 +56,7 @@ class ResNet(nn.Module):
       small_stem: 3x3 stride-1 stem without max-pooling, for images of 64 px and below.
       norm: "batch" (statistics over the global batch) or "group".
       drop_path: stochastic-depth rate of the last block; rises linearly from 0 at the first.
+      pose: how the source's camera enters after the stem; None where it does not.
     """
 
     depth: int
@@ -64,11 +66,18 @@ class ResNet(nn.Module):
     small_stem: bool = False
     norm: str = "batch"
     drop_path: float = 0.1
+    pose: PoseEncoding | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train_ids: jax.Array | None = None) -> tuple[jax.Array, dict[str, Any]]:
-        """Encodes `x` [B, h, w, 3] (ImageNet-normalised).
+    def __call__(
+        self,
+        x: jax.Array,
+        train_ids: jax.Array | None = None,
+        camera: Camera | None = None,
+        pose_mask: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Encodes `x` [B, h, w, 3] (ImageNet-normalised), seen by `camera` where `pose_mask` [B] shows its pose.
 
         Returns:
           (z, out): z [B, latent_dim], or tokens [B, N, C] without a bottleneck; `out` names the intermediates
@@ -77,6 +86,7 @@ class ResNet(nn.Module):
         conv = partial(nn.Conv, use_bias=False, padding="SAME", kernel_init=xavier_init, dtype=self.dtype)
         norm = self._norm_factory(train_ids)
         out: dict[str, Any] = {}
+        image_size = x.shape[1:3]
         features = self.base_features * self.width
         if self.small_stem:
             x = conv(features, (3, 3), name="stem")(x)
@@ -84,6 +94,8 @@ class ResNet(nn.Module):
             x = conv(features, (7, 7), strides=2, name="stem")(x)
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         out["stem"] = x
+        if self.pose is not None:  # after the pooling: a maximum over sinusoids means nothing
+            x = PoseInput(self.pose, self.dtype, name="pose_input")(x, camera, pose_mask, image_size)
         sizes = STAGE_SIZES[self.depth]
         last, index = max(sum(sizes) - 1, 1), 0
         for stage, size in enumerate(sizes):

@@ -19,6 +19,7 @@ from soda_jax.models.modulation import (
     block_latent,
     mask_latent,
 )
+from soda_jax.models.pose import Camera, PoseEncoding, append_grid
 from soda_jax.models.positional import timestep_embedding
 
 HALF_VARIANCE = float(1 / np.sqrt(2))
@@ -124,7 +125,14 @@ class ResidualBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, t_emb: jax.Array, z: jax.Array | None, train_ids: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t_emb: jax.Array,
+        z: jax.Array | None,
+        train_ids: jax.Array | None,
+        pose: jax.Array | None = None,
+    ) -> jax.Array:
         def conv(name: str, size: int) -> nn.Conv:
             return nn.Conv(
                 self.channels,
@@ -137,7 +145,7 @@ class ResidualBlock(nn.Module):
         h = nn.gelu(GroupNorm(dtype=self.dtype, name="norm1")(x))
         h, x = resample(h, self.resample), resample(x, self.resample)
         h = conv("conv1", 3)(h)
-        h = AdaptiveGroupNorm(self.modulation, self.use_scale, self.dtype, name="modulation")(h, t_emb, z)
+        h = AdaptiveGroupNorm(self.modulation, self.use_scale, self.dtype, name="modulation")(h, t_emb, z, pose)
         h = Dropout(self.dropout, name="dropout")(nn.gelu(h), train_ids)
         h = conv("conv2", 3)(h)
         if x.shape[-1] != self.channels:
@@ -171,6 +179,8 @@ class UNet(nn.Module):
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
       num_tokens: number of sub-vectors of z for `cross_attention`.
       resample_section: see `unet_layout`.
+      pose: how the target's camera enters, as a grid after the first layer, as a vector at every residual block, or
+        both; None where it does not.
     """
 
     resolution: int
@@ -187,6 +197,7 @@ class UNet(nn.Module):
     modulate_by_section: bool = True
     num_tokens: int = 16
     resample_section: str = "leave"
+    pose: PoseEncoding | None = None
     dtype: Dtype = jnp.float32
 
     @property
@@ -211,6 +222,8 @@ class UNet(nn.Module):
         z: jax.Array,
         section_mask: jax.Array,
         train_ids: jax.Array | None = None,
+        camera: Camera | None = None,
+        pose_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Predicts the noise.
 
@@ -220,6 +233,8 @@ class UNet(nn.Module):
           z: [B, d] latent, or [B, K, C] tokens (no bottleneck; `cross_attention` only).
           section_mask: [B, num_sections] 0/1; dropped sections are zeroed.
           train_ids: [B] ids in training, None in evaluation.
+          camera: of the targets; None where no target's pose is known.
+          pose_mask: [B] bool, False where the target's pose is hidden; None hides none.
 
         Returns:
           (eps [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
@@ -237,6 +252,8 @@ class UNet(nn.Module):
         if self.modulation == "broadcast":
             tiled = jnp.broadcast_to(z.astype(h.dtype)[:, None, None, :], (*h.shape[:3], z.shape[-1]))
             h = jnp.concatenate([h, tiled], axis=-1)
+        h = append_grid(h, self.pose, camera, pose_mask, x_t.shape[1:3])
+        pose = self._embed_pose(camera, pose_mask, x_t.shape[0])
         out: dict[str, Any] = {}
         skips = [h]
         for spec in self.layout():
@@ -251,7 +268,7 @@ class UNet(nn.Module):
                 self.dropout,
                 self.dtype,
                 name=spec.name,
-            )(h, t_emb, seen, train_ids)
+            )(h, t_emb, seen, train_ids, pose)
             if spec.attention:
                 h = SelfAttention(self.head_dim, self.dtype, name=f"{spec.name}_attention")(h)
                 if tokens is not None:
@@ -271,6 +288,18 @@ class UNet(nn.Module):
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp1")(x)
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(nn.gelu(x))
         return nn.gelu(x)
+
+    def _embed_pose(self, camera: Camera | None, pose_mask: jax.Array | None, batch_size: int) -> jax.Array | None:
+        """A two-layer MLP of the vector pose, [B, time_dim]; without biases, so that a hidden pose stays zeros."""
+        if self.pose is None or self.pose.vector == "none":
+            return None
+        x = self.pose.target_vector(camera, pose_mask, batch_size)
+        for name in ("pose_mlp1", "pose_mlp2"):
+            dense = nn.Dense(
+                self.time_dim, use_bias=False, kernel_init=truncated_normal_init, dtype=self.dtype, name=name
+            )
+            x = nn.gelu(dense(x))
+        return x
 
     def _tokens(self, z: jax.Array) -> jax.Array:
         return z if z.ndim == 3 else z.reshape(z.shape[0], self.num_tokens, -1)

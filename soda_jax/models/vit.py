@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from soda_jax.models.layers import Dtype, TransformerBlock
+from soda_jax.models.pose import Camera, PoseEncoding, PoseInput
 from soda_jax.models.positional import sincos_2d
 
 # name -> (width, depth, heads)
@@ -27,19 +28,31 @@ class ViT(nn.Module):
       patch_size: side of a patch in pixels; must divide the image's sides.
       latent_dim: size d of z; None keeps the tokens (no bottleneck).
       drop_path: stochastic-depth rate of the last block; rises linearly from 0.
+      pose: how the source's camera enters after the patches' embedding; None where it does not.
     """
 
     variant: str
     patch_size: int
     latent_dim: int | None
     drop_path: float = 0.1
+    pose: PoseEncoding | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train_ids: jax.Array | None = None) -> tuple[jax.Array, dict[str, Any]]:
-        """Encodes `x` [B, h, w, 3]; returns (z, out) with `stem`, `block1`.., `features`, `pooled` and `z`."""
+    def __call__(
+        self,
+        x: jax.Array,
+        train_ids: jax.Array | None = None,
+        camera: Camera | None = None,
+        pose_mask: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Encodes `x` [B, h, w, 3], seen by `camera` where `pose_mask` [B] shows its pose.
+
+        Returns:
+          (z, out) with `stem`, `block1`.., `features`, `pooled` and `z`.
+        """
         width, depth, heads = VARIANTS[self.variant]
-        patch = (self.patch_size, self.patch_size)
+        patch, image_size = (self.patch_size, self.patch_size), x.shape[1:3]
         init = nn.initializers.xavier_uniform()
         x = nn.Conv(
             width,
@@ -50,6 +63,10 @@ class ViT(nn.Module):
             dtype=self.dtype,
             name="stem",
         )(x)
+        if self.pose is not None:
+            x = PoseInput(self.pose, self.dtype, name="pose_input")(x, camera, pose_mask, image_size)
+            if x.shape[-1] != width:
+                x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name="pose_projection")(x)
         batch, rows, columns, _ = x.shape
         x = x.reshape(batch, rows * columns, width)
         x = x + sincos_2d(rows, columns, width).astype(x.dtype)

@@ -1,0 +1,227 @@
+"""Pose conditioning: cameras as encoded grids and vectors (SODA sections 3.3 and Appendix C, G.3).
+
+A pose enters the networks in two ways, alone or together. As a *grid*, every cell of the first layer's output gets its
+encoded ray (or its encoded place in the uncropped image) as further channels. As a *vector*, the encoded viewpoint
+modulates the denoiser's blocks by a further (scale, bias) after the latent's, and shifts the channels of the encoder's
+first layer. Whatever is masked or not given is zeros after the encoding, and then changes nothing in the networks.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from soda_jax.models import rays
+from soda_jax.models.layers import Dtype
+from soda_jax.models.positional import coordinate_encoding, top_frequency
+
+GRIDS = ("none", "rays", "xy")
+VECTORS = ("none", "absolute", "relative")
+
+
+class Camera(NamedTuple):
+    """Where views were taken from. Leading axes [B], or [B, n] for n sources; what a model does not use may be None.
+
+    Attributes:
+      pose: float32 [..., 4, 4] camera-to-world (x right, y up, looking along -z; world z up).
+      intrinsics: float32 [..., 4] (fx, fy, cx, cy) in pixels of the image as given.
+      window: float32 [..., 4] the crop's (x_left, y_top, x_right, y_bottom) in the uncropped image, [-1, 1]^2.
+      reference: float32 [..., 4, 4] pose of the example's first present source: the frame of relative poses, and the
+        source's half of an absolute vector.
+      reference_mask: bool [...] False hides the reference from an absolute vector, as the source's own pose is hidden.
+        It still defines the frame of relative poses. None shows it.
+    """
+
+    pose: jax.Array | None = None
+    intrinsics: jax.Array | None = None
+    window: jax.Array | None = None
+    reference: jax.Array | None = None
+    reference_mask: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseEncoding:
+    """How a camera becomes numbers for the networks.
+
+    Attributes:
+      grid: "rays", "xy" (the place in the uncropped image) or "none".
+      rays: form of a ray; see `soda_jax.models.rays`.
+      coordinates: "polar" or "cartesian", for rays and vectors.
+      relative: express the rays in the first source camera's upright frame instead of the world. The sphere stays
+        around the world's origin, where the object is, so a rigid motion of all cameras changes nothing for the
+        other forms, and a rotation around the origin nothing for any.
+      vector: "absolute" (the viewpoints of first source and target, in the world), "relative" (the target's in the
+        first source's frame) or "none".
+      encoding_dim: width of the encoding of a grid cell, and of a viewpoint.
+      scale, scale_form: see `positional.top_frequency`.
+      sphere_radius: in world units; positions are divided by it.
+    """
+
+    grid: str = "rays"
+    rays: str = "sphere"
+    coordinates: str = "polar"
+    relative: bool = False
+    vector: str = "none"
+    encoding_dim: int = 512
+    scale: float = 1e-4
+    scale_form: str = "2pi/s"
+    sphere_radius: float = 1.0
+
+    @property
+    def needs_cameras(self) -> bool:
+        return self.grid == "rays" or self.vector != "none"
+
+    @property
+    def needs_windows(self) -> bool:
+        return self.grid == "xy"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a `Camera` that each view must have."""
+        return (("pose", "intrinsics") if self.needs_cameras else ()) + (("window",) if self.needs_windows else ())
+
+    @property
+    def needs_reference(self) -> bool:
+        return (self.grid == "rays" and self.relative) or self.vector != "none"
+
+    @property
+    def num_coordinates(self) -> int:
+        """Coordinates that share `encoding_dim`: the larger of a grid cell's and a viewpoint's."""
+        cell = {"none": 0, "xy": 2, "rays": 3}[self.grid]
+        if self.grid == "rays" and self.rays == "concat":
+            cell = 5 if self.coordinates == "polar" else 6
+        viewpoint = 0 if self.vector == "none" else 7 if self.coordinates == "polar" else 9
+        return max(cell, viewpoint)
+
+    def encoded_grid(
+        self,
+        camera: Camera | None,
+        mask: jax.Array | None,
+        batch_size: int,
+        size: tuple[int, int],
+        image_size: tuple[int, int],
+    ) -> jax.Array:
+        """Encoded coordinates of a feature map's cells.
+
+        Args:
+          camera: of the images; None where nothing is known of any.
+          mask: [B], False where an image's pose is hidden; None hides none.
+          size: (h, w) of the feature map; image_size: (H, W) of the image that it covers.
+
+        Returns:
+          float32 [B, h, w, encoding_dim], zeros where the pose is hidden.
+        """
+        if camera is None:
+            return jnp.zeros((batch_size, *size, self.encoding_dim))
+        if self.grid == "xy":
+            coordinates = rays.xy_grid(_given(camera, "window"), size)
+        else:
+            coordinates = self._ray_coordinates(camera, size, image_size)
+        return _masked(self._encode(coordinates), mask)
+
+    def _ray_coordinates(self, camera: Camera, size: tuple[int, int], image_size: tuple[int, int]) -> jax.Array:
+        origin, direction = rays.camera_rays(_given(camera, "pose"), _given(camera, "intrinsics"), size, image_size)
+        points, directions = rays.ray_vectors(origin, direction, self.rays, self.sphere_radius)
+        if self.relative:
+            reference = _given(camera, "reference")
+            points = rays.into_frame(reference, points)
+            directions = rays.rotate(rays.frame_rotation(reference), directions)
+        points = points / self.sphere_radius
+        if self.coordinates == "polar":
+            points = rays.polar(points)
+            directions = rays.polar(directions)[..., 1:]  # their radius is always 1
+        return jnp.concatenate([points, directions], axis=-1) if self.rays == "concat" else points
+
+    def source_vector(self, camera: Camera | None, mask: jax.Array | None, batch_size: int) -> jax.Array:
+        """Encoded viewpoint of a source camera, [B, encoding_dim]; zeros where it is hidden."""
+        if camera is None:
+            return jnp.zeros((batch_size, self.encoding_dim))
+        reference = _given(camera, "reference") if self.vector == "relative" else None
+        return _masked(self._viewpoint(_given(camera, "pose"), reference), mask)
+
+    def target_vector(self, camera: Camera | None, mask: jax.Array | None, batch_size: int) -> jax.Array:
+        """What modulates the denoiser, zeros where it is hidden.
+
+        Returns:
+          For "relative" the target's viewpoint seen from the first source, [B, encoding_dim]; for "absolute" the first
+          source's and the target's, [B, 2 * encoding_dim], each hidden by its own mask.
+        """
+        if camera is None:
+            return jnp.zeros((batch_size, (1 if self.vector == "relative" else 2) * self.encoding_dim))
+        pose, reference = _given(camera, "pose"), _given(camera, "reference")
+        if self.vector == "relative":
+            return _masked(self._viewpoint(pose, reference), mask)
+        source = _masked(self._viewpoint(reference, None), camera.reference_mask)
+        return jnp.concatenate([source, _masked(self._viewpoint(pose, None), mask)], axis=-1)
+
+    def _viewpoint(self, pose: jax.Array, reference: jax.Array | None) -> jax.Array:
+        """Encoded position, viewing direction and upward direction of cameras [B, 4, 4], [B, encoding_dim].
+
+        The paper names position and direction; without the upward one a camera's roll would be lost, and relative
+        poses roll even where all cameras are upright.
+        """
+        position, directions = pose[:, :3, 3], jnp.stack([-pose[:, :3, 2], pose[:, :3, 1]], axis=1)
+        if reference is not None:
+            position = rays.into_frame(reference, position[:, None])[:, 0]
+            directions = rays.rotate(rays.frame_rotation(reference), directions)
+        position = position / self.sphere_radius
+        if self.coordinates == "polar":
+            position, directions = rays.polar(position), rays.polar(directions)[..., 1:]
+        return self._encode(jnp.concatenate([position, directions.reshape(len(pose), -1)], axis=-1))
+
+    def _encode(self, coordinates: jax.Array) -> jax.Array:
+        return coordinate_encoding(coordinates, self.encoding_dim, top_frequency(self.scale, self.scale_form))
+
+
+class PoseInput(nn.Module):
+    """Adds the source's pose to the output of the encoder's first layer."""
+
+    pose: PoseEncoding
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, camera: Camera | None, mask: jax.Array | None, image_size: tuple[int, int]
+    ) -> jax.Array:
+        """Maps x [B, h, w, C] to [B, h, w, C + encoding_dim] with a grid, else to [B, h, w, C]."""
+        if self.pose.vector != "none":
+            vector = self.pose.source_vector(camera, mask, x.shape[0])
+            dense = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="vector")
+            x = x + dense(vector)[:, None, None, :]
+        return append_grid(x, self.pose, camera, mask, image_size)
+
+
+def append_grid(
+    x: jax.Array,
+    pose: PoseEncoding | None,
+    camera: Camera | None,
+    mask: jax.Array | None,
+    image_size: tuple[int, int],
+) -> jax.Array:
+    """Appends the encoded grid to the channels of x [B, h, w, C], where the model has one."""
+    if pose is None or pose.grid == "none":
+        return x
+    grid = pose.encoded_grid(camera, mask, x.shape[0], x.shape[1:3], image_size)
+    return jnp.concatenate([x, grid.astype(x.dtype)], axis=-1)
+
+
+def first_present(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Of values [B, n, ...] those of each example's first source that `mask` [B, n] marks; NumPy arrays stay such."""
+    return values[np.arange(len(mask)), mask.argmax(axis=1)]
+
+
+def _given(camera: Camera, field: str) -> jax.Array:
+    value = getattr(camera, field)
+    if value is None:
+        raise ValueError(f"camera.{field} is None, but this model's pose encoding needs it: give it, or no camera")
+    return value.astype(jnp.float32)
+
+
+def _masked(encoded: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Zeros where `mask` [B] is False. A choice, not a product: a hidden pose may hold anything, even NaN."""
+    if mask is None:
+        return encoded
+    return jnp.where(mask.astype(bool).reshape(-1, *(1,) * (encoded.ndim - 1)), encoded, 0.0)
