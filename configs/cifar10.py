@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+ARGUMENTS = ("full", "small")
+
 
 def get_config(size: str = "full") -> ConfigDict:
-    """`size`: "full" or "small"."""
-    if size not in ("full", "small"):
-        raise ValueError(f"configs/cifar10.py:{size} is unknown; use configs/cifar10.py or configs/cifar10.py:small")
+    """`size`: one of `ARGUMENTS`."""
+    common.check_argument("cifar10.py", size, ARGUMENTS)
     config = common.get_config()
     config.train.batch_size = 512
     config.train.num_steps = 80_000

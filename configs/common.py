@@ -167,7 +167,7 @@ def autoencode(config: ConfigDict) -> None:
 
 
 def novel_views(config: ConfigDict, *, num_sources: int) -> None:
-    """One camera's view is the target, those of 1..`num_sources` others the sources, each with its rays; no augmentation.
+    """One camera's view is the target, 1..`num_sources` others' are the sources, each with its rays; no augmentation.
 
     A transformer is the aggregation that the paper proposes (3.3), points on a sphere in polar coordinates are its best
     rays (Table 8), and it finds that cross-attention helps here where layer modulation is the default elsewhere (3.3).

@@ -13,25 +13,15 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.train.batch_size = 4096
-    config.train.grad_accum_steps = 4
+    common.table_10(config, noise=0.1, encoder="resnet50x2", learning_rate=4e-4, batch_size=4096, guidance=2.0)
+    config.model.encoder.lr_multiplier = 2.0
     config.train.num_steps = 400_000
-    config.optim.learning_rate = 4e-4
     config.optim.schedule = "cosine"
 
-    config.model.dtype = "bfloat16"
-    config.model.encoder.name = "resnet50x2"
-    config.model.encoder.lr_multiplier = 2.0
-
     config.data.name = "imagenet2012"
-    config.data.eval_split = "validation"
-    config.data.resolution = 128
     config.data.source_resolution = 224
-    config.data.source_noise = 0.1
-    config.data.num_workers = 16
 
     config.probe.kind = "label"
     config.probe.bias_init = -10.0
     config.probe.label_smoothing = 0.1
-    config.sampling.guidance_scale = 2.0
     return config

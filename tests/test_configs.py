@@ -1,0 +1,235 @@
+"""Every file of configs/, found by listing the folder: it loads, validates, builds its model and steps, abstractly.
+
+Abstractly means by shapes alone (`jax.eval_shape`): no weight is allocated and nothing is compiled.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pathlib
+import re
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from soda_jax import build
+from soda_jax.config import validate
+from soda_jax.data.sources import Targets
+from soda_jax.models import resnet
+from soda_jax.train_step import Trainer
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+BATCH = 2
+
+# Table 10, typed from the paper: source noise, ResNet, batch, guidance scale.
+LARGE, VIEWS, SMALL = (0.22, "resnet50", 4096, 2.0), (0.0, "resnet50", 2048, 2.0), (0.05, "resnet18", 1024, 3.0)
+TABLE_10 = {
+    "imagenet": (0.10, "resnet50x2", 4096, 2.0),
+    "celeba_hq": (0.22, "resnet50x2", 4096, 2.0),
+    "lsun": LARGE,
+    "afhq": LARGE,
+    "nmr": VIEWS,
+    "shapenet": VIEWS,
+    "gso": (0.0, "resnet50", 2048, 2.5),
+    "smallnorb": SMALL,
+    "shapes3d": SMALL,
+    "mpi3d": SMALL,
+    "cub": SMALL,
+    "flowers102": SMALL,
+}
+# "Categories / attributes / views" of the same table, or of the set itself.
+NUM_CLASSES = {
+    "imagenet2012": (1000,),
+    "celeba_hq": (2,) * 40,
+    "afhq": (3,),
+    "oxford_flowers102": (102,),
+    "smallnorb": (5, 18, 9, 6),
+    "shapes3d": (10, 10, 10, 8, 4, 15),
+    "mpi3d/toy": (6, 6, 2, 3, 3, 40, 40),
+    "mpi3d/realistic": (6, 6, 2, 3, 3, 40, 40),
+    "mpi3d/real": (6, 6, 2, 3, 3, 40, 40),
+    "mpi3d/complex": (4, 4, 2, 3, 3, 40, 40),
+    "cub": (2,) * 312,
+    "cifar10": (10,),
+    "cifar100": (100,),
+    "tiny_imagenet": (200,),
+}
+TRUNK_MILLIONS = {"resnet50x2": 93.9, "resnet50": 23.5, "resnet18": 11.2}
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"configs.{name}")
+
+
+def _arguments(name: str) -> tuple[str | None, ...]:
+    """What may follow the colon of --config=configs/NAME.py:ARGUMENT; (None,) where nothing may."""
+    module = _module(name)
+    takes_one = bool(inspect.signature(module.get_config).parameters)
+    assert takes_one == hasattr(module, "ARGUMENTS"), f"configs/{name}.py: list get_config's arguments in ARGUMENTS"
+    return module.ARGUMENTS if takes_one else (None,)
+
+
+def _load(name: str, argument: str | None = None) -> ConfigDict:
+    """The config as a run has it: locked, and the folder given where the user must give one."""
+    config = _module(name).get_config(*[argument][: argument is not None])
+    if config.data.name in ("folder", "multiview"):
+        config.data.root = "somewhere"
+    return config.lock()
+
+
+CASES = [pytest.param(n, a, id=f"{n}:{a}" if a else n) for n in NAMES for a in _arguments(n)]
+
+
+def _targets(config: ConfigDict) -> dict[str, Targets]:
+    """What the set carries, as far as it matters here: its own number of classes, or ten."""
+    kind = config.probe.kind
+    if kind == "none":
+        return {}
+    sizes = NUM_CLASSES.get(config.data.name, (10,))
+    return {"label" if kind == "auto" else kind: Targets(sizes, tuple(f"target{i}" for i in range(len(sizes))))}
+
+
+def _batch(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch, as soda_jax/data/__init__.py lists them."""
+    data, n = config.data, config.data.num_sources
+
+    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+    batch = {
+        "source": array(jnp.uint8, n, data.source_resolution, data.source_resolution, 3),
+        "source_mask": array(bool, n),
+        "target": array(jnp.uint8, data.resolution, data.resolution, 3),
+        "id": array(jnp.int32),
+    }
+    for side, views in (("source", (n,)), ("target", ())):
+        if data.view_policy == "camera":
+            batch[f"{side}_pose"] = array(jnp.float32, *views, 4, 4)
+            batch[f"{side}_intrinsics"] = array(jnp.float32, *views, 4)
+        else:
+            batch[f"{side}_window"] = array(jnp.float32, *views, 4)
+    for kind, targets in _targets(config).items():
+        batch[kind] = array(jnp.int32, *(() if kind == "label" else (len(targets.sizes),)))
+    return batch
+
+
+_TRACED: dict[str, tuple] = {}
+
+
+def _step(trainer: Trainer, batch: dict) -> tuple:
+    """Shapes of the state before and after one step, and of its metrics; equal trainers are traced once."""
+    key = repr((trainer.model, trainer.probe, trainer.source_noise, trainer.pose_mask_rate, batch))
+    if key not in _TRACED:
+        state = jax.eval_shape(trainer.init, batch)
+        _TRACED[key] = (state, *jax.eval_shape(trainer.step, state, batch))
+    return _TRACED[key]
+
+
+def _shapes(tree) -> list[tuple]:
+    return [(jax.tree_util.keystr(path), x.shape, x.dtype) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_it_can_run_on_one_device_and_on_eight(name, argument):
+    config = _load(name, argument)
+    assert config.is_locked
+    for devices in (1, 8):
+        validate(config, devices)
+
+
+@pytest.mark.parametrize(("name", "argument"), [case for case in CASES if case.id != "common"])
+def test_it_builds_its_model_and_steps(name, argument, monkeypatch):
+    """Depth, optimizer and probe, which cost most of the time, in full for ImageNet only."""
+    config = _load(name, argument).copy_and_resolve_references()
+    config.train.grad_accum_steps = 1
+    if name != "imagenet":
+        monkeypatch.setattr(resnet, "STAGE_SIZES", {depth: (1, 1, 1, 1) for depth in resnet.STAGE_SIZES})
+        config.model.denoiser.num_res_blocks = 1
+        config.probe.kind = "none"
+    trainer = build.trainer(config, _targets(config))
+    if name != "imagenet":
+        trainer = dataclasses.replace(trainer, optimizer=optax.sgd(0.1))
+    state, after, metrics = _step(trainer, _batch(config, BATCH))
+    assert _shapes(after) == _shapes(state)
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_its_probe_has_the_sets_classes(name, argument):
+    config = _load(name, argument)
+    task = build.probe_task(config, _targets(config))
+    if config.probe.kind == "none":
+        assert task is None
+        return
+    sizes = NUM_CLASSES.get(config.data.name, (10,))
+    params = jax.eval_shape(task.module.init, jax.random.key(0), jnp.zeros((1, config.model.latent_dim)))["params"]
+    assert params["head"]["kernel"].shape == (config.model.latent_dim, sum(sizes))
+
+
+@pytest.mark.parametrize("name", TABLE_10)
+def test_it_has_its_row_of_table_10(name):
+    noise, encoder, batch, guidance = TABLE_10[name]
+    for argument in _arguments(name):
+        config = _load(name, argument)
+        assert config.data.source_noise == noise
+        assert config.model.encoder.name == encoder
+        assert config.train.batch_size == batch
+        assert config.sampling.guidance_scale == guidance
+        assert config.optim.learning_rate == pytest.approx({4096: 4e-4, 2048: 2e-4, 1024: 1e-4}[batch])
+        assert config.model.latent_dim == (512 if encoder == "resnet18" else 2048)
+        assert config.data.resolution == 128
+        assert config.data.source_resolution == (224 if name == "imagenet" else 256)
+
+
+@pytest.mark.parametrize("name", TABLE_10)
+def test_its_views_are_the_papers(name):
+    for argument in _arguments(name):
+        config = _load(name, argument)
+        augmented = name == "imagenet"
+        assert (config.data.augment_source, config.data.augment_target) == (augmented, augmented)
+        policy = {"nmr": "camera", "shapenet": "camera", "gso": "camera", "imagenet": "augment"}.get(name, "same")
+        assert config.data.view_policy == policy
+        assert config.model.pose.grid == ("rays" if policy == "camera" else "none")
+
+
+@pytest.mark.parametrize("encoder", TRUNK_MILLIONS)
+def test_encoders_have_the_papers_size(encoder):
+    config = _load({"resnet50x2": "imagenet", "resnet50": "afhq", "resnet18": "flowers102"}[encoder])
+    shapes = jax.eval_shape(build.trainer(config, _targets(config)).init, _batch(config, 1)).params["encoder"]
+    trunk = {part: shapes[part] for part in shapes if part != "projection"}
+    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(trunk))
+    assert count / 1e6 == pytest.approx(TRUNK_MILLIONS[encoder], rel=0.005)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if _arguments(name) != (None,)])
+def test_an_unknown_argument_is_answered_with_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"configs/{name}.py:nothing is unknown") as error:
+        _load(name, "nothing")
+    assert all(f"configs/{name}.py:{argument}" in str(error.value) for argument in _arguments(name))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "common"])
+def test_its_docstring_says_how_to_run_it_and_what_came_of_it(name):
+    text = " ".join(_module(name).__doc__.split())
+    assert f"python -m soda_jax.main --config=configs/{name}.py" in text
+    assert "Not run here." in text or re.search(r"\d (s|minutes|hours)\b.* \.?\d", text), "give a measured figure"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_in_its_docstring_exist_and_fit_together(name):
+    config = _load(name, _arguments(name)[0]).copy_and_resolve_references()
+    for field, value in re.findall(r"--config\.([\w.]+?)=([^\s;]+)", _module(name).__doc__):
+        section, _, last = field.rpartition(".")
+        node = config
+        for part in section.split("."):
+            node = node[part]
+        value = value.rstrip(".,").strip('"')
+        node[last] = value if isinstance(node[last], str) else ast.literal_eval(value)
+    validate(config, 8)
