@@ -4,21 +4,26 @@ A batch is one element of a grain dataset, made whole in NumPy. Going through gr
 a time costs some 150 microseconds each, several times the work on a 32-pixel image.
 
 Every random choice follows from (seed, position in the training stream) alone, so neither the
-number of processes, nor of workers, nor a restart changes a batch.
+number of processes, nor of workers, nor a restart changes a batch. Where an image cannot be read,
+another example takes its place, which follows from the index of the unreadable one alone.
 """
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 
+from soda_jax.data.classes import ClassIndex
+from soda_jax.data.decode import DecodeError
 from soda_jax.data.sources.base import Example, Source, get_many
 from soda_jax.data.views import ViewSpec, eval_views, make_views
 
 _SHUFFLE_STREAM = 1
 _VIEW_STREAM = 2
+_REPLACEMENT_KEY = 3
+_MAX_REPLACEMENTS = 1000
 
 
 def train_dataset(
@@ -45,7 +50,9 @@ def train_dataset(
         `target`, `id` int32 (position in the global batch) and what `make_views` carries over.
 
     Raises:
-        ValueError: empty split, or a batch that the processes cannot share evenly.
+        ValueError: empty split, a batch that the processes cannot share evenly, or policy "class"
+            without labels; on access, when the source's share of unreadable files is exceeded.
+        DecodeError: on access, an unreadable image of a source that keeps no `bad_files`.
     """
     _check(source, batch_size, process_index, process_count)
     return grain.MapDataset.source(_TrainBatches(source, spec, batch_size, seed, process_index, process_count))
@@ -91,7 +98,11 @@ def eval_batches(
         Dicts as in training, with `index` int32 (position in the split) and `mask` bool in place
         of `id`. All processes yield the same number of batches. The last global batch is padded:
         there `mask` is False, the images repeat an example, and `index` counts on past the end of
-        the split, so that no padding is mistaken for an example.
+        the split, so that no padding is mistaken for an example. `mask` is also False where an
+        image cannot be read; the images are then another example's.
+
+    Raises:
+        ValueError, DecodeError: as in `train_dataset`.
     """
     _check(source, batch_size, process_index, process_count)
     if limit is not None and limit < 1:
@@ -132,6 +143,7 @@ class _TrainBatches:
     def __init__(self, source, spec, batch_size, seed, process_index, process_count):
         self._source = source
         self._spec = spec
+        self._classes = ClassIndex(source) if spec.policy == "class" else None
         self._batch_size = batch_size
         self._seed = seed
         share = batch_size // process_count
@@ -151,14 +163,25 @@ class _TrainBatches:
             members = epochs == epoch
             indices[members] = _epoch_order(size, self._seed, int(epoch))[offsets[members]]
         generator = _KeyedGenerator(self._view_key)
+
+        def views_at(position: int) -> Callable[[int, Example], Example]:
+            return lambda index, example: self._views(index, example, generator.at(position))
+
+        examples = get_many(self._source, indices)
         batch = _collate(
             [
-                make_views(example, generator.at(position), self._spec)
-                for example, position in zip(get_many(self._source, indices), positions.tolist(), strict=True)
+                _readable(self._source, index, example, views_at(position))[0]
+                for index, example, position in zip(indices.tolist(), examples, positions.tolist(), strict=True)
             ]
         )
         batch["id"] = self._ids.copy()
         return batch
+
+    def _views(self, index: int, example: Example, rng: np.random.Generator) -> Example:
+        partner = None
+        if self._classes is not None:
+            partner = _example(self._source, self._classes.random_partner(index, rng))
+        return make_views(example, rng, self._spec, partner)
 
 
 class _EvalBatches:
@@ -167,6 +190,7 @@ class _EvalBatches:
     def __init__(self, source, spec, batch_size, process_index, process_count, limit):
         self._source = source
         self._spec = spec
+        self._classes = ClassIndex(source) if spec.policy == "class" else None
         self._batch_size = batch_size
         share = batch_size // process_count
         self._rows = np.arange(process_index * share, (process_index + 1) * share)
@@ -181,12 +205,59 @@ class _EvalBatches:
         real = np.minimum(places, self._total - 1)
         indices = real * len(self._source) // self._total
         unique, where = np.unique(indices, return_inverse=True)
-        views = [eval_views(e, self._spec) for e in get_many(self._source, unique)]
+        views, readable = zip(
+            *(
+                _readable(self._source, index, example, self._views)
+                for index, example in zip(unique.tolist(), get_many(self._source, unique), strict=True)
+            ),
+            strict=True,
+        )
         batch = _collate([views[i] for i in where])
         padding = len(self._source) + places - self._total
         batch["index"] = np.where(mask, indices, padding).astype(np.int32)
-        batch["mask"] = mask
+        batch["mask"] = mask & np.array(readable)[where]
         return batch
+
+    def _views(self, index: int, example: Example) -> Example:
+        partner = None
+        if self._classes is not None:
+            partner = _example(self._source, self._classes.next_partner(index))
+        return eval_views(example, self._spec, partner)
+
+
+def _example(source: Source, index: int) -> Example:
+    return get_many(source, np.array([index]))[0]
+
+
+def _readable(
+    source: Source, index: int, example: Example, make: Callable[[int, Example], Example]
+) -> tuple[Example, bool]:
+    """`make(index, example)`, or of the first replacement that can be read.
+
+    Replacements are drawn from the whole split: the neighbours of a broken file are often broken too.
+
+    Returns:
+        The views, and whether they are of the example itself.
+    """
+    try:
+        return make(index, example), True
+    except DecodeError as error:
+        _report(source, error)
+    rng = np.random.Generator(np.random.Philox(key=np.array([_REPLACEMENT_KEY, index], np.uint64)))
+    for other in rng.integers(len(source), size=_MAX_REPLACEMENTS).tolist():
+        try:
+            return make(other, _example(source, other)), False
+        except DecodeError as error:
+            _report(source, error)
+    raise ValueError(f"no image could be read in {_MAX_REPLACEMENTS} tries; check the dataset's files.")
+
+
+def _report(source: Source, error: DecodeError) -> None:
+    """Hands the error to the source that counts them; one that does not has no use for broken files."""
+    bad_files = getattr(source, "bad_files", None)
+    if bad_files is None:
+        raise error
+    bad_files.report(error)
 
 
 @functools.lru_cache(maxsize=4)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from soda_jax import data
-from soda_jax.data.sources.folder import read_image
+from soda_jax.data.decode import decode_image
 
 
 def _save(path, mode="RGB", colour=(200, 30, 60), size=(24, 16), **options):
@@ -73,7 +73,7 @@ def test_rotated_by_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # To be shown turned by 90 degrees clockwise: white on top.
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    result = read_image(tmp_path / "a.jpg")
+    result = decode_image(tmp_path / "a.jpg")
     assert result.shape == (24, 16, 3)
     assert result[:10].mean() > 250 and result[14:].mean() < 5
 
@@ -95,14 +95,14 @@ def test_rotated_by_exif(tmp_path):
 )
 def test_all_kinds_become_rgb(tmp_path, name, mode, colour, expected):
     _save(tmp_path / name, mode, colour)
-    image = read_image(tmp_path / name)
+    image = decode_image(tmp_path / name)
     assert image.shape == (16, 24, 3) and image.dtype == np.uint8
     assert np.abs(image.astype(int) - expected).max() <= 6
 
 
 def test_palette_with_transparency(tmp_path):
     _save(tmp_path / "a.png", "P", 0, transparency=0)
-    assert np.all(read_image(tmp_path / "a.png") == 255)
+    assert np.all(decode_image(tmp_path / "a.png") == 255)
 
 
 def test_damaged_image_is_named(tmp_path):

@@ -41,7 +41,9 @@ def test_batch_has_the_documented_keys_shapes_and_types():
     assert described == {
         "source": ((8, 1, 16, 16, 3), "uint8"),
         "source_mask": ((8, 1), "bool"),
+        "source_window": ((8, 1, 4), "float32"),
         "target": ((8, 12, 12, 3), "uint8"),
+        "target_window": ((8, 4), "float32"),
         "label": ((8,), "int32"),
         "id": ((8,), "int32"),
     }

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 Example = dict[str, Any]
+_LABEL_CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +35,16 @@ class Source(Protocol):
     An example is a dict with `image` uint8 [h, w, 3] and optionally `label` int32 [],
     `attributes` int32 [A], `factors` int32 [F]. A multi-view source gives, in place of `image`,
     `views`: an object with `__len__` and `__getitem__(j)` -> dict(image uint8 [h, w, 3],
-    pose float32 [4, 4], intrinsics float32 [4]).
+    pose float32 [4, 4], intrinsics float32 [4]: fx, fy, cx, cy).
 
-    A source may also define `get_many(indices) -> list of examples`, which the pipeline prefers:
-    it may then compute a whole batch at once.
+    A source may also offer
+
+    - `get_many(indices) -> list of examples`, which the pipeline prefers: it may then compute a whole
+      batch at once, and an `image`, also one of `views`, may be an `EncodedImage`, which is decoded
+      once it is known how large it has to be;
+    - `labels`, the label of every example, integers [len], for views of another image of a class;
+    - `bad_files`, a `BadFiles`: where an image then raises DecodeError, another example takes its
+      place. `get_many` itself must not raise it.
     """
 
     targets: Mapping[str, Targets]
@@ -52,6 +59,24 @@ def get_many(source: Source, indices: np.ndarray) -> list[Example]:
     if hasattr(source, "get_many"):
         return source.get_many(indices)
     return [source[int(i)] for i in indices]
+
+
+def labels_of(source: Source) -> np.ndarray:
+    """The label of every example, integers [len(source)]: `source.labels`, or by going through it.
+
+    Raises:
+        ValueError: the source has no labels.
+    """
+    if hasattr(source, "labels") and source.labels is not None:
+        return np.asarray(source.labels)
+    if "label" not in source.targets:
+        have = ", ".join(source.targets) or "none"
+        raise ValueError(
+            f"view_policy='class' needs labels, which this dataset lacks (its targets: {have}); "
+            "choose another view_policy, e.g. 'augment'."
+        )
+    chunks = (np.arange(i, min(i + _LABEL_CHUNK, len(source))) for i in range(0, len(source), _LABEL_CHUNK))
+    return np.array([example["label"] for chunk in chunks for example in get_many(source, chunk)])
 
 
 def fixed_split(size: int, split: str, seed: int) -> np.ndarray:

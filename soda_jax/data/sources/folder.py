@@ -5,8 +5,9 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from soda_jax.data.decode import EncodedImage
+from soda_jax.data.sources.bad_files import BadFiles
 from soda_jax.data.sources.base import Example, Targets
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -20,23 +21,32 @@ class ImageFolder:
     Otherwise every file belongs to one of the three by a hash of its path relative to `root`
     (80/10/10 percent), so that adding files moves no other file.
 
-    `image` uint8 [h, w, 3], upright by its EXIF orientation, transparency on white, grey and CMYK
-    as RGB. `label` int32 [], if the images lie in sub-folders: the place of the first folder below
-    the split in the sorted list of such folders, over all splits.
+    `image` uint8 [h, w, 3] as `decode_image` makes it. `label` int32 [], if the images lie in
+    sub-folders: the place of the first folder below the split in the sorted list of such folders, over
+    all splits.
 
     Args:
         root: the tree.
         split: "train", "validation" or "test".
+        bad_files: where to list the files that cannot be read; None keeps the list in memory.
+        max_bad_share: share of the split's files that may be unreadable before an error stops all.
 
     Raises:
-        ValueError: no such folder, no images, or an unknown or empty split; on access, an image
-            that cannot be decoded.
+        ValueError: no such folder, no images, an unknown or empty split, or more unreadable files
+            than `max_bad_share`; on access by `[index]`, DecodeError for an unreadable one.
     """
 
-    def __init__(self, root: str | os.PathLike | None, split: str):
+    def __init__(
+        self,
+        root: str | os.PathLike | None,
+        split: str,
+        *,
+        bad_files: str | os.PathLike | None = None,
+        max_bad_share: float = 0.05,
+    ):
         if root is None or not pathlib.Path(root).expanduser().is_dir():
             raise ValueError(f"root={root!r} is not a folder; give the folder that has the images.")
-        self._root = pathlib.Path(root).expanduser()
+        self._root = pathlib.Path(root).expanduser().absolute()
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}.")
         files = _files_by_split(self._root)
@@ -46,45 +56,33 @@ class ImageFolder:
                 f"split={split!r} of {self._root} is empty; images (of type {', '.join(EXTENSIONS)}) found: {counts}."
             )
         self._paths = [path for path, _ in files[split]]
+        self.bad_files = BadFiles(self._root, self._paths, max_share=max_bad_share, path=bad_files)
         folders = {folder for rows in files.values() for _, folder in rows}
         self.targets: dict[str, Targets] = {}
-        self._labels = None
+        self.labels: np.ndarray | None = None
         # A mixture of labelled and unlabelled files has no meaningful labels.
         if None not in folders:
             classes = tuple(sorted(folders))
             self.targets["label"] = Targets((len(classes),), ("label",), classes)
-            number = {name: np.int32(i) for i, name in enumerate(classes)}
-            self._labels = [number[folder] for _, folder in files[split]]
+            number = {name: i for i, name in enumerate(classes)}
+            self.labels = np.array([number[folder] for _, folder in files[split]], np.int32)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        example: Example = {"image": read_image(self._root / self._paths[index])}
-        if self._labels is not None:
-            example["label"] = self._labels[index]
+        example = self.get_many(np.array([index]))[0]
+        return example | {"image": example["image"].decode()}
+
+    def get_many(self, indices: np.ndarray) -> list[Example]:
+        """The examples at `indices`; each `image` is an `EncodedImage`."""
+        return [self._example(int(index)) for index in indices]
+
+    def _example(self, index: int) -> Example:
+        example: Example = {"image": EncodedImage(os.path.join(self._root, self._paths[index]))}
+        if self.labels is not None:
+            example["label"] = self.labels[index]
         return example
-
-
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Decodes an image file to uint8 [h, w, 3] RGB: upright, transparency on white.
-
-    Raises:
-        ValueError: the file cannot be decoded; its name is in the message.
-    """
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(canvas, image)
-            return np.asarray(image.convert("RGB"))
-    # Pillow's decoders raise nearly anything on damaged files.
-    except Exception as error:
-        raise ValueError(
-            f"image {os.fspath(path)!r} cannot be decoded ({error}); repair or remove the file."
-        ) from error
 
 
 def _files_by_split(root: pathlib.Path) -> dict[str, list[tuple[str, str | None]]]:
