@@ -102,13 +102,20 @@ def get_config() -> ConfigDict:
     config.data.resolution = 128  # of the target
     config.data.source_resolution = 256
     config.data.source_noise = 0.1  # std of the Gaussian noise on the normalised source
-    config.data.view_policy = "augment"  # augment: two crops of one image; same: autoencoding; camera: two cameras
+    # augment: two crops of one image; same: autoencoding; camera: two cameras; class: another image of the class
+    config.data.view_policy = "augment"
     config.data.num_sources = 1
-    config.data.augment_source = True
+    config.data.min_sources = 0  # training shows min_sources..num_sources of them, at random; 0: always num_sources
+    config.data.augment_source = True  # False: the centre crop (and no RandAugment)
     config.data.augment_target = True
     config.data.crop_rate = 0.95
     config.data.crop_scale = (0.08, 1.0)
     config.data.flip = True
+    config.data.randaugment_rate = 0.0  # share of the augmented views; 0.65 for ImageNet
+    config.data.randaugment_ops = 2
+    config.data.randaugment_magnitude = 9.0  # 0..10
+    config.data.randaugment_std = 0.5
+    config.data.max_bad_share = 0.05  # of the image files of a folder: with more unreadable ones, training stops
     config.data.num_workers = 0  # processes that prepare batches; 0 uses threads of this one
 
     config.probe = ConfigDict()  # the online probe: linear, in tandem, behind a stop-gradient (E.1)

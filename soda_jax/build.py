@@ -112,10 +112,17 @@ def diffusion(config: ConfigDict) -> Diffusion:
     return Diffusion.create(config.diffusion.schedule, config.diffusion.num_timesteps)
 
 
-def source(config: ConfigDict, split: str) -> Source:
-    """Opens a split of the dataset; ValueError with the remedy if it is missing."""
-    resolution = max(config.data.resolution, config.data.source_resolution)
-    return load_source(config.data.name, config.data.root or None, split, resolution=resolution)
+def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Source:
+    """Opens a split of the dataset; ValueError with the remedy if it is missing.
+
+    Args:
+      bad_files: where a folder of images lists those that cannot be read; None keeps the list in memory.
+    """
+    data = config.data
+    options = {"resolution": max(data.resolution, data.source_resolution)}
+    if data.name in ("folder", "multiview"):
+        options |= {"bad_files": bad_files, "max_bad_share": data.max_bad_share}
+    return load_source(data.name, data.root or None, split, **options)
 
 
 def view_spec(config: ConfigDict) -> ViewSpec:
@@ -123,6 +130,7 @@ def view_spec(config: ConfigDict) -> ViewSpec:
     return ViewSpec(
         policy=data.view_policy,
         num_sources=data.num_sources,
+        min_sources=data.min_sources,
         source_resolution=data.source_resolution,
         target_resolution=data.resolution,
         augment_source=data.augment_source,
@@ -130,6 +138,10 @@ def view_spec(config: ConfigDict) -> ViewSpec:
         crop_rate=data.crop_rate,
         crop_scale=tuple(data.crop_scale),
         flip=data.flip,
+        randaugment_rate=data.randaugment_rate,
+        randaugment_ops=data.randaugment_ops,
+        randaugment_magnitude=data.randaugment_magnitude,
+        randaugment_std=data.randaugment_std,
     )
 
 

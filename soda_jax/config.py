@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from soda_jax.data.randaugment import MAX_MAGNITUDE
+from soda_jax.data.views import POLICIES
 from soda_jax.diffusion import schedules
 from soda_jax.models import modulation, pose, positional, rays, unet, vit
 from soda_jax.models.resnet import STAGE_SIZES
@@ -23,6 +25,14 @@ ADDED_FIELDS = {
     "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none"))},
     "diffusion": {"pose_mask_rate": 0.12},
     "sampling": {"guidance_on": "latent"},
+    "data": {
+        "min_sources": 0,
+        "randaugment_rate": 0.0,
+        "randaugment_ops": 2,
+        "randaugment_magnitude": 9.0,
+        "randaugment_std": 0.5,
+        "max_bad_share": 0.05,
+    },
 }
 
 
@@ -300,11 +310,17 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
             "data.source_noise": (0, inf),
             "data.source_resolution": (8, inf),
             "data.num_sources": (1, inf),
+            "data.min_sources": (0, data.num_sources),
             "data.crop_rate": (0, 1),
+            "data.randaugment_rate": (0, 1),
+            "data.randaugment_ops": (1, inf),
+            "data.randaugment_magnitude": (0, MAX_MAGNITUDE),
+            "data.randaugment_std": (0, inf),
+            "data.max_bad_share": (0, 1),
             "data.num_workers": (0, inf),
         },
     )
-    yield from _check_choices(config, {"data.view_policy": ("augment", "same", "camera")})
+    yield from _check_choices(config, {"data.view_policy": POLICIES})
     if not data.name:
         yield _problem(
             config,

@@ -1,5 +1,6 @@
 """The training loop. Its order is fixed: log, evaluate, save, take a batch, step."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,8 +49,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     mesh = sharding.make_mesh()
     config_lib.validate(config, mesh.size)
     spec = build.view_spec(config)
-    source = build.source(config, config.data.train_split)
-    held_out = build.source(config, config.data.eval_split)
+    sources = [
+        build.source(config, s, bad_files_path(workdir)) for s in (config.data.train_split, config.data.eval_split)
+    ]
+    source, held_out = sources
     trainer = build.trainer(config, source.targets)
     with Checkpointer(workdir, config.train.keep_every) as checkpointer:
         dataset = train_dataset(
@@ -77,6 +80,15 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             return run.loop(state, batches)
         finally:
             run.writer.close()
+            for split in sources:
+                if hasattr(split, "bad_files") and split.bad_files.names():
+                    print(split.bad_files.summary())
+
+
+def bad_files_path(workdir: str) -> str:
+    """Where this process lists the image files that it could not read."""
+    number = jax.process_index()
+    return os.path.join(workdir, f"bad_files_{number}.txt" if number else "bad_files.txt")
 
 
 def initial_state(
