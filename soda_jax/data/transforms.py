@@ -91,15 +91,15 @@ def apply_crop(image: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:
 
 
 def snap(crop: Crop, multiple: int, height: int, width: int) -> Crop:
-    """Moves the window's edges to whole multiples of `multiple` pixels inside the image.
+    """The window with its edges moved to whole multiples of `multiple` pixels inside the image.
 
-    It still covers as many squares of that side as before, rounded to the nearest.
+    It covers as many squares of that side as fit into the old one, around nearly the same centre.
     """
 
     def edges(first: int, length: int, size: int) -> tuple[int, int]:
-        available = size // multiple
-        count = min(max(1, round(length / multiple)), available)
-        return min(round(first / multiple), available - count) * multiple, count * multiple
+        count = max(1, length // multiple)
+        start = round((first + (length - count * multiple) / 2) / multiple)
+        return min(start, size // multiple - count) * multiple, count * multiple
 
     top, crop_height = edges(crop.top, crop.height, height)
     left, crop_width = edges(crop.left, crop.width, width)

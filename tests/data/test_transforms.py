@@ -97,3 +97,53 @@ def test_crop_intrinsics_follow_the_pixels(crop):
 def test_a_mirrored_crop_has_no_camera():
     with pytest.raises(ValueError, match="mirrored"):
         transforms.crop_intrinsics(np.ones(4), transforms.Crop(0, 0, 30, 30, True), 60)
+
+
+def test_snapped_crops_lie_on_the_grid_and_keep_their_size():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        height, width = rng.integers(16, 400, 2).tolist()
+        multiple = int(rng.choice([1, 2, 4, 8]))
+        crop = transforms.random_crop(height, width, rng, rate=0.9, scale=(0.08, 1.0), flip=True)
+        if min(crop.height, crop.width) < multiple:
+            continue
+        snapped = transforms.snap(crop, multiple, height, width)
+        assert all(edge % multiple == 0 for edge in snapped[:4]) and snapped.flip == crop.flip
+        for first, length, size in ((0, 2, height), (1, 3, width)):
+            assert snapped[first] >= 0 and snapped[first] + snapped[length] <= size
+            assert snapped[length] == crop[length] // multiple * multiple
+            assert abs(snapped[first] - crop[first]) <= multiple
+            assert abs(snapped[first] + snapped[length] - crop[first] - crop[length]) <= 1.5 * multiple
+
+
+def test_window_coordinates():
+    assert transforms.crop_window(transforms.Crop(0, 0, 30, 40, False), 30, 40).tolist() == [-1, -1, 1, 1]
+    window = transforms.crop_window(transforms.Crop(10, 20, 20, 10, False), 40, 80)
+    np.testing.assert_allclose(window, [-0.5, -0.5, -0.25, 0.5])
+    mirrored = transforms.crop_window(transforms.Crop(10, 20, 20, 10, True), 40, 80)
+    np.testing.assert_allclose(mirrored, [-0.25, -0.5, -0.5, 0.5])
+    assert window.dtype == np.float32
+
+
+@pytest.mark.parametrize("old", [65, 70, 90, 128, 150, 190, 256])
+def test_shrinking_does_not_alias(old):
+    """A pattern finer than the new pixels turns grey; a coarse one survives."""
+    place = np.arange(old)
+    period = 2.2 * old / 64 / 2  # 1.1 new pixels, beyond what they can show
+    for wave, expected in ((period, 0.0), (old / 4, 1.0)):
+        row = 127.5 + 100 * np.sin(2 * np.pi * (place + 0.5) / wave)
+        image = np.repeat(np.tile(row[:, None], (1, old)).astype(np.uint8)[..., None], 3, -1)
+        if wave == period and old < 128:
+            continue  # Its period would be below two old pixels: it cannot be drawn.
+        result = transforms.resize(image, 64, 64).astype(float)
+        assert result.std() / (100 / np.sqrt(2)) == pytest.approx(expected, abs=0.25)
+
+
+@pytest.mark.parametrize("old", [65, 75, 90, 110, 150, 200])
+def test_shrinking_is_close_to_pillows_antialiased_resize(old):
+    rng = np.random.default_rng(old)
+    image = (_smooth_image(old, old) * 0.6 + rng.integers(0, 100, (old, old, 3))).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((64, 64), Image.BICUBIC)).astype(float)
+    exact = np.asarray(Image.fromarray(image).resize((64, 64), Image.BOX)).astype(float)
+    error = np.sqrt(np.mean((transforms.resize(image, 64, 64) - expected) ** 2))
+    assert error < 1.3 * np.sqrt(np.mean((exact - expected) ** 2))
