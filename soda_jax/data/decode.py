@@ -147,6 +147,8 @@ class EncodedImage:
         if self._opened is None:
             try:
                 data = self._source if isinstance(self._source, bytes) else _read(self._source)
+                if not data:
+                    raise ValueError("it is empty")
                 image = Image.open(io.BytesIO(data), formats=_FORMATS)
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"its {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")

@@ -158,7 +158,7 @@ def test_damaged_files_are_named(kind, tmp_path):
         with pytest.raises(decode.DecodeError, match=f"broken{number}' cannot be decoded") as caught:
             decode.decode_image(path)
         assert caught.value.name == str(path) and caught.value.reason
-    with pytest.raises(decode.DecodeError, match="example 3"):
+    with pytest.raises(decode.DecodeError, match="example 3.*it is empty"):
         decode.decode_image(b"", "example 3")
     with pytest.raises(decode.DecodeError, match="No such file"):
         decode.decode_image(tmp_path / "absent.png")
