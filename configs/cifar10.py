@@ -73,6 +73,7 @@ def _shrink(config: ConfigDict) -> None:
     config.model.denoiser.head_dim = 16
     config.model.denoiser.time_dim = 128
     config.model.denoiser.dropout = 0.0
+    config.model.denoiser.norm_groups = 2
 
     config.sampling.num_steps = 50
     config.sampling.batch_size = 8

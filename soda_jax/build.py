@@ -72,6 +72,7 @@ def _denoiser(config: ConfigDict, dtype: Any) -> UNet:
         time_dim=denoiser.time_dim,
         num_timesteps=config.diffusion.num_timesteps,
         dropout=denoiser.dropout,
+        norm_groups=denoiser.norm_groups,
         modulation=modulation.kind,
         use_scale=modulation.use_scale,
         modulate_by_section=modulation.merge_by_section,

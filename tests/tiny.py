@@ -50,6 +50,7 @@ def get_config(**overrides: Any) -> ConfigDict:
         "model.denoiser.attention_resolutions": (),
         "model.denoiser.head_dim": 8,
         "model.denoiser.time_dim": 8,
+        "model.denoiser.norm_groups": 4,
         "diffusion.num_timesteps": 100,
         "data.resolution": 8,
         "data.source_resolution": 8,

@@ -53,15 +53,16 @@ class DropPath(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """GroupNorm with 32 groups, or the largest divisor of both 32 and the channel count; computed in float32."""
+    """GroupNorm with `num_groups` groups, or the largest divisor of both it and the channel count; in float32."""
 
+    num_groups: int = 32
     use_affine: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = nn.GroupNorm(
-            num_groups=math.gcd(32, x.shape[-1]),
+            num_groups=math.gcd(self.num_groups, x.shape[-1]),
             epsilon=1e-5,
             use_bias=self.use_affine,
             use_scale=self.use_affine,

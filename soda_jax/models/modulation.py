@@ -90,10 +90,12 @@ class AdaptiveGroupNorm(nn.Module):
     Attributes:
       kind: see the module's table.
       use_scale: False keeps the biases only.
+      norm_groups: groups of the GroupNorm.
     """
 
     kind: str
     use_scale: bool = True
+    norm_groups: int = 32
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -101,7 +103,7 @@ class AdaptiveGroupNorm(nn.Module):
         """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] (None: not by a latent) and last by pose [B, p]."""
         channels = h.shape[-1]
         # The affine part of the norm would duplicate the timestep's modulation.
-        h = GroupNorm(use_affine=False, dtype=self.dtype, name="group_norm")(h)
+        h = GroupNorm(self.norm_groups, use_affine=False, dtype=self.dtype, name="group_norm")(h)
         width = channels * (2 if self.use_scale else 1)
 
         def linear(name: str, use_bias: bool) -> nn.Dense:
@@ -140,12 +142,13 @@ class LatentCrossAttention(nn.Module):
     """
 
     head_dim: int
+    norm_groups: int = 32
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, h: jax.Array, tokens: jax.Array) -> jax.Array:
         """Maps h [B, H, W, C] and tokens [B, K, D] to [B, H, W, C]."""
         batch, rows, columns, channels = h.shape
-        x = GroupNorm(dtype=self.dtype, name="norm")(h).reshape(batch, rows * columns, channels)
+        x = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(h).reshape(batch, rows * columns, channels)
         attend = Attention(self.head_dim, context_bias=False, dtype=self.dtype, name="attention")
         return h + attend(x, tokens.astype(x.dtype)).reshape(h.shape)

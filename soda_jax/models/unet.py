@@ -122,6 +122,7 @@ class ResidualBlock(nn.Module):
     modulation: str
     use_scale: bool
     dropout: float
+    norm_groups: int = 32
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -142,10 +143,11 @@ class ResidualBlock(nn.Module):
                 name=name,
             )
 
-        h = nn.gelu(GroupNorm(dtype=self.dtype, name="norm1")(x))
+        h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm1")(x))
         h, x = resample(h, self.resample), resample(x, self.resample)
         h = conv("conv1", 3)(h)
-        h = AdaptiveGroupNorm(self.modulation, self.use_scale, self.dtype, name="modulation")(h, t_emb, z, pose)
+        modulate = AdaptiveGroupNorm(self.modulation, self.use_scale, self.norm_groups, self.dtype, name="modulation")
+        h = modulate(h, t_emb, z, pose)
         h = Dropout(self.dropout, name="dropout")(nn.gelu(h), train_ids)
         h = conv("conv2", 3)(h)
         if x.shape[-1] != self.channels:
@@ -157,12 +159,13 @@ class SelfAttention(nn.Module):
     """Residual self-attention over the pixels; the sum is divided by sqrt(2)."""
 
     head_dim: int
+    norm_groups: int = 32
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, rows, columns, channels = x.shape
-        h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(batch, rows * columns, channels)
+        h = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(x).reshape(batch, rows * columns, channels)
         h = Attention(self.head_dim, dtype=self.dtype, name="attention")(h)
         return (x + h.reshape(x.shape)) * HALF_VARIANCE
 
@@ -176,6 +179,8 @@ class UNet(nn.Module):
       attention_resolutions: sides at which self-attention follows each block (the middle always has it).
       head_dim: width of an attention head.
       time_dim: width of the timestep's embedding.
+      norm_groups: groups of every GroupNorm. Groups of one channel would erase each feature map's mean, and with it
+        what colours the image has: use at most half of `channels`.
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
       num_tokens: number of sub-vectors of z for `cross_attention`.
       resample_section: see `unet_layout`.
@@ -192,6 +197,7 @@ class UNet(nn.Module):
     time_dim: int = 512
     num_timesteps: int = 1000
     dropout: float = 0.1
+    norm_groups: int = 32
     modulation: str = "layer"
     use_scale: bool = True
     modulate_by_section: bool = True
@@ -266,18 +272,21 @@ class UNet(nn.Module):
                 self.modulation,
                 self.use_scale,
                 self.dropout,
+                self.norm_groups,
                 self.dtype,
                 name=spec.name,
             )(h, t_emb, seen, train_ids, pose)
             if spec.attention:
-                h = SelfAttention(self.head_dim, self.dtype, name=f"{spec.name}_attention")(h)
+                attend = SelfAttention(self.head_dim, self.norm_groups, self.dtype, name=f"{spec.name}_attention")
+                h = attend(h)
                 if tokens is not None:
-                    h = LatentCrossAttention(self.head_dim, self.dtype, name=f"{spec.name}_cross")(h, tokens)
+                    cross = LatentCrossAttention(self.head_dim, self.norm_groups, self.dtype, name=f"{spec.name}_cross")
+                    h = cross(h, tokens)
             if spec.path == "down":
                 skips.append(h)
             out[spec.name] = h
         out["middle"] = out["middle_1"]
-        h = nn.gelu(GroupNorm(dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
+        h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
         eps = nn.Conv(x_t.shape[-1], (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
         return eps, out
 
