@@ -190,7 +190,7 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     groups = math.gcd(max(denoiser.norm_groups, 1), max(denoiser.channels, 1))
     if groups == denoiser.channels > 1:
         remedy = (
-            f"leaves groups of one channel, which lose every feature map's mean and so the image's colours; use at most "
+            f"leaves groups of one channel, which lose every feature map's mean and so the colours; use at most "
             f"config.model.denoiser.channels / 2 = {denoiser.channels // 2}"
         )
         yield _problem(config, "model.denoiser.norm_groups", remedy)
