@@ -1,0 +1,39 @@
+"""SODA on your own images: any folder of JPEG, PNG and WebP files, 64 px targets from 128 px sources.
+
+    python -m soda_jax.main --config=configs/folder.py --workdir=... --config.data.root=DIR
+    python -m soda_jax.main --config=configs/folder.py:small --workdir=... --config.data.root=DIR
+
+If DIR has sub-folders named train, validation or test, those are the splits; else a tenth of the files, chosen by a
+hash of their paths, is for validation and a tenth for test. The folders below are the classes: the online probe and
+--mode=evaluate score them; without classes, add --config.eval.evaluators="('reconstruction',)".
+Unreadable files are skipped and listed in the workdir's bad_files.txt.
+
+`full` is sized for one GPU: ResNet-18, latent 512, a UNet of 128 channels. For other sizes, set
+--config.data.resolution=128 --config.data.source_resolution=256 (the first a multiple of 8). For images of faces,
+products or scans, whose framing means something, use milder crops: --config.data.crop_scale="(0.5,1.0)".
+`small`, for a CPU, is that of cifar10.py: 32 px, 2000 steps. Not run here.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar10, common
+
+ARGUMENTS = ("full", "small")
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """`size`: one of `ARGUMENTS`."""
+    common.check_argument("folder.py", size, ARGUMENTS)
+    config = cifar10.get_config(size)
+    config.data.name = "folder"
+    config.data.eval_split = "validation"
+    if size == "full":
+        config.train.batch_size = 256
+        config.train.num_steps = 100_000
+        config.optim.learning_rate = 2e-4
+        config.model.encoder.small_stem = False
+        config.data.resolution = 64
+        config.data.source_resolution = 128
+        config.data.source_noise = 0.1
+        config.data.num_workers = 8
+    return config
