@@ -63,7 +63,7 @@ class LoadedModel:
         return self.inference.num_sections
 
     def encode(self, images: np.ndarray, view_mask: np.ndarray | None = None) -> np.ndarray:
-        """Latents of images, float32 [N, d].
+        """Latents of images, float32 [N, d]; one for each view, [N, n, d], of a model with stochastic conditioning.
 
         Args:
           view_mask: [N, n] of 0/1 for images [N, n, H, W, 3]; views with 0 are absent, whatever they hold.
@@ -156,10 +156,14 @@ class LoadedModel:
 
     def _conditions(self, z: Any, choice: Any, mask: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Checked latents, mixed as `choice` says, and the sections' mask for each of them."""
-        z = _checked_latents(z, self.inference.latent_shape)
+        keeps_sources = self.inference.model.keeps_sources
+        z = _checked_latents(z, self.inference.latent_shape, keeps_sources)
         if choice is not None:
             if z.ndim != 2:
-                raise ValueError("section_choice needs a latent of sections, but this model's are tokens; leave it out")
+                kind = "one for each source view" if keeps_sources else "tokens"
+                raise ValueError(
+                    f"section_choice needs a latent of sections, but this model's are {kind}; leave it out"
+                )
             z = np.asarray(mix_sections(z, _checked_choice(choice, len(z), self.num_sections)))
         return z, None if mask is None else _checked_sections(mask, len(z), self.num_sections)
 
@@ -208,9 +212,11 @@ def _checked_views(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _checked_latents(z: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _checked_latents(z: np.ndarray, shape: tuple[int, ...], keeps_sources: bool) -> np.ndarray:
     z = np.asarray(z, np.float32)
-    if z.ndim != 1 + len(shape) or z.shape[1:] != shape or len(z) == 0:
+    if keeps_sources and z.ndim == 3:
+        shape = (z.shape[1], shape[1])  # any number of source views
+    if z.ndim != 1 + len(shape) or z.shape[1:] != shape or z.size == 0:
         raise ValueError(
             f"z has shape {z.shape}; this model's latents are [N, {', '.join(map(str, shape))}] with N >= 1"
             + (" (one latent: z[None])" if z.shape == shape else "")

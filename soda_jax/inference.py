@@ -163,6 +163,8 @@ class Inference:
             inputs.check_pose_keys(batch, self.model.pose, ("source",))
             if source_pose_mask is not None:
                 batch["source_pose_mask"] = np.asarray(source_pose_mask, bool)
+        elif source_pose_mask is not None:
+            raise ValueError("source_pose_mask is given, but source_camera is None; give both, or neither")
         count, size = len(source), self._batch_size(len(source), self.eval_batch_size)
         rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
         parts = ({key: value[r] for key, value in batch.items()} for r in rows)

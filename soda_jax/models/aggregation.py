@@ -77,4 +77,4 @@ def pick_present(z: jax.Array, draws: jax.Array) -> jax.Array:
 
 def take_source(tree: Any, choice: jax.Array) -> Any:
     """Of every array [B, n, ...] in `tree` the source `choice` [B] of each example, [B, ...]."""
-    return jax.tree.map(lambda x: x[jnp.arange(len(choice)), choice], tree)
+    return jax.tree.map(lambda x: jnp.asarray(x)[jnp.arange(len(choice)), choice], tree)

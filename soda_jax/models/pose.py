@@ -2,8 +2,8 @@
 
 A pose enters the networks in two ways, alone or together. As a *grid*, every cell of the first layer's output gets its
 encoded ray (or its encoded place in the uncropped image) as further channels. As a *vector*, the encoded viewpoint
-modulates the denoiser's blocks by a further (scale, bias) after the latent's, and shifts the channels of the encoder's
-first layer. Whatever is masked or not given is zeros after the encoding, and then changes nothing in the networks.
+modulates the denoiser's blocks by a further (scale, bias) after the latent's, and the encoder's features before they
+are pooled. Whatever is masked or not given is zeros after the encoding, and then changes nothing in the networks.
 """
 
 import dataclasses
@@ -176,22 +176,24 @@ class PoseEncoding:
         return coordinate_encoding(coordinates, self.encoding_dim, top_frequency(self.scale, self.scale_form))
 
 
-class PoseInput(nn.Module):
-    """Adds the source's pose to the output of the encoder's first layer."""
+class SourceModulation(nn.Module):
+    """Modulates the encoder's features by the source's vector pose, where the model has one.
 
-    pose: PoseEncoding
+    Not its first layer's output by a shift: normalisation over an image's own pixels would remove that again.
+    """
+
+    pose: PoseEncoding | None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, camera: Camera | None, mask: jax.Array | None, image_size: tuple[int, int]
-    ) -> jax.Array:
-        """Maps x [B, h, w, C] to [B, h, w, C + encoding_dim] with a grid, else to [B, h, w, C]."""
-        if self.pose.vector != "none":
-            vector = self.pose.source_vector(camera, mask, x.shape[0])
-            dense = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="vector")
-            x = x + dense(vector)[:, None, None, :]
-        return append_grid(x, self.pose, camera, mask, image_size)
+    def __call__(self, h: jax.Array, camera: Camera | None, mask: jax.Array | None) -> jax.Array:
+        """(1 + scale) h + bias, linear in the pose's encoding, of h [B, ..., C]; a hidden pose leaves h as it is."""
+        if self.pose is None or self.pose.vector == "none":
+            return h
+        vector = self.pose.source_vector(camera, mask, h.shape[0])
+        modulation = nn.Dense(2 * h.shape[-1], use_bias=False, dtype=self.dtype, name="vector")(vector)
+        scale, bias = jnp.split(modulation.reshape(-1, *(1,) * (h.ndim - 2), 2 * h.shape[-1]), 2, axis=-1)
+        return (1.0 + scale) * h + bias
 
 
 def append_grid(

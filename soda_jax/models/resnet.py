@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from soda_jax.models.layers import DropPath, Dtype, GroupNorm
-from soda_jax.models.pose import Camera, PoseEncoding, PoseInput
+from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 xavier_init = nn.initializers.xavier_uniform()
@@ -56,7 +56,8 @@ class ResNet(nn.Module):
       small_stem: 3x3 stride-1 stem without max-pooling, for images of 64 px and below.
       norm: "batch" (statistics over the global batch) or "group".
       drop_path: stochastic-depth rate of the last block; rises linearly from 0 at the first.
-      pose: how the source's camera enters after the stem; None where it does not.
+      pose: how the source's camera enters, as a grid after the stem, as a vector before the pooling, or both; None
+        where it does not.
     """
 
     depth: int
@@ -94,8 +95,7 @@ class ResNet(nn.Module):
             x = conv(features, (7, 7), strides=2, name="stem")(x)
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         out["stem"] = x
-        if self.pose is not None:  # after the pooling: a maximum over sinusoids means nothing
-            x = PoseInput(self.pose, self.dtype, name="pose_input")(x, camera, pose_mask, image_size)
+        x = append_grid(x, self.pose, camera, pose_mask, image_size)  # not before the stem's pooling: no maximum of it
         sizes = STAGE_SIZES[self.depth]
         last, index = max(sum(sizes) - 1, 1), 0
         for stage, size in enumerate(sizes):
@@ -111,7 +111,8 @@ class ResNet(nn.Module):
                 )(x, train_ids)
                 index += 1
             out[f"stage{stage + 1}"] = x
-        x = out["features"] = nn.relu(norm(name="norm_final")(x))
+        x = nn.relu(norm(name="norm_final")(x))
+        x = out["features"] = SourceModulation(self.pose, self.dtype, name="pose_modulation")(x, camera, pose_mask)
         out["pooled"] = x.mean(axis=(1, 2)).astype(jnp.float32)
         if self.latent_dim is None:
             z = x.reshape(x.shape[0], -1, x.shape[-1])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from soda_jax.models.layers import Dtype, TransformerBlock
-from soda_jax.models.pose import Camera, PoseEncoding, PoseInput
+from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 from soda_jax.models.positional import sincos_2d
 
 # name -> (width, depth, heads)
@@ -28,7 +28,8 @@ class ViT(nn.Module):
       patch_size: side of a patch in pixels; must divide the image's sides.
       latent_dim: size d of z; None keeps the tokens (no bottleneck).
       drop_path: stochastic-depth rate of the last block; rises linearly from 0.
-      pose: how the source's camera enters after the patches' embedding; None where it does not.
+      pose: how the source's camera enters, as a grid after the patches' embedding, as a vector before the pooling, or
+        both; None where it does not.
     """
 
     variant: str
@@ -63,10 +64,9 @@ class ViT(nn.Module):
             dtype=self.dtype,
             name="stem",
         )(x)
-        if self.pose is not None:
-            x = PoseInput(self.pose, self.dtype, name="pose_input")(x, camera, pose_mask, image_size)
-            if x.shape[-1] != width:
-                x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name="pose_projection")(x)
+        x = append_grid(x, self.pose, camera, pose_mask, image_size)
+        if x.shape[-1] != width:
+            x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name="pose_projection")(x)
         batch, rows, columns, _ = x.shape
         x = x.reshape(batch, rows * columns, width)
         x = x + sincos_2d(rows, columns, width).astype(x.dtype)
@@ -78,7 +78,8 @@ class ViT(nn.Module):
                 dtype=self.dtype,
                 name=f"block{index + 1}",
             )(x, train_ids)
-        x = out["features"] = nn.LayerNorm(dtype=self.dtype, name="norm_final")(x)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm_final")(x)
+        x = out["features"] = SourceModulation(self.pose, self.dtype, name="pose_modulation")(x, camera, pose_mask)
         out["pooled"] = x.mean(axis=1).astype(jnp.float32)
         z = (
             x

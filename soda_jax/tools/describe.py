@@ -32,7 +32,8 @@ PARTS = (
     "modulation by latent",
     "aggregator",
 )
-DENOISER_PARTS = PARTS[2:5]
+POSE_PART = "modulation by pose"  # of models that take poses as vectors; a grid widens the layers that read it
+DENOISER_PARTS = (*PARTS[2:5], POSE_PART)
 PAPER_MILLIONS = {"imagenet2012": {"encoder trunk": 94, "denoiser, modulation included": 36}}
 _Abstract = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 
@@ -49,7 +50,7 @@ class Section:
 
 
 def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]:
-    """Number of parameters of each of `PARTS`.
+    """Number of parameters of each of `PARTS`, and of `POSE_PART` where the model has it.
 
     Args:
       params: the parameters of a `SODA`, arrays or only their shapes.
@@ -62,6 +63,8 @@ def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]
             counts["projection" if path[1] == "projection" else "encoder trunk"] += size
         elif path[0] == "aggregator":
             counts["aggregator"] += size
+        elif "pose" in path or path[1].startswith("pose_mlp"):
+            counts[POSE_PART] = counts.get(POSE_PART, 0) + size
         elif "latent" in path or path[1].endswith("_cross"):
             counts["modulation by latent"] += size
         elif "joint" in path:
@@ -100,7 +103,7 @@ def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, floa
     """FLOPs of "encode" (one source view), "train" (forward and backward of one example) and "denoise" (one call).
 
     "train" is the loss of one example with all its views and the gradient of every parameter; the optimizer's update,
-    which a batch shares, is left out.
+    which a batch shares, is left out, and so is the making of ray grids.
 
     Args:
       variables: the model's variables or their shapes.
@@ -124,7 +127,8 @@ def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, floa
     x_t, t = _Abstract((1, data.resolution, data.resolution, 3)), _Abstract((1,), dtype=jnp.int32)
     section_mask, key = _Abstract((1, model.denoiser.num_sections)), jax.eval_shape(lambda: jax.random.key(0))
     encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
-    z = _Abstract(encoded.out_info.shape, dtype=encoded.out_info.dtype)
+    shape = encoded.out_info.shape
+    z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
     params, stats = variables["params"], variables["batch_stats"]
     return {
         "encode": flops_of(encoded),
@@ -136,7 +140,8 @@ def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, floa
 def parameter_table(counts: Mapping[str, int], dataset: str) -> str:
     """Formats `count_parameters`; for ImageNet the paper's figures stand beside ours."""
     rows = {name: counts[name] for name in PARTS[:5]}
-    rows["denoiser, modulation included"] = sum(counts[name] for name in DENOISER_PARTS)
+    rows |= {name: counts[name] for name in (POSE_PART,) if name in counts}
+    rows["denoiser, modulation included"] = sum(counts.get(name, 0) for name in DENOISER_PARTS)
     rows |= {"aggregator": counts["aggregator"], "total": sum(counts.values())}
     table = [[name, f"{count:,}", f"{count / 1e6:.1f}M"] for name, count in rows.items()]
     headers = ["parameters", "count", "here"]
