@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from soda_jax import data
-from soda_jax.data.sources import tfds_source
+from soda_jax.data import decode
 
 NAMES = ("Bald", "Smiling")
 
@@ -98,11 +98,11 @@ def test_images_and_labels_come_back(root, cache_bytes):
     assert label.sizes == (3,) and label.classes == ("a", "b", "c")
     known = {_image(n, (12, 14, 3)).tobytes(): n % 3 for n in range(10)}
     examples = source.get_many(np.arange(10))
-    assert len({e["image"].tobytes() for e in examples}) == 10
+    assert len({np.asarray(e["image"]).tobytes() for e in examples}) == 10
     for index, example in enumerate(examples):
-        assert known[example["image"].tobytes()] == example["label"]
+        assert known[np.asarray(example["image"]).tobytes()] == example["label"]
         assert np.asarray(example["label"]).dtype == np.int32
-        np.testing.assert_array_equal(source[index]["image"], example["image"])
+        np.testing.assert_array_equal(source[index]["image"], np.asarray(example["image"]))
 
 
 def test_cached_equals_decoded_and_is_reused(root, monkeypatch):
@@ -116,7 +116,7 @@ def test_cached_equals_decoded_and_is_reused(root, monkeypatch):
     def fail(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(kind, "_decode", fail)
+    monkeypatch.setattr(kind, "_read", fail)
     again = data.load_source("toy_labelled", root, "test")
     np.testing.assert_array_equal(again[2]["image"], cached[2]["image"])
 
@@ -172,9 +172,22 @@ def test_set_in_another_format_names_the_remedy(root, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
-def test_damaged_image_is_named(content):
-    with pytest.raises(ValueError, match="example 7: its image cannot be decoded"):
-        tfds_source._decode_image(content, 7)
+def test_damaged_image_is_named_when_it_is_decoded(tmp_path, content):
+    class ToyDamaged(_Toy, skip_registration=True):
+        name = "toy_grey"
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(None, None, 1))}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _generate_examples(self, size):
+            yield 0, {"image": io.BytesIO(content)}
+
+    ToyDamaged(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = data.load_source("toy_grey", tmp_path, "train", cache_bytes=0)
+    example = source.get_many(np.array([0]))[0]
+    with pytest.raises(decode.DecodeError, match="toy_grey train, example 0"):
+        np.asarray(example["image"])
 
 
 def test_batches_without_tensorflow(root):

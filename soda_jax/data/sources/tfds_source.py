@@ -1,4 +1,4 @@
-"""Any dataset that TFDS has prepared as ArrayRecord, read without TensorFlow."""
+"""Any dataset that TFDS or our own builders have prepared as ArrayRecord, read without TensorFlow."""
 
 import functools
 import hashlib
@@ -7,34 +7,43 @@ import os
 import pathlib
 from concurrent import futures
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from soda_jax.data.sources.base import Example, Targets
+from soda_jax.data import builders
+from soda_jax.data.builders import catalogue
+from soda_jax.data.builders.base import SPLITS
+from soda_jax.data.sources.base import Example, Targets, fixed_split
 from soda_jax.data.sources.cache import CachedArray, cache_dir
+from soda_jax.data.sources.tfds_features import RecordReader, decoded
 
 _CHUNK = 512
+_SPLIT_SEED = 1
 
 
 class TfdsSource:
     """One split of a prepared TFDS dataset.
 
-    `image` uint8 [h, w, 3] (grey is repeated to RGB), `label` int32 [] where the set has a
-    ClassLabel of that name, `attributes` int32 [A] where it has a dict of booleans (celeb_a).
+    An example has `image` uint8 [h, w, 3] (grey is repeated to RGB) and what there is of `label` int32 [],
+    `attributes` int32 [A] and `factors` int32 [F]; `RecordReader` says which features they are. Of a multi-view set
+    (nmr, rendered objects) an example is an object: `views` in place of `image`, each read when it is asked for.
 
-    Images of one fixed size that fit into `cache_bytes` when decoded are decoded once, into a
-    memory-mapped file in the user's cache folder that all worker processes share.
+    Where a set has only a split "train", "train", "validation" and "test" are 80, 10 and 10 percent of it, by a fixed
+    permutation; "all" is the whole of any set, and slices such as "train[:90%]" are TFDS's own.
+
+    Images of one fixed size that fit into `cache_bytes` when decoded are decoded once, into a memory-mapped file in
+    the user's cache folder that all worker processes share.
 
     Args:
-        name: TFDS's name, optionally with config and version: "cifar10", "celeb_a:2.1.0".
+        name: TFDS's name, optionally with config and version: "cifar10", "mpi3d/toy", "celeb_a:2.1.0".
         root: TFDS's data_dir; None for its default.
-        split: as TFDS names it, slices such as "train[:90%]" included.
+        split: see above; of multi-view sets only whole splits and their sums.
         cache_bytes: largest decoded size that is cached; 0 turns caching off.
+        eyes: of stereo pairs (smallnorb), "left", "right", or "both": `views` of two images without cameras, from
+            which the view policies "augment" and "same" draw.
 
     Raises:
-        ValueError: dataset unknown, not prepared or in another format; unknown or empty split; no
-            image.
+        ValueError: dataset unknown, not prepared or in another format; unknown or empty split; no image.
     """
 
     def __init__(
@@ -44,63 +53,76 @@ class TfdsSource:
         split: str,
         *,
         cache_bytes: int = 2 << 30,
+        eyes: str = "left",
     ):
         builder = _prepared_builder(name, root)
-        features = builder.info.features
-        self._image_key = _image_key(name, features)
-        self._attributes_key = _attributes_key(features)
-        self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
-        self.targets = self._find_targets(features)
-        records = _open_split(builder, split, self._image_key)
-        shape = features[self._image_key].shape
-        self._size = len(records)
+        self._objects = _Objects(builder, split) if _is_multi_view(builder) else None
+        self._reader = RecordReader(builder.info, eyes)
+        self.targets: dict[str, Targets] = dict(self._reader.targets)
+        if self._objects is not None and self._objects.classes:
+            classes = self._objects.classes
+            self.targets["label"] = Targets((len(classes),), ("label",), classes)
+        records, self._order = _open_split(builder, self._objects.records_split if self._objects else split)
+        self._size = len(records) if self._order is None else len(self._order)
         self._records, self._cached = records, None
-        fixed_size = len(shape) == 3 and None not in shape[:2]
-        if fixed_size and 0 < self._size * shape[0] * shape[1] * 3 <= cache_bytes:
-            self._cached = self._cache(builder, split)
-            self._records = None  # Workers then need neither TFDS nor its files.
+        self._title = f"{name} {split}"
+        shape = self._reader.image_shape
+        if shape is not None:
+            pixels = shape[0] * shape[1] * len(self._reader.image_keys)
+            if 0 < self._size * pixels * 3 <= cache_bytes:
+                self._cached = self._cache(builder, split)
+                self._records = None  # Workers then need neither TFDS nor its files.
 
     def __len__(self) -> int:
-        return self._size
+        return self._size if self._objects is None else len(self._objects)
 
     def __getitem__(self, index: int) -> Example:
-        return self.get_many(np.array([index]))[0]
+        if self._objects is not None:
+            return self._multi_view_example(index, decode=True)
+        return self._reader.example(decoded(self._columns(np.array([index]))[0]))
 
     def get_many(self, indices: np.ndarray) -> list[Example]:
-        """The examples at `indices`."""
+        """The examples at `indices`; images that are not cached as `EncodedImage`."""
+        if self._objects is not None:
+            return [self._multi_view_example(int(index), decode=False) for index in indices]
+        return [self._reader.example(columns) for columns in self._columns(np.asarray(indices))]
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The label of every example, integers [len]; None if finding out means reading the records."""
+        if self._objects is not None:
+            return self._objects.labels if self._objects.classes else None
+        return self._cached["label"].array if self._cached and "label" in self._cached else None
+
+    def _multi_view_example(self, index: int, decode: bool) -> Example:
+        first, count, label = self._objects[index]
+        example: Example = {"views": _Views(self, first, count, decode)}
+        return example if label is None else {**example, "label": label}
+
+    def view(self, number: int, decode: bool) -> Example:
+        """`image`, `pose` and `intrinsics` of one record of a multi-view set."""
+        record = self._records[number]
+        columns = self._reader.columns(record, f"{self._title}, view {number}")
+        cameras = {key: np.asarray(record[key], np.float32) for key in ("pose", "intrinsics")}
+        return {**(decoded(columns) if decode else columns), **cameras}
+
+    def _columns(self, indices: np.ndarray) -> list[Example]:
         if self._cached is None:
-            return self._decode(np.asarray(indices).tolist())
+            return self._read(indices)
         columns = {key: cached.array[indices] for key, cached in self._cached.items()}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    def _find_targets(self, features) -> dict[str, Targets]:
-        targets = {}
-        if self._has_label:
-            label = features["label"]
-            classes = tuple(label.names) if label.num_classes else ()
-            targets["label"] = Targets((label.num_classes,), ("label",), classes)
-        if self._attributes_key:
-            names = tuple(features[self._attributes_key].keys())
-            targets["attributes"] = Targets((2,) * len(names), names)
-        return targets
-
-    def _decode(self, indices: list[int]) -> list[Example]:
-        examples = []
-        for index, record in zip(indices, self._records.__getitems__(indices), strict=True):
-            example = {"image": _decode_image(record[self._image_key], index)}
-            if self._has_label:
-                example["label"] = np.int32(record["label"])
-            if self._attributes_key:
-                names = self.targets["attributes"].names
-                values = record[self._attributes_key]
-                example["attributes"] = np.array([values[n] for n in names], np.int32)
-            examples.append(example)
-        return examples
+    def _read(self, indices: np.ndarray) -> list[Example]:
+        places = indices if self._order is None else self._order[indices]
+        records = self._records.__getitems__(places.tolist())
+        return [
+            self._reader.columns(record, f"{self._title}, example {index}")
+            for index, record in zip(indices.tolist(), records, strict=True)
+        ]
 
     def _cache(self, builder, split: str) -> dict[str, CachedArray]:
         # The examples are decoded at most once, for whichever arrays are missing.
         columns = functools.cache(self._decode_all)
-        keys = ["image", *self.targets]
         files = sorted(pathlib.Path(builder.data_path).iterdir())
         identity = [str(builder.data_path), split, self._size]
         identity += [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
@@ -110,21 +132,72 @@ class TfdsSource:
             key: CachedArray.load_or_build(
                 folder / f"{builder.name}-{key}-{version}.npy", lambda key=key: columns()[key]
             )
-            for key in keys
+            for key in (*self._reader.image_keys, *self.targets)
         }
 
     def _decode_all(self) -> dict[str, np.ndarray]:
-        """All examples as arrays with a leading axis; decoding runs in threads."""
-        chunks = [list(range(first, min(first + _CHUNK, self._size))) for first in range(0, self._size, _CHUNK)]
+        """All columns as arrays with a leading axis; decoding runs in threads."""
+        chunks = [np.arange(first, min(first + _CHUNK, self._size)) for first in range(0, self._size, _CHUNK)]
         columns: dict[str, np.ndarray] = {}
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for chunk, examples in zip(chunks, pool.map(self._decode, chunks), strict=True):
-                for key in examples[0]:
-                    rows = np.stack([example[key] for example in examples])
+            read = pool.map(lambda chunk: [decoded(row) for row in self._read(chunk)], chunks)
+            for chunk, rows in zip(chunks, read, strict=True):
+                for key in rows[0]:
+                    values = np.stack([row[key] for row in rows])
                     if key not in columns:
-                        columns[key] = np.empty((self._size, *rows.shape[1:]), rows.dtype)
-                    columns[key][chunk[0] : chunk[-1] + 1] = rows
+                        columns[key] = np.empty((self._size, *values.shape[1:]), values.dtype)
+                    columns[key][chunk] = values
         return columns
+
+
+class _Objects:
+    """Where the views of each object lie: `objects[i]` -> (first record, number of records, label or None)."""
+
+    def __init__(self, builder, split: str):
+        self.classes = tuple(builder.info.metadata["classes"])
+        by_split = builder.info.metadata["objects"]
+        chosen = list(by_split) if split == "all" else [name.strip() for name in split.split("+")]
+        if unknown := [name for name in chosen if name not in by_split]:
+            counts = ", ".join(f"{name} ({len(found['names']):,} objects)" for name, found in by_split.items())
+            raise ValueError(
+                f"split={unknown[0]!r} is unknown in {builder.name!r}, whose objects are only in whole splits; "
+                f"available: {counts}, their sums (train+validation), all."
+            )
+        chosen = [name for name in chosen if by_split[name]["names"]]
+        if not chosen:
+            raise ValueError(f"split={split!r} of {builder.name!r} is empty.")
+        self.records_split = "+".join(chosen)
+        self.labels = np.concatenate([by_split[name]["labels"] for name in chosen]).astype(np.int32)
+        self._counts = np.concatenate([by_split[name]["num_views"] for name in chosen])
+        self._firsts = np.cumsum(self._counts) - self._counts
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __getitem__(self, index: int) -> tuple[int, int, np.int32 | None]:
+        return int(self._firsts[index]), int(self._counts[index]), self.labels[index] if self.classes else None
+
+
+class _Views:
+    """The views of one object, read on demand."""
+
+    def __init__(self, source: TfdsSource, first: int, count: int, decode: bool):
+        self._source = source
+        self._first = first
+        self._count = count
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Example:
+        if not 0 <= number < self._count:
+            raise IndexError(f"view {number} of {self._count}")
+        return self._source.view(self._first + number, self._decode)
+
+
+def _is_multi_view(builder) -> bool:
+    return bool(builder.info.metadata) and "objects" in builder.info.metadata
 
 
 def _prepared_builder(name: str, root):
@@ -133,16 +206,13 @@ def _prepared_builder(name: str, root):
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(
-            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={root!r}. Check "
-            "the name; sources of our own are 'scenes', 'scenes_free' and 'folder'."
+            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={root!r}. Check the name; sources of "
+            f"our own are 'scenes', 'scenes_free', 'folder', 'multiview' and {', '.join(sorted(builders.BUILDERS))}."
         ) from None
     if not pathlib.Path(builder.data_path).exists():
-        location = "" if data_dir is None else f", data_dir={data_dir!r}"
         raise ValueError(
-            f"dataset {name!r} is not prepared: {builder.data_path} does not exist. Prepare it "
-            "once (most sets need TensorFlow for that):\n"
-            f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{location}, '
-            "file_format='array_record').download_and_prepare()\""
+            f"dataset {name!r} is not prepared: {builder.data_path} does not exist. Prepare it once:\n"
+            f"  {_preparing_command(name, data_dir)}"
         )
     file_format = builder.info.file_format
     if file_format is not None and file_format.value != "array_record":
@@ -155,40 +225,30 @@ def _prepared_builder(name: str, root):
     return builder
 
 
-def _open_split(builder, split: str, image_key: str):
+def _preparing_command(name: str, data_dir: str | None) -> str:
+    place = f" --data_dir={data_dir}" if data_dir else ""
+    if (entry := catalogue.find(name)) is not None:
+        return f"python -m soda_jax.tools.prepare_data --dataset={entry.name} --manual_dir=DOWNLOADS{place}"
+    location = f", data_dir={data_dir!r}" if data_dir else ""
+    return (
+        f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{location}, '
+        "file_format='array_record').download_and_prepare()\"  # most sets need TensorFlow for that"
+    )
+
+
+def _open_split(builder, split: str):
+    """The records of a split, and which of them belong to it in which order (None: all, in theirs)."""
     available = {name: info.num_examples for name, info in builder.info.splits.items()}
+    divided = set(available) == {"train"} and split in SPLITS
     listed = ", ".join(f"{name} ({count:,})" for name, count in available.items())
+    images = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
     try:
-        records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+        records = builder.as_data_source(
+            split="train" if divided else split, decoders={key: tfds.decode.SkipDecoding() for key in images}
+        )
     except ValueError as error:
         raise ValueError(f"split={split!r} is unknown in {builder.name!r}; available: {listed}.") from error
-    if len(records) == 0:
+    order = fixed_split(len(records), split, _SPLIT_SEED) if divided else None
+    if len(records if order is None else order) == 0:
         raise ValueError(f"split={split!r} of {builder.name!r} is empty; available: {listed}.")
-    return records
-
-
-def _image_key(name: str, features) -> str:
-    images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
-    if not images:
-        raise ValueError(f"dataset {name!r} has no image; its features are {', '.join(features.keys())}.")
-    return "image" if "image" in images else images[0]
-
-
-def _attributes_key(features) -> str | None:
-    """The first feature that is a dict of booleans only."""
-    for key, feature in features.items():
-        if isinstance(feature, tfds.features.FeaturesDict):
-            leaves = [(f.shape, f.np_dtype) for f in feature.values()]
-            if leaves and all(leaf == ((), np.bool_) for leaf in leaves):
-                return key
-    return None
-
-
-def _decode_image(encoded: bytes, index: int) -> np.ndarray:
-    """uint8 [h, w, 3] RGB of an encoded image, grey included."""
-    image = None
-    if encoded:  # OpenCV has an exception of its own for empty input.
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"example {index}: its image cannot be decoded; prepare the dataset again.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return records, order

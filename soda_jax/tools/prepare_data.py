@@ -1,0 +1,222 @@
+"""Prepares a dataset as ArrayRecord, from official archives that you have downloaded or that TFDS downloads.
+
+    python -m soda_jax.tools.prepare_data --dataset=list
+    python -m soda_jax.tools.prepare_data --dataset=NAME --manual_dir=DOWNLOADS [--data_dir=TFDS_DATA_DIR]
+
+What our own builders prepare needs no TensorFlow: put the archives into --manual_dir, they are checked and unpacked
+there. TFDS's own builders need TensorFlow and download by themselves what does not lie in --manual_dir.
+
+An interrupted run is simply repeated. What is unpacked or written shard by shard is kept (our builders); a single
+archive or shard that was being written, and what TFDS's builders had done, starts over.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+
+from absl import app, flags, logging
+from tabulate import tabulate
+
+from soda_jax.cli import parse_flags
+from soda_jax.data.builders import archives, catalogue
+
+_DATASET = flags.DEFINE_string("dataset", None, "Name of a dataset, e.g. afhq/v2; `list` shows all.")
+_MANUAL_DIR = flags.DEFINE_string(
+    "manual_dir",
+    None,
+    "Folder with the downloaded archives; they are unpacked there. Default: DATA_DIR/downloads/manual.",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where prepared datasets lie. Default: TFDS's, ~/tensorflow_datasets."
+)
+
+_STALE_SECONDS = 3600
+
+
+def prepare(name: str, manual_dir: str | None, data_dir: str | None) -> str:
+    """Prepares a dataset, or finds that it is prepared.
+
+    Args:
+        name: of the catalogue; without a config the dataset's first.
+        manual_dir: folder with the archives; None for TFDS's default.
+        data_dir: where prepared datasets lie; None for TFDS's default.
+
+    Returns:
+        What was done, with the number of examples of every split.
+
+    Raises:
+        ValueError: name unknown, a file missing or damaged, counts that are not those of the official dataset, a
+            package missing, or another run at work. The message says what to do.
+    """
+    entry = catalogue.find(name)
+    if entry is None:
+        raise ValueError(f"dataset={name!r} is unknown; choose one of {', '.join(catalogue.DATASETS)}.")
+    from tensorflow_datasets.core import constants  # TFDS takes seconds to import.
+
+    data_path = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    manual_path = pathlib.Path(manual_dir).expanduser() if manual_dir else data_path / "downloads" / "manual"
+    builder = _builder(entry, data_path)
+    with _only_run(data_path, entry):
+        if pathlib.Path(builder.data_path).exists():
+            return f"{entry.name} is already prepared: {_describe(entry, builder)}"
+        _remove_leftovers(pathlib.Path(builder.data_path).parent)
+        if entry.own:
+            _provide_files(entry, manual_path)
+            found = {split: len(items) for split, items in builder.read_archive(manual_path).items()}
+            _check_counts(entry, found, f"what lies in {manual_path}", "Unpack or download it again.")
+        else:
+            _check_packages(entry)
+            _check_tfds_files(entry, manual_path)
+        _run(builder, manual_path)
+        return f"{entry.name} is prepared: {_describe(entry, builder)}"
+
+
+def _builder(entry: catalogue.Dataset, data_path: pathlib.Path):
+    import tensorflow_datasets as tfds
+
+    from soda_jax.data.builders import BUILDERS
+
+    if not entry.own:
+        return tfds.builder(entry.name, data_dir=data_path, file_format="array_record")
+    base, _, config = entry.name.partition("/")
+    return BUILDERS[base](config=config or None, data_dir=data_path, file_format="array_record")
+
+
+def _run(builder, manual_path: pathlib.Path) -> None:
+    import tensorflow_datasets as tfds
+
+    manual_path.mkdir(parents=True, exist_ok=True)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_path))
+
+
+@contextlib.contextmanager
+def _only_run(data_path: pathlib.Path, entry: catalogue.Dataset) -> Iterator[None]:
+    """Keeps a second run from preparing the same dataset at the same time."""
+    folder = data_path / entry.name.split("/")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".prepare_data.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{entry.name}: another run is preparing it in {folder}; wait for it.") from None
+        yield
+
+
+def _remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes the temporary folders that TFDS leaves when it is killed, unless something still writes there."""
+    for path in folder.glob("incomplete.*"):
+        latest = max((p.stat().st_mtime for p in (path, *path.rglob("*"))), default=0.0)
+        if time.time() - latest > _STALE_SECONDS:
+            shutil.rmtree(path)
+
+
+def _provide_files(entry: catalogue.Dataset, manual_path: pathlib.Path) -> None:
+    """Checks and unpacks the archives that are not unpacked yet."""
+    missing = []
+    for file in entry.files:
+        path = manual_path / file.name
+        if file.gives and (manual_path / file.gives).exists():
+            continue
+        if not path.is_file():
+            missing.append(file)
+            continue
+        if file.checksum:
+            print(f"checking {path}", flush=True)
+            archives.check_checksum(path, file.checksum)
+        if file.gives:
+            print(f"unpacking {path}", flush=True)
+            archives.unpack(path, manual_path / file.into)
+            if not (manual_path / file.gives).exists():
+                raise ValueError(f"{path} does not contain {file.gives}: it is not the official archive.")
+    if missing:
+        raise ValueError(_what_to_get(entry, missing, manual_path))
+
+
+def _check_tfds_files(entry: catalogue.Dataset, manual_path: pathlib.Path) -> None:
+    missing = [file for file in entry.files if not (manual_path / file.name).is_file()]
+    if missing:
+        raise ValueError(_what_to_get(entry, missing, manual_path))
+    for file in entry.files:
+        print(f"checking {manual_path / file.name}", flush=True)
+        archives.check_checksum(manual_path / file.name, file.checksum)
+
+
+def _what_to_get(entry: catalogue.Dataset, missing: list[catalogue.File], manual_path: pathlib.Path) -> str:
+    lines = [f"{entry.name} needs, in {manual_path}:"]
+    for file in missing:
+        lines.append(f"  {file.name}" + (f", or unpacked {file.gives}" if file.gives else ""))
+        lines.append(f"    from {file.url}" + (f" ({file.note})" if file.note else ""))
+        if file.size:
+            lines.append(f"    {file.size:,} bytes")
+        if file.checksum:
+            lines.append(f"    {file.checksum.replace(':', ' ')} ({file.source})")
+    return "\n".join([*lines, "Put it there and run this again."])
+
+
+def _check_packages(entry: catalogue.Dataset) -> None:
+    needed = ("tensorflow", *entry.packages)
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        wheels = ["'tensorflow-cpu>=2.20,<2.22'" if package == "tensorflow" else package for package in missing]
+        raise ValueError(
+            f"{entry.name} is prepared by TFDS's own builder, which needs {', '.join(missing)} (training does not):\n"
+            f"  pip install {' '.join(wheels)}\n"
+            "Or prepare it on another machine and copy its folder; ArrayRecord files are the same everywhere."
+        )
+
+
+def _describe(entry: catalogue.Dataset, builder) -> str:
+    """The prepared splits in words, if their sizes are the official ones; else a ValueError."""
+    found = {split: info.num_examples for split, info in builder.info.splits.items()}
+    _check_counts(entry, found, str(builder.data_path), "Remove that folder, and prepare the complete archive.")
+    sizes = ", ".join(f"{split} {count:,}" for split, count in found.items())
+    return f"{sizes} in {builder.data_path}"
+
+
+def _check_counts(entry: catalogue.Dataset, found: dict[str, int], where: str, remedy: str) -> None:
+    for split, expected in entry.counts.items():
+        if found.get(split, 0) != expected:
+            raise ValueError(
+                f"{entry.name}: {where} has {found.get(split, 0):,} images of {split!r}, the official dataset has "
+                f"{expected:,}. {remedy}"
+            )
+
+
+def table() -> str:
+    """All datasets of the catalogue: name, records, size of the download, who prepares them."""
+    rows = []
+    for entry in catalogue.DATASETS.values():
+        size = f"{entry.download_size / 1e9:.2f} GB" if entry.download_size else "?"
+        count = f"{sum(entry.counts.values()):,}" if entry.counts else "?"
+        rows.append([entry.name, entry.title, count, size, "soda_jax" if entry.own else "TFDS, with TensorFlow"])
+    return tabulate(
+        rows,
+        headers=["--dataset", "", "images", "download", "prepared by"],
+        colalign=("left",) * 2 + ("right",) * 2 + ("left",),
+    )
+
+
+def run(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected arguments: {' '.join(argv[1:])}")
+    if _DATASET.value == "list":
+        print(table())
+        return
+    logging.set_verbosity(logging.WARNING)
+    try:
+        print(prepare(_DATASET.value, _MANUAL_DIR.value, _DATA_DIR.value))
+    except (ValueError, OSError) as error:
+        if os.environ.get("SODA_JAX_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("dataset")
+    app.run(run, flags_parser=parse_flags)
