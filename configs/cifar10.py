@@ -1,5 +1,6 @@
 """SODA on CIFAR-10, 32 px: ResNet-18 with a 3x3 stem, and a UNet of 128 channels.
 
+    python -m soda_jax.tools.prepare_data --dataset=cifar10 --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/cifar10.py --workdir=... --config.data.root=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/cifar10.py:small --workdir=... --config.data.root=TFDS_DATA_DIR
 
@@ -73,7 +74,7 @@ def _shrink(config: ConfigDict) -> None:
     config.model.denoiser.head_dim = 16
     config.model.denoiser.time_dim = 128
     config.model.denoiser.dropout = 0.0
-    config.model.denoiser.norm_groups = 2
+    config.model.denoiser.norm_groups = 1
 
     config.sampling.num_steps = 50
     config.sampling.batch_size = 8

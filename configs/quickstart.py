@@ -4,7 +4,7 @@
 
 Two CPU cores, 588 s in a fresh environment, installation included: mean online-probe accuracy over the six factors .554
 (chance .124); see README.md "Quickstart". What differs from the paper's defaults buys speed: a two-block ViT instead of
-a ResNet, targets of 16 px, no dropout, and the linear noise schedule.
+a ResNet, targets of 16 px, a narrow denoiser, a high learning rate and no dropout.
 """
 
 from ml_collections import ConfigDict
@@ -14,12 +14,12 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.train.num_steps = 1700
-    config.train.batch_size = 64
+    config.train.num_steps = 2400
+    config.train.batch_size = 32
     config.train.ema_decay = 0.99
     config.train.log_every = 50
-    config.train.eval_every = 2000  # the end is always evaluated
-    config.train.checkpoint_every = 250
+    config.train.eval_every = 5000  # the end is always evaluated
+    config.train.checkpoint_every = 400
     config.train.keep_every = 1_000_000
 
     config.optim.learning_rate = 2e-3
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.model.latent_dim = 256
     config.model.latent_dropout = 0.0
     config.model.encoder.name = "vit_micro"
-    config.model.encoder.patch_size = 4
+    config.model.encoder.patch_size = 8
     config.model.encoder.drop_path = 0.0
     config.model.denoiser.channels = 16
     config.model.denoiser.multipliers = (1, 1, 2)
@@ -39,11 +39,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.head_dim = 16
     config.model.denoiser.time_dim = 64
     config.model.denoiser.dropout = 0.0
-    config.model.denoiser.norm_groups = 2
-
-    # Simple scenes stay readable through medium noise. Only 1% of the inverted schedule's steps have abar < .05, of
-    # the linear one's 46%: there the latent is worth reading, which a run this short has to learn soon.
-    config.diffusion.schedule = "linear"
+    config.model.denoiser.norm_groups = 1  # a narrow denoiser keeps an image's colours in large groups
 
     config.data.name = "scenes"
     config.data.eval_split = "test"
@@ -59,7 +55,7 @@ def get_config() -> ConfigDict:
     config.probe.raw_pixels = True
 
     config.sampling.num_steps = 50
-    config.sampling.guidance_scale = 3.0  # Table 10: 3DShapes
+    config.sampling.guidance_scale = 2.0
     config.sampling.num_images = 8
     config.sampling.batch_size = 8
     config.eval.num_examples = 2048
