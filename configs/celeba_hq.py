@@ -3,9 +3,9 @@
     python -m soda_jax.tools.prepare_data --dataset=celeba_hq --manual_dir=DOWNLOADS --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/celeba_hq.py --workdir=... --config.data.root=TFDS_DATA_DIR
 
-The paper's ablations use --config.model.encoder.name=resnet50. Its runs used V100s or TPU v2 chips and report, for
-the 40 attributes, F1 72.65 (ResNet-50: 71.63). It trains until its metrics stop improving; 50,000 steps are our
-choice. Not run here.
+The splits are CelebA's. The paper's ablations use --config.model.encoder.name=resnet50. Its runs used V100s or TPU v2
+chips and report, for the 40 attributes, F1 72.65 (ResNet-50: 71.63). It trains until its metrics stop improving;
+50,000 steps are our choice. Not run here.
 """
 
 from ml_collections import ConfigDict

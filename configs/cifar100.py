@@ -1,6 +1,6 @@
 """SODA on CIFAR-100, 32 px: `cifar10.py` with another dataset.
 
-    python -m soda_jax.tools.prepare_data --dataset=cifar100 --manual_dir=DOWNLOADS --data_dir=TFDS_DATA_DIR
+    python -m soda_jax.tools.prepare_data --dataset=cifar100 --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/cifar100.py --workdir=... --config.data.root=TFDS_DATA_DIR
 
 Not among the paper's datasets; the unofficial PyTorch version reports k-NN .514 and linear probe .549 after 800

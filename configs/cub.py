@@ -3,9 +3,9 @@
     python -m soda_jax.tools.prepare_data --dataset=cub --manual_dir=DOWNLOADS --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/cub.py --workdir=... --config.data.root=TFDS_DATA_DIR
 
-Images are cut to the bird's box and padded to a square; the 312 attributes are what disentanglement is measured on.
-The paper used V100s or TPU v2 chips and reports disentanglement, completeness and informativeness of 65.40, 17.43 and
-88.10; 50,000 steps are our choice. Not run here.
+Images are cut to the bird's box and padded to a square (D.2); the 312 attributes are what disentanglement is measured
+on. The paper used V100s or TPU v2 chips and reports disentanglement, completeness and informativeness of 65.40, 17.43
+and 88.10; 50,000 steps are our choice. Not run here.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,10 @@
 """SODA on Oxford Flowers 102 (Table 10): ResNet-18 at 256 px, a denoiser at 128 px, latent 512, source noise .05.
 
-    tfds build oxford_flowers102 --data_dir=TFDS_DATA_DIR --file_format=array_record
+    python -m soda_jax.tools.prepare_data --dataset=oxford_flowers102 --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/flowers102.py --workdir=... --config.data.root=TFDS_DATA_DIR
 
 The official training split has only 1,020 of the 8,189 images: --config.data.train_split=train+validation doubles it.
-The paper used V100s or TPU v2 chips and shows samples of the set without numbers; 50,000 steps are our choice. Not
-run here.
+The paper used V100s or TPU v2 chips and gives no figures for this set; 50,000 steps are our choice. Not run here.
 """
 
 from ml_collections import ConfigDict

@@ -3,10 +3,11 @@
     python -m soda_jax.tools.prepare_data --dataset=mpi3d/toy --manual_dir=DOWNLOADS --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/mpi3d.py:toy --workdir=... --config.data.root=TFDS_DATA_DIR
 
-Variants: toy, realistic, real (1,036,800 images each) and complex (460,800). As in the paper (D.2) all images are
-enlarged from 64 px; at their own size, with a quarter of the denoiser's work: --config.data.source_resolution=64
---config.data.resolution=64 --config.model.encoder.small_stem=True. The paper used V100s or TPU v2 chips and reports
-disentanglement of 87.38, 85.19, 81.19 and 89.76 in this order; 200,000 steps are our choice. Not run here.
+Variants: toy, realistic, real (1,036,800 images each) and complex (460,800); 80% are for training, 10% for
+validation, 10% for test. As in the paper (D.2) all images are enlarged from 64 px; at their own size, with a quarter
+of the denoiser's work: --config.data.source_resolution=64 --config.data.resolution=64
+--config.model.encoder.small_stem=True. The paper used V100s or TPU v2 chips and reports disentanglement of 87.38,
+85.19, 81.19 and 89.76 in this order; 200,000 steps are our choice. Not run here.
 """
 
 from ml_collections import ConfigDict

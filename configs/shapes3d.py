@@ -1,12 +1,13 @@
 """SODA on 3DShapes (Table 10): ResNet-18 at 256 px, a denoiser at 128 px, latent 512, source noise .05.
 
-    python -m soda_jax.tools.prepare_data --dataset=shapes3d --manual_dir=DOWNLOADS --data_dir=TFDS_DATA_DIR
+    python -m soda_jax.tools.prepare_data --dataset=shapes3d --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/shapes3d.py --workdir=... --config.data.root=TFDS_DATA_DIR
 
-As in the paper (D.2) all images are enlarged from 64 px; at their own size, with a quarter of the denoiser's work:
---config.data.source_resolution=64 --config.data.resolution=64 --config.model.encoder.small_stem=True. The paper used
-V100s or TPU v2 chips and reports disentanglement, completeness and informativeness of 98.60, 84.76 and 98.88; 200,000
-steps are our choice. Not run here.
+There are no official splits: 80% are for training, 10% for validation, 10% for test. As in the paper (D.2) all images
+are enlarged from 64 px; at their own size, with a quarter of the denoiser's work: --config.data.source_resolution=64
+--config.data.resolution=64 --config.model.encoder.small_stem=True. The paper used V100s or TPU v2 chips and reports
+disentanglement, completeness and informativeness of 98.60, 84.76 and 98.88; 200,000 steps are our choice. Not run
+here.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,5 @@ def get_config() -> ConfigDict:
     config.model.latent_dim = 512
     config.train.num_steps = 200_000
     config.data.name = "shapes3d"
-    # TFDS has one split, already shuffled: 80% training, 10% validation; the last 10% are left for tests.
-    config.data.train_split, config.data.eval_split = "train[:80%]", "train[80%:90%]"
     config.probe.kind = "factors"
     return config

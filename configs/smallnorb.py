@@ -1,10 +1,10 @@
 """SODA on SmallNORB (Table 10): ResNet-18 at 256 px, a denoiser at 128 px, latent 512, source noise .05.
 
-    python -m soda_jax.tools.prepare_data --dataset=smallnorb --manual_dir=DOWNLOADS --data_dir=TFDS_DATA_DIR
+    python -m soda_jax.tools.prepare_data --dataset=smallnorb --data_dir=TFDS_DATA_DIR
     python -m soda_jax.main --config=configs/smallnorb.py --workdir=... --config.data.root=TFDS_DATA_DIR
 
-The official splits share no object. As in the paper (D.2) all images are enlarged from 96 px; at their own size:
---config.data.source_resolution=96 --config.data.resolution=96
+The official splits share no object; of a stereo pair the left image is used. As in the paper (D.2) all images are
+enlarged from 96 px; at their own size: --config.data.source_resolution=96 --config.data.resolution=96
 --config.model.denoiser.attention_resolutions="(6,12,24)". The paper used V100s or TPU v2 chips and reports
 disentanglement, completeness and informativeness of 72.60, 51.56 and 70.19; 200,000 steps are our choice. Not run
 here.

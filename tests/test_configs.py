@@ -20,6 +20,8 @@ from ml_collections import ConfigDict
 
 from soda_jax import build
 from soda_jax.config import validate
+from soda_jax.data.builders import catalogue
+from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.sources import Targets
 from soda_jax.models import resnet
 from soda_jax.train_step import Trainer
@@ -48,7 +50,7 @@ TABLE_10 = {
 NUM_CLASSES = {
     "imagenet2012": (1000,),
     "celeba_hq": (2,) * 40,
-    "afhq": (3,),
+    "afhq/v2": (3,),
     "oxford_flowers102": (102,),
     "smallnorb": (5, 18, 9, 6),
     "shapes3d": (10, 10, 10, 8, 4, 15),
@@ -149,13 +151,14 @@ def test_it_builds_its_model_and_steps(name, argument, monkeypatch):
     """Depth, optimizer and probe, which cost most of the time, in full for ImageNet only."""
     config = _load(name, argument).copy_and_resolve_references()
     config.train.grad_accum_steps = 1
-    if name != "imagenet":
+    if name == "imagenet":
+        trainer = build.trainer(config, _targets(config))
+    else:
         monkeypatch.setattr(resnet, "STAGE_SIZES", {depth: (1, 1, 1, 1) for depth in resnet.STAGE_SIZES})
+        config.model.denoiser.multipliers = config.model.denoiser.multipliers[:2]
         config.model.denoiser.num_res_blocks = 1
         config.probe.kind = "none"
-    trainer = build.trainer(config, _targets(config))
-    if name != "imagenet":
-        trainer = dataclasses.replace(trainer, optimizer=optax.sgd(0.1))
+        trainer = dataclasses.replace(build.trainer(config, {}), optimizer=optax.sgd(0.1))
     state, after, metrics = _step(trainer, _batch(config, BATCH))
     assert _shapes(after) == _shapes(state)
     assert metrics["loss"].shape == ()
@@ -194,6 +197,7 @@ def test_its_views_are_the_papers(name):
         config = _load(name, argument)
         augmented = name == "imagenet"
         assert (config.data.augment_source, config.data.augment_target) == (augmented, augmented)
+        assert config.data.randaugment_rate == (0.65 if augmented else 0.0)
         policy = {"nmr": "camera", "shapenet": "camera", "gso": "camera", "imagenet": "augment"}.get(name, "same")
         assert config.data.view_policy == policy
         assert config.model.pose.grid == ("rays" if policy == "camera" else "none")
@@ -213,6 +217,22 @@ def test_an_unknown_argument_is_answered_with_the_known_ones(name):
     with pytest.raises(ValueError, match=f"configs/{name}.py:nothing is unknown") as error:
         _load(name, "nothing")
     assert all(f"configs/{name}.py:{argument}" in str(error.value) for argument in _arguments(name))
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_its_splits_are_of_a_dataset_that_can_be_prepared(name, argument):
+    config = _load(name, argument)
+    if config.data.name in ("scenes", "scenes_free", "folder", "multiview"):
+        return
+    dataset = catalogue.DATASETS[config.data.name]
+    splits = dataset.counts or SPLITS  # the archive of nmr has lists of its own
+    splits = SPLITS if tuple(splits) == ("train",) else splits  # a single split is read as 80/10/10
+    assert config.data.train_split in splits
+    assert config.data.eval_split in splits
+    if argument in (None, _arguments(name)[0]) and name != "common":
+        command = f"python -m soda_jax.tools.prepare_data --dataset={config.data.name} "
+        assert command in _module(name).__doc__
+        assert ("--manual_dir" in _module(name).__doc__) == bool(dataset.files)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "common"])
