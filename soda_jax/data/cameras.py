@@ -1,11 +1,18 @@
 """Cameras: camera-to-world poses and pixel rays, in NumPy.
 
-World: z up. Camera: x right, y up, looking along -z (OpenGL, Blender). Intrinsics are
-(fx, fy, cx, cy) in pixels, focal lengths and principal point; the centre of pixel (row i, column j)
-lies at (j + .5, i + .5), so that the principal point of a centred camera is (width / 2, height / 2).
+World: z up. Camera: x right, y up, looking along -z (OpenGL, Blender, NeRF's transforms.json).
+OpenCV and COLMAP have the camera's y point down and look along +z: `from_opencv` converts. Both
+describe the same image, so the intrinsics stay the same.
+
+Intrinsics are (fx, fy, cx, cy) in pixels, focal lengths and principal point; the centre of pixel
+(row i, column j) lies at (j + .5, i + .5), so that the principal point of a centred camera is
+(width / 2, height / 2).
 """
 
 import numpy as np
+
+# Exporters print rotations with few digits.
+_ORTHOGONAL = 1e-3
 
 
 def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -50,6 +57,81 @@ def orbit(azimuth, altitude, radius, target=(0.0, 0.0, 0.0)) -> np.ndarray:
         axis=-1,
     )
     return look_at(np.asarray(target) + radius[..., None] * offset, np.asarray(target))
+
+
+def hemisphere(
+    draws: np.ndarray,
+    altitudes: tuple[float, float],
+    radii: tuple[float, float],
+    target=(0.0, 0.0, 0.0),
+) -> np.ndarray:
+    """Poses spread over a band of the upper hemisphere around `target`, looking at it.
+
+    Uniform over the band's area and over the radius: azimuth in 0..2 pi, altitude in `altitudes`
+    radians, radius in `radii`.
+
+    Args:
+        draws: uniform numbers in 0..1, [..., 3], for azimuth, altitude and radius.
+
+    Returns:
+        float64 [..., 4, 4].
+    """
+    draws = np.asarray(draws, np.float64)
+    low, high = np.sin(altitudes)
+    return orbit(
+        2 * np.pi * draws[..., 0],
+        np.arcsin(low + (high - low) * draws[..., 1]),
+        radii[0] + (radii[1] - radii[0]) * draws[..., 2],
+        target,
+    )
+
+
+def from_opencv(pose: np.ndarray) -> np.ndarray:
+    """Camera-to-world poses [..., 4, 4] of OpenCV's convention in ours, and the other way round.
+
+    COLMAP and OpenCV's solvers give world-to-camera matrices: `from_opencv(invert(extrinsics))`.
+    """
+    return np.asarray(pose) * np.array([1.0, -1.0, -1.0, 1.0])
+
+
+def invert(pose: np.ndarray) -> np.ndarray:
+    """World-to-camera of camera-to-world [..., 4, 4] and the reverse; float64.
+
+    Raises:
+        ValueError: a matrix is not a rigid motion.
+    """
+    pose = check_rigid(pose)
+    inverse = np.zeros_like(pose)
+    inverse[..., :3, :3] = np.swapaxes(pose[..., :3, :3], -1, -2)
+    inverse[..., :3, 3] = -np.einsum("...ij,...j->...i", inverse[..., :3, :3], pose[..., :3, 3])
+    inverse[..., 3, 3] = 1.0
+    return inverse
+
+
+def check_rigid(pose: np.ndarray) -> np.ndarray:
+    """The poses [..., 4, 4] as float64, if they are rotations and translations.
+
+    Raises:
+        ValueError: wrong shape or values, saying what is wrong with which matrix.
+    """
+    pose = np.asarray(pose, np.float64)
+    if pose.shape[-2:] != (4, 4):
+        raise ValueError(f"a pose must be 4 x 4, not of shape {pose.shape}.")
+    flat = pose.reshape(-1, 4, 4)
+    rotations = flat[:, :3, :3]
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.abs(np.swapaxes(rotations, 1, 2) @ rotations - np.eye(3)).max((1, 2))
+    tests = (
+        (~np.isfinite(flat).all((1, 2)), "has values that are not finite"),
+        (np.any(flat[:, 3] != [0, 0, 0, 1], axis=1), "has a last row other than 0 0 0 1"),
+        (~(errors < _ORTHOGONAL), "scales or shears: its first three columns are not orthonormal"),
+        (np.linalg.det(np.nan_to_num(rotations)) < 0, "mirrors: its determinant is negative"),
+    )
+    for failed, what in tests:
+        if np.any(failed):
+            number = int(np.flatnonzero(failed)[0])
+            raise ValueError(f"pose {number} {what}: {flat[number].tolist()}.")
+    return pose
 
 
 def centred_intrinsics(resolution: int, field_of_view: float) -> np.ndarray:

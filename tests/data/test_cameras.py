@@ -41,3 +41,69 @@ def test_field_of_view_spans_the_image():
 def test_vertical_camera_is_refused():
     with pytest.raises(ValueError, match="straight up or down"):
         cameras.look_at([0, 0, 5.0], [0, 0, 0])
+
+
+def _random_rotations(rng, count):
+    return np.linalg.qr(rng.normal(size=(count, 3, 3)))[0] * np.sign(rng.normal(size=(count, 1, 1)))
+
+
+def test_opencv_poses_show_the_same_image():
+    # OpenCV by its own definition: pixel ~ K (R X + t), seen along +z with y down, [R|t] from world to camera.
+    rng = np.random.default_rng(1)
+    rotation = _random_rotations(rng, 1)[0]
+    rotation *= np.sign(np.linalg.det(rotation))
+    translation = np.array([0.1, -0.2, 5.0])
+    matrix = np.array([[40.0, 0, 13], [0, 35.0, 17], [0, 0, 1]])
+    points = rng.uniform(-1, 1, (20, 3))
+    homogeneous = (points @ rotation.T + translation) @ matrix.T
+    expected = homogeneous[:, :2] / homogeneous[:, 2:]
+
+    extrinsics = np.eye(4)
+    extrinsics[:3, :3], extrinsics[:3, 3] = rotation, translation
+    pose = cameras.from_opencv(cameras.invert(extrinsics))
+    np.testing.assert_allclose(cameras.project(points, pose, (40, 35, 13, 17)), expected, rtol=1e-9)
+    origin, directions = cameras.pixel_rays(pose, (40, 35, 13, 17), 24, 24)
+    # The ray through a pixel, by OpenCV's formula: R^T K^-1 (u, v, 1).
+    through = np.linalg.inv(matrix) @ [5.5, 9.5, 1.0] @ rotation
+    np.testing.assert_allclose(directions[9, 5], through / np.linalg.norm(through), atol=1e-6)
+    np.testing.assert_allclose(origin, -rotation.T @ translation, atol=1e-6)
+    # Converting twice is doing nothing.
+    np.testing.assert_array_equal(cameras.from_opencv(cameras.from_opencv(pose)), pose)
+
+
+def test_invert_is_the_matrix_inverse():
+    poses = cameras.orbit(np.linspace(0, 5, 6), np.linspace(-1, 1, 6), np.linspace(2, 4, 6), (0.2, 0.1, -0.3))
+    np.testing.assert_allclose(cameras.invert(poses), np.linalg.inv(poses), atol=1e-12)
+    np.testing.assert_allclose(cameras.invert(cameras.invert(poses[0])), poses[0], atol=1e-12)
+
+
+def test_hemisphere_covers_area_and_radius_evenly():
+    draws = np.random.default_rng(2).random((20_000, 3))
+    low, high = 0.2, 1.3
+    poses = cameras.hemisphere(draws, (low, high), (2.0, 5.0), (0.5, 0, 1))
+    offset = poses[:, :3, 3] - [0.5, 0, 1]
+    radius = np.linalg.norm(offset, axis=1)
+    height = offset[:, 2] / radius  # Uniform, by Archimedes' theorem on the area of a band.
+    azimuth = np.arctan2(offset[:, 1], offset[:, 0])
+    for values, ends in ((height, np.sin([low, high])), (radius, (2, 5)), (azimuth, (-np.pi, np.pi))):
+        assert ends[0] <= values.min() and values.max() <= ends[1]
+        counts, _ = np.histogram(values, 10, ends)
+        assert abs(counts - 2000).max() < 5 * np.sqrt(2000)
+    np.testing.assert_allclose(poses[:, :3, 2], offset / radius[:, None], atol=1e-12)  # All look at the target.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pose: pose[:3], "must be 4 x 4"),
+        (lambda pose: pose * 1.01, "last row"),
+        (lambda pose: pose @ np.diag([2.0, 2, 2, 1]), "scales or shears"),
+        (lambda pose: pose @ np.diag([-1.0, 1, 1, 1]), "mirrors"),
+        (lambda pose: pose + np.nan, "not finite"),
+    ],
+)
+def test_matrices_that_are_no_camera_are_refused(change, message):
+    pose = cameras.orbit(0.3, 0.4, 3.0)
+    np.testing.assert_array_equal(cameras.check_rigid(pose), pose)
+    with pytest.raises(ValueError, match=message):
+        cameras.check_rigid(change(pose))

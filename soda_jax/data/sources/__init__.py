@@ -18,13 +18,14 @@ def load_source(
     """Opens one split of a dataset.
 
     Args:
-        name: "scenes" or "scenes_free" (rendered here), "folder" (a tree of image files), or the
-            name of any dataset that TFDS has prepared, "cifar10", "imagenet2012", "celeb_a:2.1.0".
-        root: scenes: where to cache the geometry (None: the user's cache folder); folder: the
-            tree; TFDS: its `data_dir` (None: TFDS's own default).
+        name: "scenes" or "scenes_free" (rendered here), "folder" (a tree of image files), "multiview"
+            (folders of objects seen from known cameras), or the name of any dataset that TFDS has
+            prepared, "cifar10", "imagenet2012", "celeb_a:2.1.0".
+        root: scenes: where to cache the geometry (None: the user's cache folder); folder, multiview:
+            the tree; TFDS: its `data_dir` (None: TFDS's own default).
         split: "train", "validation", "test", or whatever the TFDS dataset calls its splits.
         resolution: side of rendered images. Stored images keep their size; views resize them.
-        **options: of the source: `num_views` (scenes_free), `cache_bytes` (TFDS).
+        **options: of the source: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS).
 
     Raises:
         ValueError: unknown split, missing or unprepared data, or an option that does not fit,
@@ -40,6 +41,10 @@ def load_source(
         from soda_jax.data.sources import folder
 
         return _open(name, folder.ImageFolder, root, split, **options)
+    if name == "multiview":
+        from soda_jax.data.sources import multiview
+
+        return _open(name, multiview.MultiViewFolder, root, split, **options)
     from soda_jax.data.sources import tfds_source
 
     return _open(name, tfds_source.TfdsSource, name, root, split, **options)

@@ -221,13 +221,7 @@ def free_poses(num_views: int) -> np.ndarray:
             for geometry in range(NUM_SCALES * NUM_SHAPES)
         ]
     )
-    low, high = np.sin(_FREE_ALTITUDES)
-    return cameras.orbit(
-        2 * np.pi * draws[..., 0],
-        np.arcsin(low + (high - low) * draws[..., 1]),
-        _FREE_RADII[0] + (_FREE_RADII[1] - _FREE_RADII[0]) * draws[..., 2],
-        _TARGET,
-    )
+    return cameras.hemisphere(draws, _FREE_ALTITUDES, _FREE_RADII, _TARGET)
 
 
 def _check_resolution(resolution: int) -> None:

@@ -1,0 +1,279 @@
+"""Objects seen from known cameras: one folder per object, in the NeRF/Blender convention."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from concurrent import futures
+
+import numpy as np
+
+from soda_jax.data.decode import EncodedImage
+from soda_jax.data.sources.base import SPLITS, Example, Targets, hashed_split
+from soda_jax.data.sources.cache import CachedArray, cache_dir
+from soda_jax.data.sources.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
+
+SPLIT_FILE = "splits.json"
+_ALIASES = {"val": "validation"}
+
+
+class MultiViewFolder:
+    """Objects with images from several cameras: the folders with a `transforms.json` below `root`.
+
+    `transforms.json` as NeRF, Blender, instant-ngp and nerfstudio write it; transforms_json.py tells
+    what is read. Images are PNG, JPEG or WebP; transparency is shown on white.
+
+    Splits, the same for all views of an object:
+
+    - `splits.json` in `root`: {"train": [...], "validation": [...], "test": [...]} with the objects'
+      paths relative to `root`; objects that it does not name are left out;
+    - else the folders `train`, `validation` (or `val`) and `test` in `root`, if objects lie in them;
+    - else 80/10/10 percent by a hash of the object's path, so that adding objects moves no other.
+
+    `root` may itself be one object with `transforms_train.json`, `transforms_val.json` and
+    `transforms_test.json` (NeRF's synthetic scenes): each split is then the views that its file
+    lists. Such a folder further down is one object with the views of all three.
+
+    An example is `views`, an object with `len` and `[j]` -> image uint8 [h, w, 3], pose float32
+    [4, 4], intrinsics float32 [4] of the image; and `label` int32 [] if every object has a category:
+    the "category" in its transforms.json, or else the first folder on the way to it.
+
+    The model takes the world as it is: an object should lie within `config.model.pose.sphere_radius`
+    of the origin, z up. "scene_centre" and "scene_scale" in its transforms.json move it there.
+
+    If all images of a split have one size and fit into `cache_bytes`, they are decoded once, into a
+    memory-mapped file in the user's cache folder that all worker processes share.
+
+    Attributes:
+        names: path of each object relative to the root.
+        targets: the label, if there is one.
+        labels: int32 [len], or None.
+
+    Args:
+        root: the folder.
+        split: "train", "validation" or "test", or another name in splits.json.
+        cache_bytes: largest decoded size of a split that is cached; 0 turns caching off.
+
+    Raises:
+        ValueError: no such folder, no objects, an unknown or empty split, or a transforms.json that
+            cannot be used, naming file and remedy; on access, an image that cannot be decoded or
+            does not have its camera's proportions.
+    """
+
+    def __init__(self, root: str | os.PathLike | None, split: str, *, cache_bytes: int = 2 << 30):
+        if root is None or not pathlib.Path(root).expanduser().is_dir():
+            raise ValueError(f"root={root!r} is not a folder; give the folder that has one folder for each object.")
+        self._root = pathlib.Path(root).expanduser().absolute()
+        index = _Index(self._root)
+        self.names = index.members(split)
+        self._objects = [index.frames(name, split) for name in self.names]
+        self._first = np.cumsum([0] + [len(frames) for frames in self._objects])
+        self.targets: dict[str, Targets] = {}
+        self.labels: np.ndarray | None = None
+        categories = index.categories()
+        if categories is not None:
+            classes = tuple(sorted(set(categories.values())))
+            self.targets["label"] = Targets((len(classes),), ("label",), classes)
+            self.labels = np.array([classes.index(categories[name]) for name in self.names], np.int32)
+        self._pixels = self._cache(split, cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._example(range(len(self))[index], decode=True)
+
+    def get_many(self, indices: np.ndarray) -> list[Example]:
+        """The examples at `indices`; unless cached, each `image` is an `EncodedImage`."""
+        return [self._example(int(index), decode=False) for index in indices]
+
+    def _example(self, index: int, decode: bool) -> Example:
+        pixels = None
+        if self._pixels is not None:
+            pixels = self._pixels.array[self._first[index] : self._first[index + 1]]
+        example: Example = {"views": ObjectViews(self._objects[index], pixels, decode)}
+        if self.labels is not None:
+            example["label"] = self.labels[index]
+        return example
+
+    def _cache(self, split: str, cache_bytes: int) -> CachedArray | None:
+        """All images of the split, or None if they are too large or of several sizes."""
+        paths = [path for frames in self._objects for path in frames.paths]
+        shape = StoredImage(paths[0]).shape
+        if len(paths) * int(np.prod(shape)) > cache_bytes:
+            return None
+        identity = [[path, (status := os.stat(path)).st_size, status.st_mtime_ns] for path in paths]
+        version = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        file = cache_dir() / "multiview" / f"{self._root.name}-{split.replace('/', '_')}-{version}.npy"
+        try:
+            return CachedArray.load_or_build(file, lambda: _decode_all(paths, shape))
+        except _SizesDifferError:
+            return None
+
+
+class ObjectViews:
+    """The views of one object: `views[j]` -> dict(image, pose, intrinsics)."""
+
+    def __init__(self, frames: Frames, pixels: np.ndarray | None, decode: bool):
+        self._frames = frames
+        self._pixels = pixels
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, number: int) -> Example:
+        frames, number = self._frames, range(len(self))[number]
+        image = StoredImage(frames.paths[number]) if self._pixels is None else self._pixels[number]
+        try:
+            intrinsics = frames.lenses[number].intrinsics(*image.shape[:2])
+        except ValueError as error:
+            raise ValueError(f"image {frames.paths[number]!r}: {error}") from None
+        if self._decode:
+            image = np.asarray(image)
+        return {"image": image, "pose": frames.poses[number], "intrinsics": intrinsics}
+
+
+class StoredImage(EncodedImage):
+    """An image file as its pixels are stored: calibration tools do not turn it by its EXIF orientation."""
+
+    def _open(self):
+        data, image, _ = super()._open()
+        return data, image, 1
+
+
+class _Index:
+    """The objects below a root, their splits and categories."""
+
+    def __init__(self, root: pathlib.Path):
+        self._root = root
+        self._single = _is_object(root)
+        if self._single and not (root / SPLIT_TRANSFORMS["train"]).exists():
+            raise ValueError(
+                f"{root} is one object with no {SPLIT_TRANSFORMS['train']} to divide its views; give the folder "
+                "above it as root, which may hold many such objects."
+            )
+        self._names = ["."] if self._single else _find_objects(root)
+        if not self._names:
+            raise ValueError(f"no {TRANSFORMS} below {root}; every object needs one in its folder.")
+        self._documents = functools.cache(self._read)
+        first_folders = {name.split("/")[0] for name in self._names}
+        self._has_split_folders = not self._single and first_folders <= {*SPLITS, *_ALIASES}
+        self._splits = self._find_splits()
+
+    def members(self, split: str) -> list[str]:
+        """Names of the objects of a split."""
+        counts = ", ".join(f"{name} ({len(names)})" for name, names in self._splits.items())
+        if split not in self._splits:
+            raise ValueError(f"split={split!r} of {self._root} is unknown; its splits, with their objects: {counts}.")
+        if not self._splits[split]:
+            raise ValueError(
+                f"split={split!r} of {self._root} is empty; objects: {counts}. Add objects, or say in "
+                f"{self._root / SPLIT_FILE} which belong to each split."
+            )
+        return self._splits[split]
+
+    def frames(self, name: str, split: str) -> Frames:
+        """The views of an object; of the only one, those of the split."""
+        parts = [
+            read_frames(file, document)
+            for file, document in self._documents(name)
+            if not self._single or file.name == SPLIT_TRANSFORMS[split]
+        ]
+        return Frames(
+            sum((part.paths for part in parts), ()),
+            np.concatenate([part.poses for part in parts]),
+            sum((part.lenses for part in parts), ()),
+        )
+
+    def categories(self) -> dict[str, str] | None:
+        """The category of every object, over all splits."""
+        if self._single:
+            return None
+        written = {name: self._documents(name)[0][1].get("category") for name in self._names}
+        if all(isinstance(category, str) and category for category in written.values()):
+            return written
+        parts = {name: name.split("/") for name in self._names}
+        if self._has_split_folders:
+            parts = {name: words[1:] for name, words in parts.items()}
+        if all(len(words) > 1 for words in parts.values()):
+            return {name: words[0] for name, words in parts.items()}
+        return None
+
+    def _read(self, name: str) -> list[tuple[pathlib.Path, dict]]:
+        folder = self._root / name
+        files = [folder / TRANSFORMS]
+        if self._single or not files[0].exists():
+            files = [file for file in (folder / file for file in SPLIT_TRANSFORMS.values()) if file.exists()]
+        return [(file, read_json(file)) for file in files]
+
+    def _find_splits(self) -> dict[str, list[str]]:
+        if self._single:
+            return {split: ["."] for split, file in SPLIT_TRANSFORMS.items() if (self._root / file).exists()}
+        if (self._root / SPLIT_FILE).exists():
+            return _read_splits(self._root / SPLIT_FILE, set(self._names))
+        splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+        for name in self._names:
+            first = name.split("/")[0]
+            splits[_ALIASES.get(first, first) if self._has_split_folders else hashed_split(name)].append(name)
+        return splits
+
+
+class _SizesDifferError(Exception):
+    """The images of a split do not have one size."""
+
+
+def _decode_all(paths: list[str], shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 [len(paths), *shape]; decoding runs in threads."""
+    pixels = np.empty((len(paths), *shape), np.uint8)
+
+    def decode(number: int) -> None:
+        image = StoredImage(paths[number]).decode()
+        if image.shape != shape:
+            raise _SizesDifferError
+        pixels[number] = image
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        tasks = pool.map(decode, range(len(paths)))
+        try:
+            for _ in tasks:
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return pixels
+
+
+def _is_object(folder: str | os.PathLike) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in (TRANSFORMS, *SPLIT_TRANSFORMS.values()))
+
+
+def _find_objects(root: pathlib.Path) -> list[str]:
+    """Sorted "/"-separated paths of the objects below `root`, without what is hidden."""
+    names = []
+    for folder, folders, _ in os.walk(root, followlinks=True):
+        found = [name for name in folders if not name.startswith(".") and _is_object(os.path.join(folder, name))]
+        relative = pathlib.PurePath(os.path.relpath(folder, root))
+        names += [(relative / name).as_posix() for name in found]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in found]
+    return sorted(names)
+
+
+def _read_splits(file: pathlib.Path, names: set[str]) -> dict[str, list[str]]:
+    try:
+        splits = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); repair or remove it.") from None
+    if not isinstance(splits, dict) or not all(isinstance(members, list) for members in splits.values()):
+        raise ValueError(f'{file} must be {{"train": [...], "validation": [...], "test": [...]}}; repair or remove it.')
+    members = [name for split in splits.values() for name in split]
+    absent = [name for name in members if name not in names]
+    if absent:
+        raise ValueError(
+            f"{file} names {len(absent)} objects that are not there, first {absent[0]!r}; correct it, or restore them."
+        )
+    if len(set(members)) < len(members):
+        twice = next(name for name in members if members.count(name) > 1)
+        raise ValueError(f"{file} has {twice!r} more than once; an object belongs to one split.")
+    return {_ALIASES.get(split, split): sorted(members) for split, members in splits.items()}
