@@ -10,6 +10,8 @@ transparency, CMYK, palettes, 16 bits and whatever OpenCV refuses go through Pil
 import io
 import os
 import pathlib
+import struct
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +25,9 @@ REDUCTIONS = (8, 4, 2)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further images behind it, from phones.
+_JPEG_END = b"\xff\xd9"
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # Markers: baseline, extended, progressive.
+_JPEG_METADATA = 0xE1  # EXIF or XMP, either of which may turn the image.
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation: (transpose, then flip top to bottom, then flip left to right).
 _TURNS = {
@@ -76,11 +81,28 @@ def decode_image(source: bytes | str | os.PathLike, name: str | None = None) -> 
     return EncodedImage(source, name).decode()
 
 
+class _Header(NamedTuple):
+    """What a file says before its pixels.
+
+    Attributes:
+        height, width: as stored, before turning.
+        orientation: EXIF's, 1..8.
+        plain: whether OpenCV decodes the file to the right colours.
+        reducible: whether it decodes at reduced size.
+    """
+
+    height: int
+    width: int
+    orientation: int
+    plain: bool
+    reducible: bool
+
+
 class EncodedImage:
     """An image file that is decoded when asked; `np.asarray` of it is `decode()`.
 
     Nothing is read before the first use, so every error of `decode_image` may come from any of its
-    methods.
+    methods. The file's content is kept until it is decoded.
 
     Args:
         source: the file's path, or its content.
@@ -90,26 +112,26 @@ class EncodedImage:
     def __init__(self, source: bytes | str | os.PathLike, name: str | None = None):
         self._source = source
         self.name = name or ("from memory" if isinstance(source, bytes) else os.fspath(source))
-        self._opened = None
+        self._opened: tuple[bytes, _Header] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, 3) of `decode()`."""
-        _, image, orientation = self._open()
-        width, height = image.size
-        return (width, height, 3) if _TURNS[orientation][0] else (height, width, 3)
+        _, header = self._open()
+        turned = _TURNS[header.orientation][0]
+        return (header.width, header.height, 3) if turned else (header.height, header.width, 3)
 
     def reduction(self, limit: float) -> int:
         """The largest divisor of the size up to `limit` that the codec offers: 1, 2, 4 or 8."""
         if limit < min(REDUCTIONS):
             return 1
-        data, image, orientation = self._open()
-        if image.format not in _JPEGS or not _is_plain(data, image):
+        _, header = self._open()
+        if not header.reducible:
             return 1
         # A side that the divisor does not divide ends in a padded pixel, which turning the image
         # would carry to the side from which coordinates count.
-        upright = orientation == 1
-        fits = (r for r in REDUCTIONS if r <= limit and (upright or not (image.width % r or image.height % r)))
+        upright = header.orientation == 1
+        fits = (r for r in REDUCTIONS if r <= limit and (upright or not (header.width % r or header.height % r)))
         return next(fits, 1)
 
     def decode(self, reduction: int = 1) -> np.ndarray:
@@ -118,23 +140,22 @@ class EncodedImage:
         Args:
             reduction: 1, or what `reduction()` returned.
         """
-        data, image, orientation = self._open()
+        data, header = self._open()
+        self._opened = None
         try:
             pixels = None
-            if _is_plain(data, image):
+            if header.plain:
                 flags = _REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
                 pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if pixels is not None:
                 cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
             else:
-                # Damaged, as it seems: Pillow either reads it after all, or says what is wrong.
-                pixels = _decode_with_pillow(image)[::reduction, ::reduction]
+                # If it seems damaged, Pillow either reads it after all, or says what is wrong.
+                pixels = _decode_with_pillow(_open_with_pillow(data))[::reduction, ::reduction]
         # The decoders raise nearly anything on damaged files.
         except Exception as error:
             raise DecodeError(self.name, _describe(error)) from error
-        finally:
-            self._opened = None  # Pillow's image can be loaded only once without copies.
-        return _turned(pixels, orientation)
+        return _turned(pixels, header.orientation)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self.decode(), dtype)
@@ -142,17 +163,16 @@ class EncodedImage:
     def __getstate__(self):
         return {"_source": self._source, "name": self.name, "_opened": None}
 
-    def _open(self) -> tuple[bytes, Image.Image, int]:
-        """The file's content, Pillow's image with the header read, and the EXIF orientation."""
+    def _open(self) -> tuple[bytes, _Header]:
         if self._opened is None:
             try:
                 data = self._source if isinstance(self._source, bytes) else _read(self._source)
-                if not data:
-                    raise ValueError("it is empty")
-                image = Image.open(io.BytesIO(data), formats=_FORMATS)
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"its {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-                self._opened = data, image, _orientation(image)
+                header = _simple_jpeg_header(data) or _header(data)
+                if not header.width * header.height:
+                    raise ValueError("it has no pixels")
+                if header.width * header.height > MAX_PIXELS:
+                    raise ValueError(f"its {header.width} x {header.height} pixels are more than {MAX_PIXELS:,}")
+                self._opened = data, header
             except Exception as error:
                 raise DecodeError(self.name, _describe(error)) from error
         return self._opened
@@ -171,27 +191,57 @@ def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _open_with_pillow(data: bytes) -> Image.Image:
+    """Reads the header."""
+    if not data:
+        raise ValueError("it is empty")
+    return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+def _simple_jpeg_header(data: bytes) -> _Header | None:
+    """The header of a whole JPEG without metadata about its orientation; None of any other file.
+
+    Most files of a dataset are such ones, and Pillow takes ten times as long over a header.
+    """
+    place = 2
+    if data[:place] != b"\xff\xd8":
+        return None
+    while data[place : place + 1] == b"\xff":
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker in _JPEG_FRAMES:
+            frame, whole = data[place + 4 : place + 10], data.rfind(_JPEG_END) > place
+            if len(frame) < 6 or not whole:
+                return None
+            bits, height, width, channels = struct.unpack(">BHHB", frame)
+            return _Header(height, width, 1, True, True) if bits == 8 and channels in (1, 3) else None
+        if marker == _JPEG_METADATA:
+            return None
+        place += 2 + length
+    return None
+
+
+def _header(data: bytes) -> _Header:
+    image = _open_with_pillow(data)
+    plain = image.mode in ("L", "RGB")
+    if image.format == "PNG":
+        eight_bits = data[24:25] == b"\x08"  # IHDR's bit depth lies at a fixed place.
+        # OpenCV prints a warning for every odd colour profile.
+        plain &= eight_bits and "transparency" not in image.info and "icc_profile" not in image.info
+    elif image.format in _JPEGS:
+        # Some versions of OpenCV fill up a JPEG that ends too early; Pillow complains. Pillow has read
+        # up to the pixels, behind which the end's marker cannot occur by chance.
+        plain &= data.rfind(_JPEG_END) >= image.fp.tell()
+    else:
+        plain = False
+    return _Header(image.height, image.width, _orientation(image), plain, plain and image.format in _JPEGS)
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
         return 1  # Broken metadata are no reason to lose an image.
     return orientation if orientation in _TURNS else 1
-
-
-def _is_plain(data: bytes, image: Image.Image) -> bool:
-    """Whether OpenCV decodes the file to the right colours."""
-    if image.mode not in ("L", "RGB"):
-        return False
-    if image.format == "PNG":
-        eight_bits = data[24:25] == b"\x08"  # IHDR's bit depth lies at a fixed place.
-        # OpenCV prints a warning for every odd colour profile.
-        return eight_bits and "transparency" not in image.info and "icc_profile" not in image.info
-    if image.format not in _JPEGS:
-        return False
-    # Some versions of OpenCV fill up a JPEG that ends too early; Pillow complains. Pillow has read up
-    # to the pixels, behind which the end's marker cannot occur by chance.
-    return data.find(b"\xff\xd9", image.fp.tell()) >= 0
 
 
 def _decode_with_pillow(image: Image.Image) -> np.ndarray:

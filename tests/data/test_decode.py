@@ -179,6 +179,16 @@ def test_a_crafted_size_is_refused_before_memory_is_taken(side):
         decode.decode_image(crafted)
 
 
+def test_headers_of_jpegs_cut_anywhere_are_answered_with_an_error():
+    data = _encoded(_photo(16, 16), "JPEG")
+    for length in range(len(data) - 1):
+        with pytest.raises(decode.DecodeError):
+            decode.decode_image(data[:length])
+    frame = data.index(b"\xff\xc0")
+    with pytest.raises(decode.DecodeError):
+        assert decode.EncodedImage(data[: frame + 5] + b"\0\0" + data[frame + 7 :]).shape == ()
+
+
 def test_a_huge_file_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "MAX_BYTES", 100)
     (tmp_path / "a.png").write_bytes(_encoded(_photo(), "PNG"))
