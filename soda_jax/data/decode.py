@@ -107,10 +107,13 @@ class EncodedImage:
     Args:
         source: the file's path, or its content.
         name: what errors call it; by default the path.
+        upright: whether to turn the image as its EXIF orientation says. Cameras are calibrated on the
+            pixels as they are stored.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike, name: str | None = None):
+    def __init__(self, source: bytes | str | os.PathLike, name: str | None = None, *, upright: bool = True):
         self._source = source
+        self._upright = upright
         self.name = name or ("from memory" if isinstance(source, bytes) else os.fspath(source))
         self._opened: tuple[bytes, _Header] | None = None
 
@@ -161,7 +164,7 @@ class EncodedImage:
         return np.asarray(self.decode(), dtype)
 
     def __getstate__(self):
-        return {"_source": self._source, "name": self.name, "_opened": None}
+        return {"_source": self._source, "name": self.name, "_upright": self._upright, "_opened": None}
 
     def _open(self) -> tuple[bytes, _Header]:
         if self._opened is None:
@@ -172,7 +175,7 @@ class EncodedImage:
                     raise ValueError("it has no pixels")
                 if header.width * header.height > MAX_PIXELS:
                     raise ValueError(f"its {header.width} x {header.height} pixels are more than {MAX_PIXELS:,}")
-                self._opened = data, header
+                self._opened = data, header if self._upright else header._replace(orientation=1)
             except Exception as error:
                 raise DecodeError(self.name, _describe(error)) from error
         return self._opened

@@ -213,3 +213,11 @@ def test_files_that_opencv_refuses_are_read_by_pillow(monkeypatch):
     expected = decode.decode_image(data)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
     assert np.abs(decode.decode_image(data).astype(int) - expected).max() <= 1
+
+
+def test_orientation_is_ignored_where_the_pixels_are_wanted_as_stored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = decode.EncodedImage(_encoded(_photo(), "PNG", exif=exif), upright=False)
+    assert pickle.loads(pickle.dumps(stored)).shape == (60, 90, 3)
+    np.testing.assert_array_equal(stored.decode(), _photo())
