@@ -121,7 +121,7 @@ def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Sour
     """
     data = config.data
     options = {"resolution": max(data.resolution, data.source_resolution)}
-    if data.name in ("folder", "multiview"):
+    if data.name == "folder":
         options |= {"bad_files": bad_files, "max_bad_share": data.max_bad_share}
     return load_source(data.name, data.root or None, split, **options)
 
