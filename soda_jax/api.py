@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from soda_jax import config as config_lib
 from soda_jax.data import transforms
 from soda_jax.inference import Inference, Variables
 from soda_jax.models.modulation import mix_sections
+from soda_jax.models.pose import Camera, PoseEncoding, first_present
+from soda_jax.view_cameras import Cameras, source_camera, target_camera
 
 
 def load(
@@ -62,18 +65,39 @@ class LoadedModel:
         """Sections of the latent, innermost (pose, structure) first."""
         return self.inference.num_sections
 
-    def encode(self, images: np.ndarray, view_mask: np.ndarray | None = None) -> np.ndarray:
+    def encode(
+        self,
+        images: np.ndarray,
+        view_mask: np.ndarray | None = None,
+        *,
+        cameras: Cameras | Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
         """Latents of images, float32 [N, d]; one for each view, [N, n, d], of a model with stochastic conditioning.
 
         Args:
           view_mask: [N, n] of 0/1 for images [N, n, H, W, 3]; views with 0 are absent, whatever they hold.
+          cameras: that took the images, with the same leading axes; by default their poses are unknown.
 
         Raises:
-          ValueError: for images or a mask that are not as described.
+          ValueError: for images, a mask or cameras that are not as described, or a model that takes no cameras.
         """
+        return self._encode(images, view_mask, cameras)[0]
+
+    def _encode(self, images: Any, view_mask: Any, cameras: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """(latents, poses [N, 4, 4] of the first present views, None where unknown)."""
         source = _views(images, self.config.data.source_resolution)
         mask = None if view_mask is None else _checked_views(view_mask, source.shape[:2])
-        return self.inference.encode(self.variables, source, mask)
+        if cameras is None:
+            return self.inference.encode(self.variables, source, mask), None
+        camera = source_camera(
+            cameras, self._pose, images_shape=np.shape(images), resolution=self.config.data.source_resolution
+        )
+        z = self.inference.encode(self.variables, source, mask, source_camera=camera)
+        return z, first_present(camera.pose, np.ones(source.shape[:2], bool) if mask is None else mask)
+
+    @property
+    def _pose(self) -> PoseEncoding | None:
+        return self.inference.model.pose
 
     def reconstruct(
         self,
@@ -101,6 +125,71 @@ class LoadedModel:
         """
         as_float = np.issubdtype(np.asarray(images).dtype, np.floating)
         return self.sample(self.encode(images), guidance_scale, steps, seed=seed, method=method, as_float=as_float)
+
+    def novel_view(
+        self,
+        images: np.ndarray | None = None,
+        cameras: Cameras | Mapping[str, Any] | None = None,
+        target_cameras: Cameras | Mapping[str, Any] | None = None,
+        guidance_scale: float | None = None,
+        steps: int | None = None,
+        *,
+        view_mask: np.ndarray | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        method: str | None = None,
+        guidance_on: str | None = None,
+    ) -> np.ndarray:
+        """Views of objects from requested cameras.
+
+        Args:
+          images: views of each object; None makes up new objects.
+          cameras: that took the images, with the same leading axes; None: the images' poses are unknown.
+          target_cameras: to see the objects from, poses [N, 4, 4] or [N, m, 4, 4]. Their intrinsics are those of images
+            of the size of `images`, cropped and resized like these. None: views of the model's own choice.
+          view_mask: as for `encode`.
+          guidance_scale, steps, method: as for `reconstruct`.
+          seed, first_index: object i is drawn from (seed, first_index + i), the same for all its views.
+          guidance_on: "latent", "pose" or "both", what guidance strengthens; the config's by default.
+
+        Returns:
+          [N, H, W, 3], or [N, m, H, W, 3] for m target cameras of each object; uint8, or float32 in [0, 1] for float
+          images.
+
+        Raises:
+          ValueError: for arguments that are not as described, or a model that takes no cameras.
+        """
+        if images is None and (cameras is not None or view_mask is not None or target_cameras is None):
+            raise ValueError("images is None: give images, or target_cameras alone to see new objects from there")
+        options = _sampling_options(guidance_scale, steps, seed, first_index, method)
+        options |= {} if guidance_on is None else {"guidance_on": guidance_on}
+        z, reference = (None, None) if images is None else self._encode(images, view_mask, cameras)
+        if target_cameras is None:
+            views = self.inference.sample(self.variables, z, **options)["images"]
+        else:
+            resolution = self.config.data.resolution
+            camera = target_camera(
+                target_cameras,
+                self._pose,
+                image_size=(resolution, resolution) if images is None else np.shape(images)[-3:-1],
+                resolution=resolution,
+                num_objects=None if z is None else len(z),
+                reference=reference,
+            )
+            views = self._seen_by(z, camera, options)
+        as_float = images is not None and np.issubdtype(np.asarray(images).dtype, np.floating)
+        return (views + 1.0) / 2.0 if as_float else inputs.to_uint8(views)
+
+    def _seen_by(self, z: np.ndarray | None, camera: Camera, options: dict[str, Any]) -> np.ndarray:
+        """Samples seen by cameras of leading axes [N] or [N, m], in [-1, 1]."""
+        if camera.pose.ndim == 4:
+            # A call for each view: an object keeps its index, and so its noise, in all of them.
+            cameras = [jax.tree.map(lambda x, j=j: x[:, j], camera) for j in range(camera.pose.shape[1])]
+            return np.stack([self._seen_by(z, one, options) for one in cameras], axis=1)
+        options = options | {"target_camera": camera}
+        if z is None:
+            return self.inference.sample_unconditional(self.variables, len(camera.pose), **options)["images"]
+        return self.inference.sample(self.variables, z, **options)["images"]
 
     def sample(
         self,
@@ -134,12 +223,7 @@ class LoadedModel:
         Raises:
           ValueError: for latents, masks or settings that are not as described.
         """
-        if guidance_scale is not None and (np.ndim(guidance_scale) or not np.isfinite(guidance_scale)):
-            raise ValueError(f"guidance_scale={guidance_scale}: give one finite number for all images")
-        options: dict[str, Any] = {"guidance_scale": guidance_scale, "num_steps": steps, "seed": seed}
-        options |= {"first_index": first_index, "num_frames": num_frames}
-        if method is not None:
-            options["method"] = method
+        options = _sampling_options(guidance_scale, steps, seed, first_index, method) | {"num_frames": num_frames}
         if z is None:
             if num_images is None or num_images < 1:
                 raise ValueError(f"num_images={num_images}: unconditional sampling (z=None) needs num_images >= 1")
@@ -166,6 +250,14 @@ class LoadedModel:
                 )
             z = np.asarray(mix_sections(z, _checked_choice(choice, len(z), self.num_sections)))
         return z, None if mask is None else _checked_sections(mask, len(z), self.num_sections)
+
+
+def _sampling_options(scale: Any, steps: int | None, seed: int, first_index: int, method: str | None) -> dict[str, Any]:
+    """Checked keyword arguments of `Inference.sample`."""
+    if scale is not None and (np.ndim(scale) or not np.isfinite(scale)):
+        raise ValueError(f"guidance_scale={scale}: give one finite number for all images")
+    options = {"guidance_scale": scale, "num_steps": steps, "seed": seed, "first_index": first_index}
+    return options | ({} if method is None else {"method": method})
 
 
 def _views(images: np.ndarray, resolution: int) -> np.ndarray:

@@ -261,6 +261,21 @@ def test_token_latents_have_no_sections_to_mix(tmp_path):
         model.sample(LATENTS)
 
 
+def test_a_model_with_poses_and_random_sources_answers_without_cameras(tmp_path):
+    """Poses are unknown then; there is a latent for each view, in any number."""
+    tiny_checkpoint.write(tmp_path, tiny.posed_config(model__aggregation__name="stochastic"), 1)
+    model = soda_jax.load(tmp_path)
+    views = np.stack([IMAGES, IMAGES[::-1], IMAGES], axis=1)
+    z = model.encode(views, view_mask=[[1, 0, 1], [1, 1, 1]])
+    assert z.shape == (2, 3, 16) and (z[0, 1] == 0).all() and (np.abs(z[1]).max(1) > 0).all()
+    assert model.sample(z).shape == (2, 8, 8, 3)
+    assert model.reconstruct(IMAGES).shape == (2, 8, 8, 3)
+    with pytest.raises(ValueError, match="this model's are one for each source view; leave it out"):
+        model.sample(z, section_choice=[[0, 0, 0]])
+    with pytest.raises(ValueError, match="z has shape .*; this model's latents are"):
+        model.sample(z[:, :0])
+
+
 PROGRAM = """
 import sys
 

@@ -10,6 +10,7 @@ from soda_jax.config import ConfigError, parse_encoder_name, validate
 from tests import tiny
 
 SCENES = {"data__name": "scenes"}
+POSED = {"model__pose__grid": "rays", "data__view_policy": "camera"}
 IMPOSSIBLE = [
     ("model.denoiser.head_dim", 7, "must divide the channels of every attention layer"),
     ("model.denoiser.head_dim", 0, "must be at least 1"),
@@ -51,9 +52,22 @@ IMPOSSIBLE = [
     ("model.modulation.kind", "film", "layer, full, sum, concat, cross_attention, broadcast"),
     ("model.modulation.num_tokens", 0, "must be at least 1"),
     ("model.modulation.resample_section", "both", "leave, enter"),
-    ("model.aggregation.name", "max", "mean, transformer"),
+    ("model.aggregation.name", "max", "mean, transformer, stochastic"),
     ("model.aggregation.num_heads", 0, "must be at least 1"),
     ("model.bottleneck", False, "cross_attention"),
+    ("model.pose.grid", "cube", "none, rays, xy"),
+    ("model.pose.grid", "rays", "needs cameras: use config.data.view_policy='camera'"),
+    ("model.pose.rays", "cone", "sphere, plane, normalized, concat"),
+    ("model.pose.coordinates", "hyperbolic", "polar, cartesian"),
+    ("model.pose.relative", True, "use config.model.pose.grid='rays', or False"),
+    ("model.pose.vector", "both", "none, absolute, relative"),
+    ("model.pose.vector", "relative", "needs cameras: use config.data.view_policy='camera'"),
+    ("model.pose.scale", 0.0, "must be at least"),
+    ("model.pose.scale_form", "s", "2pi/s, 1/(2pi s)"),
+    ("model.pose.sphere_radius", -1.0, "must be at least"),
+    ("diffusion.pose_mask_rate", 1.5, "between 0 and 1"),
+    ("sampling.guidance_on", "image", "latent, pose, both"),
+    ("sampling.guidance_on", "both", "this model has no poses to drop; use 'latent'"),
     ("diffusion.schedule", "quadratic", "inverted"),
     ("diffusion.num_timesteps", 1, "must be at least 2"),
     ("diffusion.latent_mask_rate", 1.1, "between 0 and 1"),
@@ -113,6 +127,27 @@ def test_impossible_value_is_named(field, value, remedy):
             {"model__modulation__kind": "cross_attention", "model__bottleneck": False, "data__num_sources": 2},
             "config.data.num_sources=2: must be 1 with config.model.bottleneck=False",
         ),
+        (
+            POSED | {"model__pose__encoding_dim": 5},
+            "config.model.pose.encoding_dim=5: is too narrow for 3 coordinates; use at least 6",
+        ),
+        (
+            POSED | {"model__pose__encoding_dim": 13, "model__pose__vector": "absolute"},
+            "config.model.pose.encoding_dim=13: is too narrow for 7 coordinates; use at least 14",
+        ),
+        (POSED | {"model__pose__grid": "xy"}, "config.model.pose.grid='xy': is of crops"),
+        (
+            POSED | {"sampling__guidance_on": "pose", "diffusion__pose_mask_rate": 0.0},
+            "config.sampling.guidance_on='pose': needs training with hidden poses",
+        ),
+        (
+            {
+                "model__aggregation__name": "stochastic",
+                "model__bottleneck": False,
+                "model__modulation__kind": "cross_attention",
+            },
+            "config.model.aggregation.name='stochastic': needs latents to choose from",
+        ),
         ({"data__name": "folder"}, "config.data.root='': set the folder"),
         (
             {"train__grad_accum_steps": 4},
@@ -146,6 +181,9 @@ def test_a_value_of_the_wrong_type_is_named():
 def test_good_configs_pass():
     validate(tiny.get_config(**SCENES), 8)
     validate(tiny.get_config(**SCENES, train__grad_accum_steps=2), 8)
+    validate(tiny.posed_config(), 8)
+    validate(tiny.get_config(**SCENES, model__pose__grid="xy", sampling__guidance_on="both"), 8)
+    validate(tiny.posed_config(model__pose__grid="none", model__pose__vector="relative"), 8)
     validate(quickstart.get_config(), 2)
     validate(common.get_config(), 8)
 
@@ -180,3 +218,16 @@ def test_differences_name_missing_fields():
     with old.unlocked():
         del old.model.bottleneck
     assert config_lib.differences(old, config) == ["config.model.bottleneck: None -> True"]
+
+
+def test_configs_of_earlier_releases_describe_models_without_poses():
+    """Their checkpoints hold no pose fields: they load, and as the model that they are."""
+    config = tiny.get_config()
+    tree = json.loads(config_lib.to_json(config))
+    del tree["model"]["pose"], tree["diffusion"]["pose_mask_rate"], tree["sampling"]["guidance_on"]
+    old = config_lib.from_dict(tree)
+    assert old.to_dict() == config.to_dict()
+    posed = tiny.posed_config()
+    found = config_lib.differences(old, posed)
+    assert "config.model.pose.grid: 'none' -> 'rays'" in found
+    assert config_lib.from_dict(json.loads(config_lib.to_json(posed))).to_dict() == posed.to_dict()

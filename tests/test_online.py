@@ -84,3 +84,47 @@ def test_accuracies_are_those_of_the_probe(setup, one_by_one):
 def test_limit_takes_that_many(setup):
     some = evaluate(setup, 7, limit=10)
     assert some["probe/hue"] * 10 == pytest.approx(round(some["probe/hue"] * 10))
+
+
+class Objects:
+    """A source of objects, each seen by three random cameras."""
+
+    targets = {}
+
+    def __init__(self):
+        self.batch = tiny.posed_batch(COUNT, seed=5)
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        def view(name):
+            parts = self.batch[f"source_{name}"][index], self.batch[f"target_{name}"][index][None]
+            return np.concatenate(parts)
+
+        images = np.concatenate([self.batch["source"][index], self.batch["target"][index][None]])
+        keys = ("image", "pose", "intrinsics")
+        return {
+            "views": [
+                dict(zip(keys, parts, strict=True))
+                for parts in zip(images, view("pose"), view("intrinsics"), strict=True)
+            ]
+        }
+
+
+def test_cameras_and_random_sources_are_evaluated_too():
+    """A model that takes them: the loss depends on the cameras, not on the batches."""
+    config = tiny.posed_config(model__aggregation__name="stochastic", probe__kind="none")
+    trainer = tiny.trainer(config)
+    state, spec = tiny.initial(trainer), build.view_spec(config)
+
+    def loss(source, batch_size, devices):
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        evaluator = OnlineEvaluator(trainer, source, spec, mesh, batch_size=batch_size, limit=None)
+        return evaluator.run(sharding.put_replicated(state, mesh))["eval/loss"]
+
+    source = Objects()
+    found = loss(source, 7, 1)
+    assert loss(source, 16, 8) == pytest.approx(found, abs=1e-5)
+    source.batch["source_pose"] = np.roll(source.batch["source_pose"], 1, axis=0)
+    assert abs(loss(source, 7, 1) - found) > 1e-4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from soda_jax.diffusion import Diffusion, make_sampler
+from soda_jax.diffusion.sampler import Masks, drop_all
 
 TRAINING = Diffusion.create("inverted", 1000)
 SHAPE = (6, 6, 3)
@@ -259,3 +260,74 @@ def test_bad_inputs_are_refused():
     wrong = make_sampler(lambda v, x, t, z, m: x[:, :1], TRAINING, image_shape=SHAPE, num_steps=2)
     with pytest.raises(ValueError, match="denoise returned shape"):
         wrong({}, key, np.arange(2), z, z, 2.0)
+
+
+def posed(variables, x_t, t, z, masks):
+    """`toy` with a second condition, whose mask stands beside the sections'."""
+    drive = z["pose"] * masks.pose
+    return toy(variables, x_t, t, z["z"], masks.sections) + drive[:, None, None, None]
+
+
+@pytest.mark.parametrize("dropped", ["sections", "pose", "both"])
+def test_guidance_leads_away_from_what_is_dropped(dropped):
+    """For a linear denoiser, guidance with s on a condition is the unguided walk with it scaled by s."""
+    rng = np.random.default_rng(0)
+    z = {"z": rng.normal(size=(3, 2)).astype(np.float32) * 0.1, "pose": rng.normal(size=3).astype(np.float32) * 0.1}
+    masks = Masks(np.array([[1, 1], [1, 0], [0, 0]], np.float32), np.array([1, 0, 1], np.float32))
+    unconditional = {
+        "sections": lambda m: m._replace(sections=0 * m.sections),
+        "pose": lambda m: m._replace(pose=0 * m.pose),
+        "both": drop_all,
+    }[dropped]
+    settings = {"image_shape": SHAPE, "num_steps": 20}
+    guided = make_sampler(posed, TRAINING, unconditional=unconditional, **settings)
+    plain = make_sampler(posed, TRAINING, guided=False, **settings)
+    scaled = {
+        "z": z["z"] * (1 if dropped == "pose" else 2.5),
+        "pose": z["pose"] * (1 if dropped == "sections" else 2.5),
+    }
+    key, indices = jax.random.key(0), np.arange(3)
+    found = guided({}, key, indices, z, masks, 2.5)["images"]
+    np.testing.assert_allclose(found, plain({}, key, indices, scaled, masks)["images"], atol=1e-4)
+    unscaled = plain({}, key, indices, z, masks)["images"]
+    moved = np.abs(found - unscaled).max((1, 2, 3)) > 1e-3
+    expected = {"sections": [True, True, False], "pose": [True, False, True], "both": [True, True, True]}
+    np.testing.assert_array_equal(moved, expected[dropped])
+
+
+def test_a_choice_is_made_anew_at_each_step_by_image_and_key():
+    """The chosen entries, seen by the denoiser: both predictions of a step get one, images and seeds get others."""
+    seen = []
+
+    def recording(variables, x_t, t, z, section_mask):
+        jax.debug.callback(lambda z: seen.append(np.asarray(z)), z, ordered=True)
+        return 0.1 * x_t
+
+    def choose(key, z):
+        return z[jax.random.randint(key, (), 0, len(z))]
+
+    sampler = make_sampler(recording, TRAINING, image_shape=SHAPE, num_steps=40, choose=choose)
+
+    def run(seed, indices):
+        seen.clear()
+        z = np.broadcast_to(np.arange(4, dtype=np.float32), (len(indices), 4))
+        sampler({}, jax.random.key(seed), np.asarray(indices), z, np.ones((len(indices), 1)), 2.0)
+        jax.effects_barrier()
+        return np.stack(seen).reshape(40, len(indices), 2)
+
+    picks = run(0, [3, 7])
+    np.testing.assert_array_equal(picks[..., 0], picks[..., 1])
+    counts = np.stack([np.bincount(column.astype(int), minlength=4) for column in picks[..., 0].T])
+    assert (counts >= 3).all() and (counts <= 20).all()
+    assert (picks[:, 0] != picks[:, 1]).any() and (picks != run(1, [3, 7])).any()
+    # Alone in its batch an image gets the same.
+    np.testing.assert_array_equal(run(0, [7])[:, 0], picks[:, 1])
+
+
+def test_masks_of_wrong_shape_are_refused():
+    sampler = make_sampler(posed, TRAINING, image_shape=SHAPE, num_steps=2)
+    z = {"z": np.zeros((2, 1), np.float32), "pose": np.zeros(2, np.float32)}
+    with pytest.raises(ValueError, match=r"section_mask\.pose has shape \(3,\): its leading axis must be"):
+        sampler({}, jax.random.key(0), np.arange(2), z, Masks(np.ones((2, 1)), np.ones(3)), 2.0)
+    with pytest.raises(ValueError, match=r"section_mask has shape \(2,\): give \[B, sections\]"):
+        sampler({}, jax.random.key(0), np.arange(2), z, Masks(np.ones(2), np.ones(2)), 2.0)

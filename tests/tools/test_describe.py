@@ -7,6 +7,7 @@ import pytest
 
 from configs import common, quickstart
 from soda_jax.config import ConfigError
+from soda_jax.inference import Inference
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
@@ -156,6 +157,37 @@ def test_report_of_a_config(capsys):
     step = last_number("one sampling step")
     # Forward and backward is about three forwards; a guided step is two forwards of the denoiser.
     assert 1.4 < train / step < 2.0
+
+
+def test_poses_and_random_sources_are_counted():
+    """Both forms of pose: a row of its own for the vector's modulation, wider first layers for the grid."""
+    config = tiny_config("full")
+    plain = describe.describe(config)
+    config.data.view_policy = "camera"
+    config.data.num_sources = 2
+    config.model.aggregation.name = "stochastic"
+    config.model.pose.vector = "absolute"
+    config.model.pose.encoding_dim = 32
+    vector = describe.describe(config)
+    config.model.pose.grid = "rays"
+    grid = describe.describe(config)
+
+    def row(report, start):
+        line = next(line for line in report.splitlines() if line.startswith(start))
+        return int(line[len(start) :].split()[0].replace(",", ""))
+
+    time_dim, model = config.model.denoiser.time_dim, Inference(config).model.denoiser
+    modulations = sum(2 * spec.channels for spec in model.layout())
+    assert "modulation by pose" not in plain
+    assert row(vector, "modulation by pose") == time_dim * (2 * 32 + time_dim + modulations)
+    without = "denoiser without modulation"
+    assert row(vector, without) == row(plain, without)
+    # Two blocks read the first layer's output: by a 3x3 convolution of the normalised, and by a shortcut where the
+    # width changes; the first block's is new.
+    channels = config.model.denoiser.channels
+    extra = 2 * (9 * 32 * channels + 2 * 32) + channels * (channels + 32 + 1) + 32 * channels
+    assert row(grid, without) == row(plain, without) + extra
+    assert row(grid, "total") > row(vector, "total") > row(plain, "total")
 
 
 def test_an_impossible_config_ends_with_one_line():
