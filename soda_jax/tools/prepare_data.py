@@ -20,11 +20,12 @@ import sys
 import time
 from collections.abc import Iterator
 
+import tensorflow_datasets as tfds
 from absl import app, flags, logging
 from tabulate import tabulate
 
 from soda_jax.cli import parse_flags
-from soda_jax.data.builders import archives, catalogue
+from soda_jax.data.builders import BUILDERS, ArchiveError, archives, catalogue
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of a dataset, e.g. afhq/v2; `list` shows all.")
 _MANUAL_DIR = flags.DEFINE_string(
@@ -57,9 +58,7 @@ def prepare(name: str, manual_dir: str | None, data_dir: str | None) -> str:
     entry = catalogue.find(name)
     if entry is None:
         raise ValueError(f"dataset={name!r} is unknown; choose one of {', '.join(catalogue.DATASETS)}.")
-    from tensorflow_datasets.core import constants  # TFDS takes seconds to import.
-
-    data_path = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    data_path = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     manual_path = pathlib.Path(manual_dir).expanduser() if manual_dir else data_path / "downloads" / "manual"
     builder = _builder(entry, data_path)
     with _only_run(data_path, entry):
@@ -67,9 +66,7 @@ def prepare(name: str, manual_dir: str | None, data_dir: str | None) -> str:
             return f"{entry.name} is already prepared: {_describe(entry, builder)}"
         _remove_leftovers(pathlib.Path(builder.data_path).parent)
         if entry.own:
-            _provide_files(entry, manual_path)
-            found = {split: len(items) for split, items in builder.read_archive(manual_path).items()}
-            _check_counts(entry, found, f"what lies in {manual_path}", "Unpack or download it again.")
+            _provide_archive(entry, builder, manual_path)
         else:
             _check_packages(entry)
             _check_tfds_files(entry, manual_path)
@@ -78,10 +75,6 @@ def prepare(name: str, manual_dir: str | None, data_dir: str | None) -> str:
 
 
 def _builder(entry: catalogue.Dataset, data_path: pathlib.Path):
-    import tensorflow_datasets as tfds
-
-    from soda_jax.data.builders import BUILDERS
-
     if not entry.own:
         return tfds.builder(entry.name, data_dir=data_path, file_format="array_record")
     base, _, config = entry.name.partition("/")
@@ -89,8 +82,6 @@ def _builder(entry: catalogue.Dataset, data_path: pathlib.Path):
 
 
 def _run(builder, manual_path: pathlib.Path) -> None:
-    import tensorflow_datasets as tfds
-
     manual_path.mkdir(parents=True, exist_ok=True)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_path))
 
@@ -116,38 +107,54 @@ def _remove_leftovers(folder: pathlib.Path) -> None:
             shutil.rmtree(path)
 
 
-def _provide_files(entry: catalogue.Dataset, manual_path: pathlib.Path) -> None:
-    """Checks and unpacks the archives that are not unpacked yet."""
-    missing = []
+def _provide_archive(entry: catalogue.Dataset, builder, manual_path: pathlib.Path) -> None:
+    """Makes sure that the builder finds a complete archive; checks and unpacks what is not unpacked yet."""
+    _check_whole_files(entry, manual_path)
+    try:
+        splits = builder.read_archive(manual_path)
+    except ArchiveError as error:
+        packed = [file for file in entry.files if file.gives and not (manual_path / file.gives).exists()]
+        missing = [file for file in packed if not (manual_path / file.name).is_file()]
+        if missing or not packed:
+            raise ValueError(_what_to_get(entry, missing or list(entry.files), manual_path, error)) from error
+        for file in packed:
+            _unpack(file, manual_path)
+        splits = builder.read_archive(manual_path)
+    found = {split: len(items) for split, items in splits.items()}
+    _check_counts(entry, found, f"what lies in {manual_path}", "Unpack or download it again.")
+
+
+def _check_whole_files(entry: catalogue.Dataset, manual_path: pathlib.Path) -> None:
+    """Compares the checksums of the files that are read as they are."""
     for file in entry.files:
         path = manual_path / file.name
-        if file.gives and (manual_path / file.gives).exists():
-            continue
-        if not path.is_file():
-            missing.append(file)
-            continue
-        if file.checksum:
+        if not file.gives and file.checksum and path.is_file():
             print(f"checking {path}", flush=True)
             archives.check_checksum(path, file.checksum)
-        if file.gives:
-            print(f"unpacking {path}", flush=True)
-            archives.unpack(path, manual_path / file.into)
-            if not (manual_path / file.gives).exists():
-                raise ValueError(f"{path} does not contain {file.gives}: it is not the official archive.")
-    if missing:
-        raise ValueError(_what_to_get(entry, missing, manual_path))
+
+
+def _unpack(file: catalogue.File, manual_path: pathlib.Path) -> None:
+    path = manual_path / file.name
+    if file.checksum:
+        print(f"checking {path}", flush=True)
+        archives.check_checksum(path, file.checksum)
+    print(f"unpacking {path}", flush=True)
+    archives.unpack(path, manual_path / file.into)
 
 
 def _check_tfds_files(entry: catalogue.Dataset, manual_path: pathlib.Path) -> None:
     missing = [file for file in entry.files if not (manual_path / file.name).is_file()]
     if missing:
         raise ValueError(_what_to_get(entry, missing, manual_path))
-    for file in entry.files:
-        print(f"checking {manual_path / file.name}", flush=True)
-        archives.check_checksum(manual_path / file.name, file.checksum)
+    _check_whole_files(entry, manual_path)
 
 
-def _what_to_get(entry: catalogue.Dataset, missing: list[catalogue.File], manual_path: pathlib.Path) -> str:
+def _what_to_get(
+    entry: catalogue.Dataset,
+    missing: list[catalogue.File],
+    manual_path: pathlib.Path,
+    reason: Exception | None = None,
+) -> str:
     lines = [f"{entry.name} needs, in {manual_path}:"]
     for file in missing:
         lines.append(f"  {file.name}" + (f", or unpacked {file.gives}" if file.gives else ""))
@@ -156,7 +163,8 @@ def _what_to_get(entry: catalogue.Dataset, missing: list[catalogue.File], manual
             lines.append(f"    {file.size:,} bytes")
         if file.checksum:
             lines.append(f"    {file.checksum.replace(':', ' ')} ({file.source})")
-    return "\n".join([*lines, "Put it there and run this again."])
+    found = "" if reason is None else f" So far: {reason}"
+    return "\n".join([*lines, f"Put it there and run this again.{found}"])
 
 
 def _check_packages(entry: catalogue.Dataset) -> None:

@@ -10,8 +10,9 @@ from soda_jax.data.builders.class_folders import Afhq, TinyImagenet
 from soda_jax.data.builders.cub import Cub
 from soda_jax.data.builders.lsun import Lsun
 from soda_jax.data.builders.mpi3d import Mpi3d
-from soda_jax.data.builders.multiview import Nmr
+from soda_jax.data.builders.multiview import Gso, Nmr, RenderedObjects, Shapenet
 
-BUILDERS = {builder.name: builder for builder in (Afhq, CelebaHq, Cub, Lsun, Mpi3d, Nmr, TinyImagenet)}
+_ALL = (Afhq, CelebaHq, Cub, Gso, Lsun, Mpi3d, Nmr, RenderedObjects, Shapenet, TinyImagenet)
+BUILDERS = {builder.name: builder for builder in _ALL}
 
 __all__ = ["BUILDERS", "ArchiveError", "ManualBuilder"]

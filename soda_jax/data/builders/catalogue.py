@@ -1,7 +1,7 @@
 """What each dataset is made from: official files, where they come from, their checksums, and how many examples result.
 
 Addresses are those that the datasets' authors give; "unverified" marks what we have not seen confirmed by a second
-source. Checksums and counts name their source. Nothing here imports TFDS.
+source. Checksums and counts name their source.
 """
 
 import dataclasses
@@ -101,6 +101,23 @@ def _lsun(category: str, train: int, *archives: tuple[str, int, str]) -> Dataset
                 gives=f"{name.removesuffix('.zip')}/data.mdb",
             )
             for name, size, sha256 in archives
+        ),
+        own=True,
+    )
+
+
+def _rendered(name: str, title: str, models: str) -> Dataset:
+    return Dataset(
+        name=name,
+        title=f"{title}, rendered; 80/10/10 of the objects",
+        counts={},
+        files=(
+            File(
+                "splits.json",
+                models,
+                note="render them: python -m soda_jax.tools.render_objects --meshes=MODELS --out=THAT_FOLDER "
+                "--views=120 --resolution=256",
+            ),
         ),
         own=True,
     )
@@ -241,6 +258,13 @@ _ENTRIES = (
         ),
         own=True,
     ),
+    _rendered("shapenet", "ShapeNet", "https://shapenet.org (ShapeNetCore, after registering)"),
+    _rendered(
+        "gso",
+        "Google Scanned Objects",
+        "https://app.gazebosim.org/GoogleResearch/fuel/collections/Scanned%20Objects%20by%20Google%20Research",
+    ),
+    _rendered("rendered_objects", "Any textured models", "models of your own (OBJ, GLB, glTF, PLY)"),
     Dataset("smallnorb", "SmallNORB", {"train": 24_300, "test": 24_300}, size=262_777_780),
     Dataset(
         "shapes3d", "3DShapes; one split, read as 80/10/10", {"train": 480_000}, packages=("h5py",), size=267_573_662
@@ -299,4 +323,4 @@ def find(name: str) -> Dataset | None:
     base = _ALIASES.get(base, base)
     if base in DATASETS:
         return DATASETS[base]
-    return next((entry for entry in _ENTRIES if entry.name.split("/")[0] == base), None)
+    return next((entry for entry in DATASETS.values() if entry.name.split("/")[0] == base), None)

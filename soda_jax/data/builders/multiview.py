@@ -1,4 +1,4 @@
-"""Objects seen by known cameras, as records of single views.
+"""Objects seen from known cameras, as records of single views.
 
 A record is one view, not one object: an object of ShapeNet has 120 views, some 3 MB, of which an example uses a few.
 An object's views follow one another, and the metadata say how many there are of each, so that reading a view costs one
@@ -6,6 +6,7 @@ access. All views of an object are in one split.
 """
 
 import abc
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from soda_jax.data.builders.base import ArchiveError, ManualBuilder, find_folder, read_image_bytes, require_file
+from soda_jax.data.builders.base import (
+    SPLITS,
+    ArchiveError,
+    ManualBuilder,
+    find_folder,
+    read_image_bytes,
+    require_file,
+)
 from soda_jax.data.decode import EncodedImage
+from soda_jax.data.sources import transforms_json
 
 
 class Thing(NamedTuple):
@@ -134,6 +143,51 @@ class Nmr(MultiViewBuilder):
             except KeyError as error:
                 raise ArchiveError(f"{thing.path / 'cameras.npz'} has no {error}; unpack the archive again.") from error
             yield View(image, *dvr_camera(world, camera, *EncodedImage(image).shape[:2]))
+
+
+class RenderedObjects(MultiViewBuilder):
+    """What `soda_jax.tools.render_objects` writes: splits.json, and a folder with transforms.json for every object.
+
+    The manual folder is that folder, or has it as `rendered_objects`. The class is the "category", if all have one.
+    """
+
+    ITEMS_PER_SHARD = 100
+
+    def find_things(self, manual_dir: pathlib.Path) -> tuple[dict[str, list[Thing]], list[str]]:
+        root = find_folder(manual_dir, (self.name, ""), "splits.json")
+        splits: dict[str, list[Thing]] = {split: [] for split in SPLITS}
+        categories = []
+        for split, names in json.loads((root / "splits.json").read_text(encoding="utf-8")).items():
+            for name in names:
+                document = transforms_json.read_json(root / name / transforms_json.TRANSFORMS)
+                categories.append(document.get("category"))
+                splits[split].append(Thing(name, -1, len(document["frames"]), root / name))
+        if None in categories:
+            return splits, []
+        classes = sorted(set(categories))
+        labels = iter(classes.index(category) for category in categories)
+        return {
+            split: [thing._replace(label=next(labels)) for thing in things] for split, things in splits.items()
+        }, classes
+
+    def read_views(self, thing: Thing) -> Iterator[View]:
+        file = thing.path / transforms_json.TRANSFORMS
+        frames = transforms_json.read_frames(file, transforms_json.read_json(file))
+        for path, pose, lens in zip(frames.paths, frames.poses, frames.lenses, strict=True):
+            image = read_image_bytes(pathlib.Path(path))
+            yield View(image, pose, lens.intrinsics(*EncodedImage(image, path).shape[:2]))
+
+
+class Shapenet(RenderedObjects):
+    """ShapeNetCore (Chang et al. 2015), rendered by `soda_jax.tools.render_objects`, see RenderedObjects."""
+
+    HOMEPAGE = "https://shapenet.org"
+
+
+class Gso(RenderedObjects):
+    """Google Scanned Objects (Downs et al. 2022), rendered by `soda_jax.tools.render_objects`, see RenderedObjects."""
+
+    HOMEPAGE = "https://app.gazebosim.org/GoogleResearch/fuel/collections/Scanned%20Objects%20by%20Google%20Research"
 
 
 # DVR's world has y up, ours z: (x, y, z) -> (x, -z, y). Its cameras look along z with y down, as OpenCV's.

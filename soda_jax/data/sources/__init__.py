@@ -45,6 +45,10 @@ def load_source(
         from soda_jax.data.sources import multiview
 
         return _open(name, multiview.MultiViewFolder, root, split, **options)
+    if name == "multiview":
+        from soda_jax.data.sources import multiview
+
+        return _open(name, multiview.MultiViewFolder, root, split, **options)
     from soda_jax.data.sources import tfds_source
 
     return _open(name, tfds_source.TfdsSource, name, root, split, **options)
