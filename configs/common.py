@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.model.bottleneck = True  # False keeps the feature grid, for cross_attention only (F.1 "w/o bottleneck")
     config.model.latent_dropout = 0.1
     config.model.encoder = ConfigDict()
-    config.model.encoder.name = "resnet50"  # resnet{18,34,50,101}[x2], vit_{micro,tiny,small,base,large}
+    config.model.encoder.name = "resnet50"  # resnet{18,34,50,101}[x2], vit_{micro,mini,tiny,small,base,large}
     config.model.encoder.base_features = 64
     config.model.encoder.small_stem = False  # 3x3 stride-1 stem without max-pool, for sources of 64 px and below
     config.model.encoder.norm = "batch"  # or "group"
@@ -94,6 +94,8 @@ def get_config() -> ConfigDict:
     config.sampling.eta = 0.0  # ddim only
     config.sampling.batch_size = 64
     config.sampling.num_images = 8  # rows of the grids
+    config.sampling.turntable_views = 24  # cameras around each object, where the model takes cameras; 0: no turntable
+    config.sampling.turntable_altitude = 0.0  # of these cameras, in degrees; 0: the median of the dataset's
 
     config.data = ConfigDict()
     config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
@@ -140,6 +142,9 @@ def get_config() -> ConfigDict:
     config.eval.probe_epochs = 100
     config.eval.probe_learning_rates = (1e-3, 3e-3, 1e-2)
     config.eval.reconstruction_examples = 64
+    config.eval.novel_view_sources = (1, 3, 5, 7, 9)  # numbers of source views
+    config.eval.novel_view_examples = 64  # objects of eval_split; 0 is all of them
+    config.eval.novel_view_targets = 2  # target views of each object
 
     return config
 
@@ -192,7 +197,7 @@ def novel_views(config: ConfigDict, *, num_sources: int) -> None:
     config.model.pose.rays = "sphere"
     config.model.pose.coordinates = "polar"
     config.probe.kind = "none"
-    config.eval.evaluators = ("reconstruction",)
+    config.eval.evaluators = ("novel_view",)
 
 
 def check_argument(file: str, argument: str, choices: Iterable[str]) -> None:

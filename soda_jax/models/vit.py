@@ -13,6 +13,7 @@ from soda_jax.models.positional import sincos_2d
 # name -> (width, depth, heads)
 VARIANTS = {
     "micro": (64, 2, 2),
+    "mini": (128, 4, 4),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
     "base": (768, 12, 12),
