@@ -1,8 +1,10 @@
 """SODA on renderings of Google Scanned Objects, 120 views of each (Table 10): ResNet-50 with rays, latent 2048.
 
-    python -m soda_jax.tools.render_objects --meshes=GSO_DIR --out=VIEWS_DIR --views=120 --resolution=256
+    for i in GSO_DIR/*/; do cp $i/materials/textures/texture.png $i/meshes/; done
+    python -m soda_jax.tools.render_objects --meshes=GSO_DIR --out=VIEWS_DIR --views=120 --resolution=256 --up=z
     python -m soda_jax.main --config=configs/gso.py --workdir=... --config.data.root=VIEWS_DIR
 
+GSO_DIR has the unpacked archive of each object; its model.obj looks for the texture beside itself, and z is up.
 Trained on 1 to 9 sources, the range that the paper evaluates; --config.data.num_sources=1 costs a fraction. Latent
 and pose are both masked in training, which the paper's masking table finds best here. The paper used V100s or TPU v2
 chips and reports PSNR 24.97, SSIM .945, FID 1.51 and LPIPS .054 on renderings of its own; 200,000 steps are our

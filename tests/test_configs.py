@@ -18,7 +18,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from soda_jax import build
+from soda_jax import build, evaluate
 from soda_jax.config import validate
 from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
@@ -174,6 +174,14 @@ def test_its_probe_has_the_sets_classes(name, argument):
     sizes = NUM_CLASSES.get(config.data.name, (10,))
     params = jax.eval_shape(task.module.init, jax.random.key(0), jnp.zeros((1, config.model.latent_dim)))["params"]
     assert params["head"]["kernel"].shape == (config.model.latent_dim, sum(sizes))
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_its_evaluators_have_what_they_need(name, argument):
+    config = _load(name, argument)
+    wanted = set(config.eval.evaluators)
+    assert wanted <= {*evaluate.FEATURE_EVALUATORS, *evaluate.IMAGE_EVALUATORS}
+    assert config.probe.kind != "none" or not wanted & set(evaluate.FEATURE_EVALUATORS)
 
 
 @pytest.mark.parametrize("name", TABLE_10)
