@@ -21,6 +21,7 @@ SOURCE_RESOLUTION, TARGET_RESOLUTION = 256, 128
 RANDAUGMENT_RATE = 0.65  # the paper's, on ImageNet
 BATCH_SIZE = 32
 SIZES = ((375, 500), (256, 256))  # ImageNet's most frequent size; the sets that come resized
+_BUFFERED = 8  # batches a worker process, more than either pipeline prepares ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def measure(batches: Iterator[Any], batch_size: int, count: int, workers: int) -
     Without worker processes the seconds are those that this process computes, so that other load on the
     machine counts less; with them, those that pass.
     """
-    for _ in range(1 + 4 * workers):
+    for _ in range(1 + _BUFFERED * workers):
         next(batches)
     clock = time.perf_counter if workers else time.process_time
     begin = clock()
@@ -101,10 +102,13 @@ def soda_batches(source: Source, spec: ViewSpec, batch_size: int, workers: int) 
 def compare(cases: Sequence[Case], *, images: int, repeats: int, workers: int, torchvision: bool) -> list[dict]:
     """Measures every case by both pipelines in turn, `repeats` times, so that both see the same machine.
 
+    Args:
+        images: in a run, of each worker process; at least so many that buffers do not matter.
+
     Returns:
         For each case its fields, "soda_jax" and, if asked for, "torchvision": a `Rate`.
     """
-    count = max(1, round(images * max(workers, 1) / BATCH_SIZE))
+    count = max(1 + _BUFFERED * workers, round(images * max(workers, 1) / BATCH_SIZE))
     pipelines: list[dict[str, Iterator[Any]]] = []
     for case in cases:
         source = load_source("folder", case.root, "train")
