@@ -5,6 +5,7 @@ Factor sizes, order and values are those of the dataset's README (github.com/rr-
 
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import tensorflow_datasets as tfds
 from soda_jax.data.builders.base import ArchiveError, ManualBuilder, require_file, split_evenly
 
 _SPLIT_SEED = 3
+_SHAPE = (64, 64, 3)
 _SIZES_AND_PLACES = {
     "object_size": ("small", "large"),
     "camera_height": ("top", "center", "bottom"),
@@ -107,11 +109,18 @@ class Mpi3d(ManualBuilder):
 
 
 class _ImageStream:
-    """Images of a .npz by index, for little memory; quick only if the indices rise."""
+    """Images of a .npz by index, for little memory; quick only if the indices rise.
+
+    What lies between them is read too, as seeking would switch off zipfile's checksum.
+    """
 
     def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
         try:
-            self._stream = zipfile.ZipFile(path).open("images.npy")
+            self._stream = zipfile.ZipFile(self._path).open("images.npy")
             version = np.lib.format.read_magic(self._stream)
             read_header = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -119,21 +128,24 @@ class _ImageStream:
             }[version]
             shape, fortran_order, dtype = read_header(self._stream)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ArchiveError(f"{path} is no .npz with an array `images` ({error}); download it again.") from error
-        if shape[1:] != (64, 64, 3) or dtype != np.uint8 or fortran_order:
-            raise ArchiveError(f"{path}: `images` is {dtype} {shape}, expected uint8 (N, 64, 64, 3) in C order.")
-        self._start = self._stream.tell()
+            raise ArchiveError(
+                f"{self._path} is no .npz with an array `images` ({error}); download it again."
+            ) from error
+        if shape[1:] != _SHAPE or dtype != np.uint8 or fortran_order:
+            raise ArchiveError(f"{self._path}: `images` is {dtype} {shape}, expected uint8 (N, 64, 64, 3) in C order.")
         self.count = shape[0]
+        self._next = 0
 
     def __getitem__(self, index: int) -> np.ndarray:
-        size = 64 * 64 * 3
+        if index < self._next:
+            self._open()
+        size = int(np.prod(_SHAPE))
         try:
-            self._stream.seek(self._start + index * size)
-            content = self._stream.read(size)
-        except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:
-            raise ArchiveError(
-                f"image {index} of {self._stream.name} is damaged ({error}); download it again."
-            ) from error
+            while self._next <= index:
+                content = self._stream.read(size)
+                self._next += 1
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ArchiveError(f"{self._path} is damaged ({error}); download it again.") from error
         if len(content) != size:
-            raise ArchiveError(f"{self._stream.name} ends before image {index}; download it again.")
-        return np.frombuffer(content, np.uint8).reshape(64, 64, 3)
+            raise ArchiveError(f"{self._path} ends before image {index}; download it again.")
+        return np.frombuffer(content, np.uint8).reshape(_SHAPE)

@@ -1,5 +1,7 @@
 """NMR: objects with cameras, prepared and read back; the cameras are checked by projecting points."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,15 @@ def test_a_batch_reads_only_the_views_it_uses(archive, prepare, monkeypatch):
     assert batch["source_pose"].shape == (2, 1, 4, 4) and batch["target_intrinsics"].shape == (2, 4)
     np.testing.assert_allclose(batch["target_intrinsics"][0], [59.7128, 59.7128, 16, 16], rtol=1e-5)
     assert len(read) == 4
+
+
+def test_pickles_for_workers(archive, prepare):
+    manual, _ = archive
+    source = data.load_source("nmr", prepare("nmr", manual, NUM_VIEWS=VIEWS), "train")
+    content = pickle.dumps(source)
+    assert len(content) < 20_000
+    copy = pickle.loads(content)
+    np.testing.assert_array_equal(copy[2]["views"][1]["image"], source[2]["views"][1]["image"])
 
 
 def test_splits_of_objects_are_whole(archive, prepare):
