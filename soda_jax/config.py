@@ -22,7 +22,7 @@ GUIDANCE = ("latent", "pose", "both")
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
-    "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none"))},
+    "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none")), "denoiser": {"norm_groups": 32}},
     "diffusion": {"pose_mask_rate": 0.12},
     "sampling": {"guidance_on": "latent"},
     "data": {
@@ -353,10 +353,11 @@ def from_dict(tree: dict[str, Any]) -> ConfigDict:
             return {key: untangle(value) for key, value in node.items()}
         return tuple(untangle(item) for item in node) if isinstance(node, list) else node
 
-    filled = dict(tree)
-    for section, added in ADDED_FIELDS.items():
-        if section in tree:
-            filled[section] = added | tree[section]
+    def fill(node: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+        given = {key: fill(node[key], added[key]) for key in added if isinstance(added[key], dict) and key in node}
+        return added | node | given
+
+    filled = fill(tree, {section: added for section, added in ADDED_FIELDS.items() if section in tree})
     return ConfigDict(untangle(filled)).lock()
 
 

@@ -225,7 +225,11 @@ def test_configs_of_earlier_releases_describe_models_without_poses():
     config = tiny.get_config()
     tree = json.loads(config_lib.to_json(config))
     del tree["model"]["pose"], tree["diffusion"]["pose_mask_rate"], tree["sampling"]["guidance_on"]
+    del tree["model"]["denoiser"]["norm_groups"]
     old = config_lib.from_dict(tree)
+    assert old.model.denoiser.norm_groups == 32
+    with old.unlocked():
+        old.model.denoiser.norm_groups = config.model.denoiser.norm_groups
     assert old.to_dict() == config.to_dict()
     posed = tiny.posed_config()
     found = config_lib.differences(old, posed)
