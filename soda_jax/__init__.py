@@ -2,7 +2,7 @@
 
 from soda_jax.version import __version__
 
-__all__ = ["__version__", "load"]
+__all__ = ["Cameras", "__version__", "load"]
 
 
 def __getattr__(name: str):
@@ -11,4 +11,8 @@ def __getattr__(name: str):
         from soda_jax.api import load
 
         return load
+    if name == "Cameras":
+        from soda_jax.view_cameras import Cameras
+
+        return Cameras
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,8 @@ GUIDANCE = ("latent", "pose", "both")
 ADDED_FIELDS = {
     "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none")), "denoiser": {"norm_groups": 32}},
     "diffusion": {"pose_mask_rate": 0.12},
-    "sampling": {"guidance_on": "latent"},
+    "sampling": {"guidance_on": "latent", "turntable_views": 24, "turntable_altitude": 0.0},
+    "eval": {"novel_view_sources": (1, 3, 5, 7, 9), "novel_view_examples": 64, "novel_view_targets": 2},
     "data": {
         "min_sources": 0,
         "randaugment_rate": 0.0,
@@ -61,6 +62,7 @@ def validate(config: ConfigDict, num_devices: int = 1) -> None:
         *_check_pose(config),
         *_check_diffusion(config),
         *_check_data(config),
+        *_check_novel_views(config),
     ]
     if problems:
         raise ConfigError("this config cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -124,6 +126,10 @@ def _check_training(config: ConfigDict, num_devices: int) -> Iterator[str]:
             "eval.num_examples": (0, inf),
             "sampling.batch_size": (1, inf),
             "sampling.num_images": (1, inf),
+            "sampling.turntable_views": (0, inf),
+            "sampling.turntable_altitude": (-85, 85),
+            "eval.novel_view_examples": (0, inf),
+            "eval.novel_view_targets": (1, inf),
             "probe.dropout": (0, 0.99),
             "probe.label_smoothing": (0, 0.99),
         },
@@ -338,6 +344,15 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
         yield _problem(config, "data.root", "set the folder that holds the images")
     if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
         yield _problem(config, "data.crop_scale", "must be (low, high) with 0 < low <= high <= 1")
+
+
+def _check_novel_views(config: ConfigDict) -> Iterator[str]:
+    counts = config.eval.novel_view_sources
+    if not counts or any(not isinstance(count, int) or count < 1 for count in counts):
+        yield _problem(config, "eval.novel_view_sources", "must be numbers of sources, each at least 1")
+    if "novel_view" in config.eval.evaluators and config.data.view_policy != "camera":
+        remedy = "novel_view needs config.data.view_policy='camera' on a set with cameras; leave it out"
+        yield _problem(config, "eval.evaluators", remedy)
 
 
 def to_json(config: ConfigDict) -> str:

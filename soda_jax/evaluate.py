@@ -1,5 +1,6 @@
 """`--mode=evaluate`: the evaluators that the config names, on a checkpoint's EMA weights."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from soda_jax.data.pipeline import eval_batches, iterate, train_dataset
 from soda_jax.evaluators.features import collect, raw_pixels
 from soda_jax.evaluators.knn import KNN
 from soda_jax.evaluators.linear_probe import LinearProbeEvaluator
+from soda_jax.evaluators.novel_view import NovelView, mean_target
 from soda_jax.evaluators.reconstruction import Reconstruction
 from soda_jax.inference import Inference
 
 FEATURE_EVALUATORS = ("knn", "linear_probe")
-IMAGE_EVALUATORS = ("reconstruction",)
+IMAGE_EVALUATORS = ("reconstruction", "novel_view")
 CALIBRATION_BATCHES = 50  # BatchNorm's average forgets its start by 0.9 ** 50
+MEAN_TARGETS = 4096  # training views in the mean image: its error is then 1/64 of a pixel's spread
 
 Results = dict[str, dict[str, float]]
 
@@ -30,7 +33,8 @@ def evaluate(config: ConfigDict, workdir: str) -> Results:
     """Evaluates the newest checkpoint; prints a table and writes WORKDIR/evaluation_STEP.json.
 
     Returns:
-      {row: {metric: value}}, with rows "SODA" and, if `config.eval.baselines`, "untrained encoder" and "raw pixels".
+      {row: {metric: value}}, with rows "SODA" and, if `config.eval.baselines`, "untrained encoder" and "raw pixels" for
+      features, "nearest source" and "mean training image" for novel views.
 
     Raises:
       ValueError: an evaluator is unknown, or needs targets that the dataset lacks.
@@ -53,6 +57,8 @@ def evaluate(config: ConfigDict, workdir: str) -> Results:
         source = build.source(config, config.data.eval_split)
         limit = config.eval.reconstruction_examples or None
         results["SODA"] |= Reconstruction(inference, source, build.view_spec(config), limit).run(variables)
+    if "novel_view" in config.eval.evaluators:
+        _evaluate_novel_views(config, inference, variables, results)
     _report(results, step, workdir)
     return results
 
@@ -101,6 +107,27 @@ def _evaluate_features(config: ConfigDict, inference: Inference, variables: dict
         if "linear_probe" in config.eval.evaluators:
             row |= probe.run(*features)
         print(f"{name}: {len(features[0].features)} training, {len(features[1].features)} test examples")
+
+
+def _evaluate_novel_views(config: ConfigDict, inference: Inference, variables: dict, results: Results) -> None:
+    """Views of held-out objects, and their baselines on the same views."""
+    spec = build.view_spec(config)
+    evaluator = NovelView(
+        inference,
+        build.source(config, config.data.eval_split),
+        spec,
+        counts=tuple(config.eval.novel_view_sources),
+        num_targets=config.eval.novel_view_targets,
+        limit=config.eval.novel_view_examples or None,
+    )
+    results["SODA"] |= evaluator.run(variables)
+    if config.eval.baselines:
+        train, size = build.source(config, config.data.train_split), inference.eval_batch_size
+        spec = dataclasses.replace(spec, num_sources=1, min_sources=0)
+        batches = iterate(train_dataset(train, spec, batch_size=size, seed=config.seed))
+        mean_image = mean_target(_first(batches, -(-MEAN_TARGETS // size)))
+        for name, row in evaluator.baselines(mean_image).items():
+            results.setdefault(name, {}).update(row)
 
 
 def _first(items: Iterator, count: int) -> Iterator:

@@ -1,4 +1,7 @@
-"""PNG grids: source | target | reconstruction or novel view | unconditional sample, one row an example."""
+"""PNG grids: source | target | reconstruction or novel view | unconditional sample, one row an example.
+
+Where the model takes cameras, the unconditional sample is a new object as the target's camera sees it ("pose only").
+"""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,13 +36,13 @@ class GridWriter:
         batch, real = self._batch, self._batch["mask"]
         seen_from, seen_at = self._inference.conditions(batch)
         z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
+        # With a camera, what no source guides is still seen from the target's.
+        last = "pose only" if seen_at else "unconditional"
         columns = {
             "source": batch["source"][:, 0],
             "target": batch["target"],
             self._third: self._images(self._inference.sample(variables, z, seed=seed, **seen_at)),
-            "unconditional": self._images(
-                self._inference.sample_unconditional(variables, len(z), seed=seed, **seen_at)
-            ),
+            last: self._images(self._inference.sample_unconditional(variables, len(z), seed=seed, **seen_at)),
         }
         return image_grid({name: images[real] for name, images in columns.items()})
 
@@ -48,10 +51,14 @@ class GridWriter:
         return inputs.to_uint8(sampled["images"])
 
 
+def display_side(side: int) -> int:
+    """The side at which square images of `side` pixels are drawn: a whole multiple, at least `MIN_SIDE`."""
+    return side * -(-MIN_SIDE // side)
+
+
 def image_grid(columns: dict[str, np.ndarray]) -> np.ndarray:
     """Columns of square uint8 images [N, h, h, 3] (sides may differ between columns) under their captions."""
-    largest = max(images.shape[1] for images in columns.values())
-    side = largest * -(-MIN_SIDE // largest)
+    side = display_side(max(images.shape[1] for images in columns.values()))
     rows = max(len(images) for images in columns.values())
     font = ImageFont.load_default(size=13)
     cell = side + PADDING

@@ -86,3 +86,21 @@ def save_png(path: pathlib.Path, image: np.ndarray) -> None:
     temporary = path.with_suffix(".tmp")
     Image.fromarray(image).save(temporary, format="PNG")
     os.replace(temporary, path)
+
+
+def save_gif(path: pathlib.Path, frames: list[np.ndarray], seconds: float) -> None:
+    """Writes uint8 [H, W, 3] frames as an endless animation of `seconds` a round, whole or not at all."""
+    # One palette for all frames, without dithering: otherwise flat areas would flicker.
+    palette = Image.fromarray(np.concatenate(frames)).quantize(256)
+    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pictures[0].save(
+        temporary,
+        format="GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 * seconds / len(frames)),
+        loop=0,
+    )
+    os.replace(temporary, path)
