@@ -3,19 +3,20 @@
 The fifteen operations and their strengths are those of timm's `rand-m9-mstd0.5-inc1`
 (huggingface/pytorch-image-models, timm/data/auto_augment.py), the usual ImageNet recipe: magnitude
 9 of 10 with a standard deviation of .5, and "increasing" strengths, with which a larger magnitude
-always changes the image more. (In the first published code, larger magnitudes posterised and
-solarised less, and lowered or raised contrast, colour, brightness and sharpness by one fixed rule.)
+always changes the image more. (In the first published code larger magnitudes posterised and
+solarised less, and small ones lowered contrast, colour, brightness and sharpness where large ones
+raised them.)
 The paper gives only the operations' number, magnitude and standard deviation; the rest is our
 choice. Beyond timm:
 
 - Every drawn operation is applied, as in the RandAugment paper; timm skips each with probability
   one half.
 - Posterize keeps at least one bit; at magnitude 10 timm keeps none, and the image turns black.
-- Geometry is resampled bilinearly, and filled with ImageNet's mean colour.
+- Geometry is resampled bilinearly (shifts go by whole pixels), and filled with ImageNet's mean colour.
 
-OpenCV does the work: at 256 px .26 ms an operation on average, where Pillow's take .83, for the same
+OpenCV does the work: at 256 px .11 ms an operation on average, where Pillow's take .8, for the same
 image up to rounding. Libraries that have RandAugment need PyTorch or TensorFlow (timm, torchvision, kornia,
-keras-cv), or are no longer maintained (imgaug, albumentations).
+keras-cv), are no longer maintained (imgaug, albumentations) or AGPL (albumentationsx).
 """
 
 import math
@@ -79,13 +80,13 @@ def draw_operations(
         magnitude: mean strength, 0..10.
         magnitude_std: standard deviation of the strength, which is clipped to 0..10.
     """
-    chosen = rng.integers(len(OPERATIONS), size=count).tolist()
-    strengths = rng.normal(magnitude, magnitude_std, count).clip(0, MAX_MAGNITUDE).tolist()
-    signs = rng.choice((-1.0, 1.0), count).tolist()
-    return tuple(
-        Operation(OPERATIONS[which], amount(OPERATIONS[which], strength, sign))
-        for which, strength, sign in zip(chosen, strengths, signs, strict=True)
-    )
+    chosen = rng.integers(2 * len(OPERATIONS), size=count).tolist()
+    drawn = []
+    for choice, noise in zip(chosen, rng.standard_normal(count).tolist(), strict=True):
+        name, sign = OPERATIONS[choice // 2], 1.0 if choice % 2 else -1.0
+        strength = min(max(magnitude + magnitude_std * noise, 0.0), MAX_MAGNITUDE)
+        drawn.append(Operation(name, amount(name, strength, sign)))
+    return tuple(drawn)
 
 
 def amount(name: str, strength: float, sign: float) -> float:
@@ -116,11 +117,11 @@ def apply_operations(image: np.ndarray, operations: Sequence[Operation]) -> np.n
 
 
 def _auto_contrast(image: np.ndarray, _: float) -> np.ndarray:
-    return _map_channels(image, _stretch)
+    return cv2.merge([_stretch(channel) for channel in cv2.split(image)])
 
 
 def _equalize(image: np.ndarray, _: float) -> np.ndarray:
-    return _map_channels(image, _flatten)
+    return cv2.merge([_flatten(channel) for channel in cv2.split(image)])
 
 
 def _invert(image: np.ndarray, _: float) -> np.ndarray:
@@ -128,15 +129,17 @@ def _invert(image: np.ndarray, _: float) -> np.ndarray:
 
 
 def _posterize(image: np.ndarray, bits: float) -> np.ndarray:
-    return _map_levels(image, _LEVELS & ~(2 ** (8 - int(bits)) - 1))
+    return image & np.uint8(256 - 2 ** (8 - int(bits)))
 
 
 def _solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    return _map_levels(image, np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS))
+    if threshold > 255:
+        return image
+    return image ^ -(image >= np.uint8(threshold)).view(np.uint8)  # The negative of 1 has all bits set.
 
 
 def _solarize_add(image: np.ndarray, addition: float) -> np.ndarray:
-    return _map_levels(image, np.where(_LEVELS < 128, _LEVELS + int(addition), _LEVELS))
+    return image + (image < 128).view(np.uint8) * np.uint8(addition)  # At most 127 + 110: no overflow.
 
 
 def _color(image: np.ndarray, factor: float) -> np.ndarray:
@@ -146,18 +149,20 @@ def _color(image: np.ndarray, factor: float) -> np.ndarray:
 
 def _contrast(image: np.ndarray, factor: float) -> np.ndarray:
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return _map_levels(image, mean + factor * (_LEVELS - mean))
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def _brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    return _map_levels(image, factor * _LEVELS)
+    return cv2.convertScaleAbs(image, alpha=factor)
 
 
 def _sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    smooth = image.copy()  # The outermost pixels stay, as in Pillow.
-    if min(image.shape[:2]) > 2:
-        smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, _SMOOTH)[1:-1, 1:-1]
-    return cv2.addWeighted(image, factor, smooth, 1 - factor, 0)
+    # Away from Pillow's smooth image: the mean of 3 x 3 pixels, of which the middle one counts 5 times.
+    mean, middle = (1 - factor) * 9 / 13, (1 - factor) * 4 / 13
+    result = cv2.addWeighted(image, factor + middle, cv2.blur(image, (3, 3)), mean, 0)
+    for edge in (0, -1):  # The outermost pixels stay, as in Pillow.
+        result[edge], result[:, edge] = image[edge], image[:, edge]
+    return result
 
 
 def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -177,11 +182,11 @@ def _shear_y(image: np.ndarray, shear: float) -> np.ndarray:
 
 
 def _translate_x(image: np.ndarray, share: float) -> np.ndarray:
-    return _warp(image, np.eye(2), (share * image.shape[1], 0))
+    return _move(image, round(share * image.shape[1]), 0)
 
 
 def _translate_y(image: np.ndarray, share: float) -> np.ndarray:
-    return _warp(image, np.eye(2), (0, share * image.shape[0]))
+    return _move(image, 0, round(share * image.shape[0]))
 
 
 _FUNCTIONS = {
@@ -203,38 +208,32 @@ _FUNCTIONS = {
 }
 
 
-def _map_levels(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Replaces each level 0..255 by `levels` [256], clipped and rounded towards zero."""
-    return cv2.LUT(image, levels.clip(0, 255).astype(np.uint8))
-
-
-def _map_channels(image: np.ndarray, levels_of_histogram) -> np.ndarray:
-    """Maps each channel by what `levels_of_histogram` [256] -> [256] makes of its histogram."""
-    table = np.empty((1, 256, 3), np.uint8)
-    for channel in range(3):
-        histogram = cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel()
-        table[0, :, channel] = levels_of_histogram(histogram.astype(np.int64))
-    return cv2.LUT(image, table)
-
-
-def _stretch(histogram: np.ndarray) -> np.ndarray:
-    """Spreads the levels that occur over 0..255."""
-    occurring = np.flatnonzero(histogram)
-    low, high = occurring[0], occurring[-1]
+def _stretch(channel: np.ndarray) -> np.ndarray:
+    """Spreads the levels that occur in uint8 [h, w] over 0..255."""
+    low, high, _, _ = cv2.minMaxLoc(channel)
     if high <= low:
-        return _LEVELS
+        return channel
     scale = 255 / (high - low)
-    return (_LEVELS * scale - low * scale).clip(0, 255).astype(np.uint8)
+    return cv2.LUT(channel, (_LEVELS * scale - low * scale).clip(0, 255).astype(np.uint8))
 
 
-def _flatten(histogram: np.ndarray) -> np.ndarray:
-    """Makes all levels about equally frequent."""
-    occurring = np.flatnonzero(histogram)
-    step = int(histogram.sum() - histogram[occurring[-1]]) // 255
+def _flatten(channel: np.ndarray) -> np.ndarray:
+    """Makes all levels of uint8 [h, w] about equally frequent."""
+    histogram = cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    highest = np.flatnonzero(histogram)[-1]
+    step = int(histogram.sum() - histogram[highest]) // 255
     if step == 0:
-        return _LEVELS
+        return channel
     below = np.cumsum(histogram) - histogram
-    return np.minimum((step // 2 + below) // step, 255)
+    return cv2.LUT(channel, np.minimum((step // 2 + below) // step, 255).astype(np.uint8))
+
+
+def _move(image: np.ndarray, left: int, up: int) -> np.ndarray:
+    """Moves the content by whole pixels."""
+    height, width = image.shape[:2]
+    seen = image[max(up, 0) : height + min(up, 0), max(left, 0) : width + min(left, 0)]
+    borders = (max(-up, 0), max(up, 0), max(-left, 0), max(left, 0))
+    return cv2.copyMakeBorder(seen, *borders, cv2.BORDER_CONSTANT, value=_FILL)
 
 
 def _warp(image: np.ndarray, linear: np.ndarray, offset) -> np.ndarray:
@@ -242,11 +241,13 @@ def _warp(image: np.ndarray, linear: np.ndarray, offset) -> np.ndarray:
     matrix = np.empty((2, 3))
     matrix[:, :2] = linear
     matrix[:, 2] = linear @ (0.5, 0.5) + offset - 0.5
-    return cv2.warpAffine(
-        image,
+    # OpenCV warps four channels in little more than half the time of three.
+    warped = cv2.warpAffine(
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
         matrix,
         image.shape[1::-1],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=_FILL,
+        borderValue=(*_FILL, 255),
     )
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)

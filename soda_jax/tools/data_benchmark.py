@@ -171,7 +171,10 @@ def _torchvision_batches(paths: Sequence[str], randaugment: bool, workers: int) 
             transforms.RandomHorizontalFlip(),
         ]
         if randaugment:
-            steps.append(transforms.RandomApply([transforms.RandAugment(num_ops=2, magnitude=9)], p=RANDAUGMENT_RATE))
+            distort = transforms.RandAugment(
+                num_ops=2, magnitude=9, num_magnitude_bins=11, interpolation=transforms.InterpolationMode.BILINEAR
+            )
+            steps.append(transforms.RandomApply([distort], p=RANDAUGMENT_RATE))
         return transforms.Compose([*steps, transforms.PILToTensor()])
 
     images = _TwoViews(paths, transform(SOURCE_RESOLUTION), transform(TARGET_RESOLUTION))
