@@ -100,7 +100,7 @@ class MultiViewFolder:
     def _cache(self, split: str, cache_bytes: int) -> CachedArray | None:
         """All images of the split, or None if they are too large or of several sizes."""
         paths = [path for frames in self._objects for path in frames.paths]
-        shape = StoredImage(paths[0]).shape
+        shape = _stored_image(paths[0]).shape
         if len(paths) * int(np.prod(shape)) > cache_bytes:
             return None
         identity = [[path, (status := os.stat(path)).st_size, status.st_mtime_ns] for path in paths]
@@ -125,7 +125,7 @@ class ObjectViews:
 
     def __getitem__(self, number: int) -> Example:
         frames, number = self._frames, range(len(self))[number]
-        image = StoredImage(frames.paths[number]) if self._pixels is None else self._pixels[number]
+        image = _stored_image(frames.paths[number]) if self._pixels is None else self._pixels[number]
         try:
             intrinsics = frames.lenses[number].intrinsics(*image.shape[:2])
         except ValueError as error:
@@ -133,14 +133,6 @@ class ObjectViews:
         if self._decode:
             image = np.asarray(image)
         return {"image": image, "pose": frames.poses[number], "intrinsics": intrinsics}
-
-
-class StoredImage(EncodedImage):
-    """An image file as its pixels are stored: calibration tools do not turn it by its EXIF orientation."""
-
-    def _open(self):
-        data, image, _ = super()._open()
-        return data, image, 1
 
 
 class _Index:
@@ -224,12 +216,17 @@ class _SizesDifferError(Exception):
     """The images of a split do not have one size."""
 
 
+def _stored_image(path: str) -> EncodedImage:
+    # Tools that calibrate cameras do not turn images by their EXIF orientation.
+    return EncodedImage(path, upright=False)
+
+
 def _decode_all(paths: list[str], shape: tuple[int, ...]) -> np.ndarray:
     """uint8 [len(paths), *shape]; decoding runs in threads."""
     pixels = np.empty((len(paths), *shape), np.uint8)
 
     def decode(number: int) -> None:
-        image = StoredImage(paths[number]).decode()
+        image = _stored_image(paths[number]).decode()
         if image.shape != shape:
             raise _SizesDifferError
         pixels[number] = image
