@@ -25,6 +25,9 @@ _VIEW_STREAM = 2
 _REPLACEMENT_KEY = 3
 _MAX_REPLACEMENTS = 1000
 
+# (index, example, attempt) -> views; another attempt draws other randomness: the same would choose the same partner.
+MakeViews = Callable[[int, Example, int], Example]
+
 
 def train_dataset(
     source: Source,
@@ -121,7 +124,7 @@ def _check(source: Source, batch_size: int, process_index: int, process_count: i
 
 
 class _KeyedGenerator:
-    """One generator set to the start of the stream (key, position) at a time.
+    """One generator set to the start of the stream (key, position, attempt) at a time.
 
     Re-keying a counter-based generator takes 2 microseconds, making a new one 17.
     """
@@ -131,8 +134,9 @@ class _KeyedGenerator:
         self._state = self._bits.state
         self._generator = np.random.Generator(self._bits)
 
-    def at(self, position: int) -> np.random.Generator:
+    def at(self, position: int, attempt: int) -> np.random.Generator:
         self._state["state"]["key"][1] = position
+        self._state["state"]["counter"][3] = attempt
         self._bits.state = self._state
         return self._generator
 
@@ -164,8 +168,8 @@ class _TrainBatches:
             indices[members] = _epoch_order(size, self._seed, int(epoch))[offsets[members]]
         generator = _KeyedGenerator(self._view_key)
 
-        def views_at(position: int) -> Callable[[int, Example], Example]:
-            return lambda index, example: self._views(index, example, generator.at(position))
+        def views_at(position: int) -> MakeViews:
+            return lambda index, example, attempt: self._views(index, example, generator.at(position, attempt))
 
         examples = get_many(self._source, indices)
         batch = _collate(
@@ -218,7 +222,7 @@ class _EvalBatches:
         batch["mask"] = mask & np.array(readable)[where]
         return batch
 
-    def _views(self, index: int, example: Example) -> Example:
+    def _views(self, index: int, example: Example, _: int) -> Example:
         partner = None
         if self._classes is not None:
             partner = _example(self._source, self._classes.next_partner(index))
@@ -229,10 +233,8 @@ def _example(source: Source, index: int) -> Example:
     return get_many(source, np.array([index]))[0]
 
 
-def _readable(
-    source: Source, index: int, example: Example, make: Callable[[int, Example], Example]
-) -> tuple[Example, bool]:
-    """`make(index, example)`, or of the first replacement that can be read.
+def _readable(source: Source, index: int, example: Example, make: MakeViews) -> tuple[Example, bool]:
+    """The views of the example, or of the first replacement that can be read.
 
     Replacements are drawn from the whole split: the neighbours of a broken file are often broken too.
 
@@ -240,13 +242,13 @@ def _readable(
         The views, and whether they are of the example itself.
     """
     try:
-        return make(index, example), True
+        return make(index, example, 0), True
     except DecodeError as error:
         _report(source, error)
     rng = np.random.Generator(np.random.Philox(key=np.array([_REPLACEMENT_KEY, index], np.uint64)))
-    for other in rng.integers(len(source), size=_MAX_REPLACEMENTS).tolist():
+    for attempt, other in enumerate(rng.integers(len(source), size=_MAX_REPLACEMENTS).tolist(), start=1):
         try:
-            return make(other, _example(source, other)), False
+            return make(other, _example(source, other), attempt), False
         except DecodeError as error:
             _report(source, error)
     raise ValueError(f"no image could be read in {_MAX_REPLACEMENTS} tries; check the dataset's files.")

@@ -188,6 +188,21 @@ def test_class_policy_skips_broken_partners(tree):
         assert np.all(target != source)
 
 
+def test_class_policy_draws_another_partner_when_all_first_ones_are_broken(tmp_path):
+    """The same draw on another example would choose the broken first file of its class again."""
+    for number in range(12):
+        path = tmp_path / "train" / str(number % 2) / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10), _colour(number)).save(path)
+        if number < 2:
+            path.write_bytes(b"")
+    spec = data.ViewSpec("class", source_resolution=8, target_resolution=8, augment_source=False, augment_target=False)
+    dataset = data.train_dataset(_open(tmp_path), spec, batch_size=12, seed=0)
+    for step in range(5):
+        assert _shown(dataset[step]).min() >= 2
+        _assert_equal(dataset[step], dataset[step])
+
+
 def test_a_source_that_keeps_no_list_raises():
     class Broken:
         targets = {}
