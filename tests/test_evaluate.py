@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from soda_jax import build
 from soda_jax import evaluate as evaluate_module
 from soda_jax.config import ConfigError
+from soda_jax.data.pipeline import eval_batches
 from soda_jax.evaluate import evaluate
 from tests import tiny, tiny_checkpoint
+from tests.objects import Objects
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -89,7 +92,10 @@ def test_without_baselines_and_with_one_evaluator(workdir, scenes, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"eval__evaluators": ("knn", "fid")}, "evaluators names fid; known are knn, linear_probe, reconstruction"),
+        (
+            {"eval__evaluators": ("knn", "fid")},
+            "evaluators names fid; known are knn, linear_probe, reconstruction, novel_view",
+        ),
         ({"probe__kind": "none"}, r"knn and linear_probe need labels.*leave them out"),
         ({"probe__kind": "label"}, r"config.probe.kind='label': the dataset has no such targets \(it has: factors\)"),
         ({"model__latent_dim": 32}, "config.model.latent_dim: 16 -> 32"),
@@ -106,3 +112,32 @@ def test_impossible_evaluations_name_the_remedy(workdir, scenes, overrides, mess
 def test_nothing_to_evaluate(tmp_path, scenes):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint: train first"):
         evaluate(get_config(scenes), str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def posed_workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("posed")
+    tiny_checkpoint.write(folder, tiny.posed_config(), 3)
+    return folder
+
+
+def test_novel_views_beside_their_baselines(posed_workdir, monkeypatch, capsys):
+    train, test = Objects(count=8, num_views=4, seed=1), Objects()
+    monkeypatch.setattr(build, "source", lambda config, split: {"train": train, "test": test}[split])
+    settings = {"eval__evaluators": ("novel_view",), "eval__novel_view_examples": 3, "eval__novel_view_targets": 1}
+    config = tiny.posed_config(**settings, data__min_sources=1)
+    results = evaluate(config, str(posed_workdir))
+    assert list(results) == ["SODA", "nearest source", "mean training image"]
+    names = [f"novel_view{count}/{metric}" for count in (1, 3, 5) for metric in ("psnr", "ssim")]
+    assert all(list(row) == names and np.isfinite(list(row.values())).all() for row in results.values())
+    printed = capsys.readouterr().out
+    assert "no scores for 7 sources: an object has 6 views, 1 of them targets" in printed
+    assert "no scores for 9 sources" in printed
+    assert json.loads((posed_workdir / "evaluation_00000003.json").read_text())["results"] == results
+    # All training views count alike, to within the error of drawing them at random.
+    mean = train.images.reshape(-1, 8, 8, 3).mean(axis=0) / 255
+    targets = [batch["target"] for batch in eval_batches(test, build.view_spec(config), batch_size=3, limit=3)]
+    psnr = -10 * np.log10(np.mean((targets[0] / 255 - mean) ** 2, axis=(1, 2, 3))).mean()
+    np.testing.assert_allclose(results["mean training image"]["novel_view3/psnr"], psnr, atol=0.03)
+    without = evaluate(tiny.posed_config(**settings, eval__baselines=False), str(posed_workdir))
+    assert without == {"SODA": results["SODA"]}

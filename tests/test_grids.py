@@ -5,6 +5,7 @@ import pytest
 
 from soda_jax import grids, inputs
 from soda_jax.data.views import ViewSpec
+from tests.objects import Objects
 
 PALETTE = np.random.default_rng(0).integers(0, 256, (64, 3), np.uint8)
 
@@ -122,3 +123,35 @@ def test_columns_are_named_by_what_they_show(monkeypatch, source, policy, third)
     assert list(columns) == ["source", "target", third, "unconditional"]
     np.testing.assert_array_equal(columns[third], columns["source"])  # the echo
     assert (columns["target"] == columns["source"]).all() == (policy != "camera")
+
+
+class PosedEcho(Echo):
+    """As `Echo` for a model with cameras: a sample shows the side of the camera that it is asked for, and a latent."""
+
+    def conditions(self, batch):
+        return {"source_camera": batch["source_pose"]}, {"target_camera": batch["target_pose"]}
+
+    def encode(self, variables, source, source_mask, source_camera):
+        return source_camera[:, 0, 0, 3]
+
+    def sample(self, variables, z, seed, target_camera):
+        images = np.zeros((len(z), 8, 8, 3))
+        images[..., 0], images[..., 1] = z[:, None, None] / 4, target_camera[:, 0, 3, None, None] / 4
+        return {"images": images}
+
+    def sample_unconditional(self, variables, count, seed, target_camera):
+        return self.sample(variables, np.zeros(count), seed, target_camera)
+
+
+def test_the_targets_camera_shows_new_objects_too(monkeypatch):
+    objects, drawn = Objects(count=3), []
+    monkeypatch.setattr(grids, "image_grid", drawn.append)
+    grids.GridWriter(PosedEcho(), objects, spec("camera"), 3).draw({})
+    (columns,) = drawn
+    assert list(columns) == ["source", "target", "novel view", "pose only"]
+    for row in range(3):
+        source, target = (objects.images[row] == columns[name][row] for name in ("source", "target"))
+        across = [objects.poses[row, found.all((1, 2, 3)).argmax(), 0, 3] / 4 for found in (source, target)]
+        expected = inputs.to_uint8(np.array([[*across, 0.0], [0.0, across[1], 0.0]]))
+        np.testing.assert_array_equal(columns["novel view"][row, 0, 0], expected[0])
+        np.testing.assert_array_equal(columns["pose only"][row, 0, 0], expected[1])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soda_jax import grids
+from soda_jax import build, grids
 from soda_jax.sample import sample
 from tests import tiny, tiny_checkpoint
+from tests.objects import Objects
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -64,6 +65,10 @@ def test_samples_are_images_of_their_own(grid):
     assert (reconstruction != unconditional).any()
 
 
+def test_no_turntable_without_cameras(grid, workdir):
+    assert not list((workdir / "samples").glob("turntable*"))
+
+
 def test_the_seed_draws_other_noise_into_another_file(grid, workdir, get_config):
     path = sample(get_config(seed=3), str(workdir))
     assert path.name == "grid_00000007_seed3.png"
@@ -81,3 +86,35 @@ def test_another_models_folder(workdir, get_config):
 def test_no_checkpoint(tmp_path, get_config):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint: train first"):
         sample(get_config(), str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def posed_workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("posed")
+    tiny_checkpoint.write(workdir, tiny.posed_config(), 3)
+    return workdir
+
+
+def test_a_turntable_of_held_out_objects(posed_workdir, monkeypatch, capsys):
+    objects = Objects()
+    monkeypatch.setattr(build, "source", lambda config, split: {"test": objects}[split])
+    config = tiny.posed_config(sampling__turntable_views=3, sampling__turntable_altitude=20.0)
+    sample(config, str(posed_workdir))
+    strip = posed_workdir / "samples" / "turntable_00000003_seed0.png"
+    assert f"turntable in {strip} and .gif" in capsys.readouterr().out
+    picture = np.asarray(Image.open(strip))
+    assert picture.shape == (grids.HEADER + 2 * 100, grids.PADDING + (2 + 3) * 100, 3)
+    for number in (0, 1):  # two sources of each of two objects
+        shown = column(picture, number)
+        for row, index in enumerate((0, 2)):
+            assert (objects.images[index] == shown[row]).all((1, 2, 3)).any()
+    views = [column(picture, number) for number in (2, 3, 4)]
+    assert (views[0] != views[1]).any() and (views[1] != views[2]).any()
+    with Image.open(strip.with_suffix(".gif")) as animation:
+        assert (animation.n_frames, animation.size) == (3, (2 * 96, 2 * 96))
+
+
+def test_no_turntable_of_no_views(posed_workdir, monkeypatch):
+    monkeypatch.setattr(build, "source", lambda config, split: Objects())
+    path = sample(tiny.posed_config(sampling__turntable_views=0, seed=5), str(posed_workdir))
+    assert [file.name for file in path.parent.glob("*seed5*")] == [path.name]

@@ -66,6 +66,21 @@ def test_other_processes_write_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_animations_keep_colours_and_order(tmp_path):
+    colours = [(255, 0, 0), (0, 200, 30), (12, 34, 56)]
+    frames = [np.full((9, 7, 3), 255, np.uint8) for _ in colours]
+    for frame, colour in zip(frames, colours, strict=True):
+        frame[2:6, 1:5] = colour
+    path = tmp_path / "new" / "turn.gif"
+    writers.save_gif(path, frames, seconds=0.6)
+    with Image.open(path) as animation:
+        assert (animation.n_frames, animation.info["loop"], animation.info["duration"]) == (3, 0, 200)
+        for number, frame in enumerate(frames):
+            animation.seek(number)
+            assert np.abs(np.asarray(animation.convert("RGB")).astype(int) - frame).max() <= 4
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_tensorboard_gets_the_same_scalars(tmp_path, monkeypatch):
     written = []
 
