@@ -46,6 +46,11 @@ setup(
             'tensorflow-cpu>=2.20,<2.22; sys_platform == "linux"',
             "tensorboard>=2.20,<2.22",
         ],
+        # soda_jax.tools.render_objects; needs the system's EGL too (Debian: libegl1, libgl1-mesa-dri).
+        "render": [
+            "pyrender>=0.1.45,<0.2",
+            "trimesh>=4.6,<6",
+        ],
         "test": [
             "pytest>=8.3,<10",
             "pytest-xdist>=3.6,<4",

@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import trimesh
 from PIL import Image
+
+from soda_jax.rendering.errors import INSTALL, MeshError, RendererError
 
 EXTENSIONS = (".obj", ".glb", ".gltf", ".ply")
 UPS = ("auto", "y", "z")
@@ -13,10 +14,6 @@ UPS = ("auto", "y", "z")
 _CREASE_COSINE = np.cos(np.deg2rad(40))
 _GREY = (200, 200, 200, 255)
 _MAX_TEXTURE = 1024
-
-
-class MeshError(ValueError):
-    """A model that cannot be rendered; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +59,14 @@ def load_model(path: pathlib.Path, *, up: str = "auto", radius: float = 1.0) -> 
 
     Raises:
         MeshError: the file cannot be read, or has no surface.
+        RendererError: trimesh is missing.
     """
     if up not in UPS:
         raise ValueError(f"up={up!r} is unknown; choose one of {', '.join(UPS)}.")
+    try:
+        import trimesh
+    except ImportError as error:
+        raise RendererError(f"cannot read models ({error}); {INSTALL}.") from error
     try:
         # OBJ textures are looked up beside the file by trimesh's default resolver.
         scene = trimesh.load_scene(path, process=False)
@@ -80,12 +82,13 @@ def load_model(path: pathlib.Path, *, up: str = "auto", radius: float = 1.0) -> 
 
 def _parts(mesh) -> list[Part]:
     """The drawable triangles of a trimesh geometry; none for points and lines."""
-    if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
+    if getattr(mesh, "faces", None) is None or not len(mesh.faces):
         return []
     triangles = np.asarray(mesh.triangles, np.float64)
     normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     area = np.linalg.norm(normals, axis=-1)
-    kept = np.isfinite(triangles).all((1, 2)) & (area > 1e-12 * max(float(np.nanmax(area)), 1e-300))
+    finite = np.isfinite(triangles).all((1, 2))
+    kept = finite & (area > 1e-12 * area[finite].max(initial=0))
     if not kept.any():
         return []
     faces, triangles = np.asarray(mesh.faces)[kept], triangles[kept]
@@ -130,7 +133,7 @@ def _appearance(visual, faces: np.ndarray, kept: np.ndarray) -> dict:
             colours = _linear(np.asarray(visual.face_colors)[kept])
             return {"colour": (1.0, 1.0, 1.0, 1.0), "colours": np.repeat(colours[:, None], 3, axis=1)}
         return {"colour": tuple(_linear(np.array(_GREY)).tolist())}
-    look = _pbr(material) if isinstance(material, trimesh.visual.material.PBRMaterial) else _phong(material)
+    look = _pbr(material) if hasattr(material, "baseColorFactor") else _phong(material)
     if look["texture"] is not None and visual.uv is not None:
         look["uv"] = np.asarray(visual.uv, np.float32)[faces][..., :2]
         if np.isfinite(look["uv"]).all():

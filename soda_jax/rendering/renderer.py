@@ -1,42 +1,43 @@
-"""Draws a model with pyrender, without a window: on the GPU by EGL, or in software by EGL or OSMesa."""
+"""Draws a model with pyrender, without a window: EGL takes a GPU, or Mesa's software renderer."""
 
+import ctypes
 import os
 
 import cv2
 import numpy as np
 
 from soda_jax.data import cameras
+from soda_jax.rendering.errors import INSTALL, RendererError
 from soda_jax.rendering.meshes import Part
 
-PLATFORMS = ("egl", "osmesa")
 # Fixed in the world, so that all views of an object show it in the same light: (azimuth, altitude)
 # in degrees of where it shines from, and the radiance that a matt white surface facing it returns.
 LIGHTS = (((-35, 55), 0.50), ((60, 25), 0.25), ((180, 30), 0.25), ((0, 89), 0.15))
 AMBIENT = 0.38
+_CTYPES_ARGUMENT = f"{type(ctypes.byref(ctypes.c_int())).__module__}.CArgObject"
 
 
-class RendererError(RuntimeError):
-    """No renderer could be started; the message names the remedy."""
-
-
-def import_pyrender(platform: str):
-    """pyrender, drawing by `platform`: "egl" or "osmesa". The first import in a process decides.
+def import_pyrender():
+    """pyrender, drawing by EGL.
 
     Raises:
         RendererError: pyrender or the OpenGL libraries are missing.
     """
-    os.environ["PYOPENGL_PLATFORM"] = platform
+    os.environ["PYOPENGL_PLATFORM"] = "egl"
     # pyrender 0.1.45 uses this name, which NumPy 2 dropped.
     if not hasattr(np, "infty"):
         np.infty = np.inf
     try:
+        from OpenGL.plugins import FormatHandler
+
+        # pyrender wants PyOpenGL 3.1.0, which knows the arguments that ctypes makes by a name that
+        # they lost in Python 3.12.
+        known = FormatHandler.by_name("ctypesparameter").check
+        if _CTYPES_ARGUMENT not in known:
+            known.append(_CTYPES_ARGUMENT)
         import pyrender
     except Exception as error:
-        raise RendererError(
-            f"cannot load pyrender for {platform!r} ({type(error).__name__}: {error}). It needs "
-            "`pip install 'soda-jax[render]'` and the system's OpenGL: on Debian and Ubuntu "
-            "`apt-get install libegl1 libgl1-mesa-dri` for egl, `libosmesa6` for osmesa."
-        ) from error
+        raise RendererError(f"cannot load pyrender ({type(error).__name__}: {error}); {INSTALL}.") from error
     return pyrender
 
 
@@ -48,33 +49,29 @@ class Renderer:
     Args:
         resolution: side of the images.
         supersample: samples per pixel and axis.
-        platform: "egl" or "osmesa".
 
     Raises:
         RendererError: no OpenGL context can be made.
     """
 
-    def __init__(self, resolution: int, *, supersample: int = 2, platform: str = "egl"):
-        self._pyrender = import_pyrender(platform)
+    def __init__(self, resolution: int, *, supersample: int = 2):
+        self._pyrender = import_pyrender()
         self._resolution, self._supersample = resolution, supersample
         side = resolution * supersample
         try:
             self._context = self._pyrender.OffscreenRenderer(side, side)
         except Exception as error:
             raise RendererError(
-                f"cannot open an OpenGL context by {platform!r} ({type(error).__name__}: {error}). "
-                "Install Mesa (Debian and Ubuntu: `apt-get install libegl1 libgl1-mesa-dri`), or "
-                f"choose another of {', '.join(PLATFORMS)}."
+                f"cannot open an OpenGL context ({type(error).__name__}: {error}); {INSTALL}, or choose another "
+                "graphics device with EGL_DEVICE_ID=1, 2, ..."
             ) from error
-        self._parts: list[Part] = []
-        self._scene = None
+        self._scene = None  # Of the model; `load` makes it.
 
     def load(self, parts: list[Part]) -> None:
         """Takes up the model that `render` shows from now on."""
         pyrender = self._pyrender
-        self._parts = [part for part in parts if part.transparent]
-        self._materials = [self._material(part) for part in self._parts]
-        self._transparent_nodes = []
+        self._transparent = [(part, self._material(part)) for part in parts if part.transparent]
+        self._transparent_node = None
         scene = pyrender.Scene(bg_color=(1.0, 1.0, 1.0, 1.0), ambient_light=np.full(3, AMBIENT))
         solid = [part for part in parts if not part.transparent]
         primitives = [
@@ -85,7 +82,6 @@ class Renderer:
         for (azimuth, altitude), radiance in LIGHTS:
             light = pyrender.DirectionalLight(color=np.ones(3), intensity=np.pi * radiance)
             scene.add(light, pose=cameras.orbit(np.deg2rad(azimuth), np.deg2rad(altitude), 1.0))
-        # Corners far from the origin need not be searched for: the model fits a sphere.
         self._extent = max(float(np.linalg.norm(part.positions, axis=-1).max()) for part in parts)
         self._scene = scene
 
@@ -125,10 +121,11 @@ class Renderer:
         The half of a part that is seen from behind goes apart from the half seen from the front:
         a bottle's far wall, what it holds, its near wall.
         """
-        for node in self._transparent_nodes:
-            self._scene.remove_node(node)
+        if self._transparent_node is not None:
+            self._scene.remove_node(self._transparent_node)
+            self._transparent_node = None
         halves = []
-        for part, material in zip(self._parts, self._materials, strict=True):
+        for part, material in self._transparent:
             sight = part.positions.mean(1) - eye
             edges = part.positions[:, 1:] - part.positions[:, :1]
             behind = np.einsum("ij,ij->i", np.cross(edges[:, 0], edges[:, 1]), sight) > 0
@@ -138,10 +135,10 @@ class Renderer:
                 if len(members):
                     order = members[np.argsort(-depth[members])]
                     halves.append((depth[members].mean(), part, material, flipped, order))
-        self._transparent_nodes = [
-            self._scene.add(self._pyrender.Mesh([self._primitive(*half)]))
-            for _, *half in sorted(halves, key=lambda half: -half[0])
-        ]
+        if halves:
+            # In one mesh: pyrender keeps the order within a mesh, not between meshes.
+            primitives = [self._primitive(*half) for _, *half in sorted(halves, key=lambda half: -half[0])]
+            self._transparent_node = self._scene.add(self._pyrender.Mesh(primitives))
 
     def _material(self, part: Part):
         texture = None

@@ -12,7 +12,8 @@ import numpy as np
 
 from soda_jax.data import cameras
 from soda_jax.rendering.catalogue import Model
-from soda_jax.rendering.meshes import MeshError, load_model
+from soda_jax.rendering.errors import MeshError
+from soda_jax.rendering.meshes import load_model
 from soda_jax.rendering.renderer import Renderer
 
 TRANSFORMS = "transforms.json"

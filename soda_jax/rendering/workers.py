@@ -4,13 +4,13 @@ import collections
 import dataclasses
 import multiprocessing
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
 from soda_jax.rendering.catalogue import Model
-from soda_jax.rendering.meshes import MeshError
-from soda_jax.rendering.renderer import Renderer, RendererError
+from soda_jax.rendering.errors import MeshError, RendererError
+from soda_jax.rendering.renderer import Renderer
 from soda_jax.rendering.views import Protocol, is_complete, render_object
 
 CRASHED = "the process that rendered it died (out of memory, or a crash of OpenGL)"
@@ -26,17 +26,42 @@ class Job:
         meshes: folder of the models.
         out: folder of the renders.
         protocol: how objects are seen.
-        platform: "egl" or "osmesa".
     """
 
     meshes: pathlib.Path
     out: pathlib.Path
     protocol: Protocol
-    platform: str
 
 
-def render_objects(job: Job, models: list[Model], workers: int) -> Iterator[tuple[Model, str | None]]:
-    """Renders the models in `workers` processes; those whose views exist are left as they are.
+def render_in_worker(job: Job, model: Model) -> str | None:
+    """Renders one object in a worker process, unless its views exist; the reason if that is impossible."""
+    global _renderer
+    if is_complete(job.out, model.name):
+        return None
+    if _renderer is None:
+        _renderer = Renderer(job.protocol.resolution, supersample=job.protocol.supersample)
+    try:
+        render_object(job.meshes, model, job.out, job.protocol, _renderer)
+    except MeshError as error:
+        return str(error)
+    except (OSError, RendererError):
+        raise  # Not the model's fault: the others would fail too.
+    except Exception as error:
+        _renderer = None  # The context may be in any state.
+        return f"cannot be drawn ({type(error).__name__}: {error})"
+    return None
+
+
+def render_objects(
+    job: Job,
+    models: list[Model],
+    workers: int,
+    render: Callable[[Job, Model], str | None] = render_in_worker,
+) -> Iterator[tuple[Model, str | None]]:
+    """Renders the models in `workers` processes.
+
+    Args:
+        render: what a process does with one model.
 
     Yields:
         Each model when it is done, with None, or with the reason why it could not be rendered.
@@ -56,7 +81,7 @@ def render_objects(job: Job, models: list[Model], workers: int) -> Iterator[tupl
                 while queue or in_flight:
                     while queue and len(in_flight) < width:
                         model = queue.popleft()
-                        in_flight[pool.submit(_render, job, model)] = model
+                        in_flight[pool.submit(render, job, model)] = model
                     finished, _ = futures.wait(in_flight, return_when=futures.FIRST_COMPLETED)
                     for future in finished:
                         reason = future.result()
@@ -66,23 +91,3 @@ def render_objects(job: Job, models: list[Model], workers: int) -> Iterator[tupl
                     yield from ((model, CRASHED) for model in in_flight.values())
                 else:
                     suspects.extend(in_flight.values())
-
-
-def _render(job: Job, model: Model) -> str | None:
-    """Renders one object in a worker process; the reason if that is impossible."""
-    global _renderer
-    if is_complete(job.out, model.name):
-        return None
-    if _renderer is None:
-        protocol = job.protocol
-        _renderer = Renderer(protocol.resolution, supersample=protocol.supersample, platform=job.platform)
-    try:
-        render_object(job.meshes, model, job.out, job.protocol, _renderer)
-    except MeshError as error:
-        return str(error)
-    except (OSError, RendererError):
-        raise  # Not the model's fault: the others would fail too.
-    except Exception as error:
-        _renderer = None  # The context may be in any state.
-        return f"cannot be drawn ({type(error).__name__}: {error})"
-    return None

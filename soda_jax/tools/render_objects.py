@@ -2,10 +2,10 @@
 
     python -m soda_jax.tools.render_objects --meshes=DIR --out=DIR --views=120 --resolution=256
 
-Needs `pip install 'soda-jax[render]'` and OpenGL, with or without a GPU or a screen (Debian and Ubuntu: `apt-get
-install libegl1 libgl1-mesa-dri`). A run that is interrupted goes on where it stopped. DIR gets, for every object, a
-folder with the views as PNG on white and `transforms.json` (exact cameras, NeRF/Blender convention; the class as
-"category"), and beside them:
+Needs `pip install 'soda-jax[render]'` and OpenGL by EGL, which takes neither a screen nor a GPU (Debian and Ubuntu:
+`apt-get install libegl1 libgl1-mesa-dri`; EGL_DEVICE_ID picks one of several GPUs). A run that is interrupted goes on
+where it stopped. --out gets, for every object, a folder with the views as PNG on white and `transforms.json` (exact
+cameras, NeRF/Blender convention; the class as "category"), and beside them:
 
     splits.json        train, validation, test (80/10/10 by a hash of the object's name)
     CREDITS.md         who made each model, under which licence; credits.json is the same for programs
@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 from soda_jax.cli import parse_flags
 from soda_jax.rendering.catalogue import find_models
+from soda_jax.rendering.errors import RendererError
 from soda_jax.rendering.meshes import UPS
-from soda_jax.rendering.renderer import PLATFORMS, RendererError
 from soda_jax.rendering.summary import write_summary
 from soda_jax.rendering.views import Protocol, is_complete, remove_partial
 from soda_jax.rendering.workers import Job, render_objects
@@ -65,7 +65,6 @@ def render_folder(
     *,
     workers: int = 1,
     limit: int = 0,
-    platform: str = "egl",
     folder_categories: bool = False,
 ) -> Report:
     """Renders the models of a folder, see the module's docstring.
@@ -73,7 +72,6 @@ def render_folder(
     Args:
         workers: processes.
         limit: at most this many models, spread evenly over all; 0 is all.
-        platform: "egl" or "osmesa".
         folder_categories: without a manifest, the first folder below `meshes` is a model's class.
 
     Raises:
@@ -92,7 +90,7 @@ def render_folder(
     missing = [model for model in models if not is_complete(out, model.name)]
     skipped, start = {}, time.monotonic()
     for model, reason in tqdm(
-        render_objects(Job(meshes, out, protocol, platform), missing, workers), total=len(missing), unit="object"
+        render_objects(Job(meshes, out, protocol), missing, workers), total=len(missing), unit="object"
     ):
         if reason is not None:
             skipped[model.name] = reason
@@ -129,7 +127,6 @@ def _define_flags() -> None:
     flags.DEFINE_float("size", 1.0, "Radius of the sphere that an object is fitted into.")
     flags.DEFINE_enum("up", "auto", UPS, "Axis that points up in the files; auto: y for OBJ and glTF, z for PLY.")
     flags.DEFINE_integer("limit", 0, "Render at most so many models, spread over all; 0 is all.", lower_bound=0)
-    flags.DEFINE_enum("platform", "egl", PLATFORMS, "Where OpenGL draws: egl (GPU or software), osmesa (software).")
     flags.DEFINE_boolean("folder_categories", False, "Without a manifest, the first folder is a model's class.")
 
 
@@ -165,7 +162,6 @@ def main(argv: list[str]) -> None:
             protocol,
             workers=given.workers,
             limit=given.limit,
-            platform=given.platform,
             folder_categories=given.folder_categories,
         )
     except (ValueError, OSError, RendererError) as error:
