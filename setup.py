@@ -46,6 +46,8 @@ setup(
             'tensorflow-cpu>=2.20,<2.22; sys_platform == "linux"',
             "tensorboard>=2.20,<2.22",
         ],
+        # LSUN's archives are LMDB databases.
+        "lsun": ["lmdb>=1.4,<3"],
         # soda_jax.tools.render_objects; needs the system's EGL too (Debian: libegl1, libgl1-mesa-dri).
         "render": [
             "pyrender>=0.1.45,<0.2",

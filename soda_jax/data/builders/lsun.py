@@ -88,7 +88,7 @@ def _open(folder: pathlib.Path):
     try:
         import lmdb
     except ImportError as error:
-        raise ValueError("LSUN's files need the package `lmdb`: pip install lmdb") from error
+        raise ValueError("LSUN's files need the package `lmdb`: pip install 'lmdb>=1.4,<3'") from error
     try:
         return lmdb.open(str(folder), readonly=True, lock=False, readahead=False, max_readers=1)
     except lmdb.Error as error:
