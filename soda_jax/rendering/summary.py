@@ -20,7 +20,7 @@ def write_summary(meshes: pathlib.Path, out: pathlib.Path, models: list[Model], 
     """Writes splits.json, credits.json, CREDITS.md, licences/, skipped.txt and contact_sheet.png.
 
     Args:
-        models: all that were asked for; those whose views lie in `out` are described.
+        models: all that there are; those whose views lie in `out` are described.
         skipped: reasons by name of the models that could not be rendered.
     """
     done = [model for model in models if is_complete(out, model.name)]

@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 
 from soda_jax.data import cameras
+from soda_jax.rendering.blender import BlenderRenderer
 from soda_jax.rendering.catalogue import Model
 from soda_jax.rendering.errors import MeshError
 from soda_jax.rendering.meshes import load_model
 from soda_jax.rendering.renderer import Renderer
 
 TRANSFORMS = "transforms.json"
+RENDERERS = ("pyrender", "blender")
 _PARTIAL = ".partial-"
 
 
@@ -38,6 +40,7 @@ class Protocol:
         supersample: samples per pixel and axis.
         up: axis that points up in the files, see `load_model`.
         seed: of the cameras; each object's follow from it and its name.
+        renderer: "pyrender" (OpenGL) or "blender" (path tracing, as the paper; much slower).
     """
 
     num_views: int = 120
@@ -49,11 +52,14 @@ class Protocol:
     supersample: int = 2
     up: str = "auto"
     seed: int = 0
+    renderer: str = "pyrender"
 
     def __post_init__(self):
         for field in ("num_views", "resolution", "supersample"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        if self.renderer not in RENDERERS:
+            raise ValueError(f"renderer={self.renderer!r} is unknown; choose one of {', '.join(RENDERERS)}.")
         if not 0 < self.field_of_view < 170:
             raise ValueError(f"field_of_view={self.field_of_view} must lie between 0 and 170 degrees.")
         low, high = self.altitudes
@@ -68,6 +74,11 @@ class Protocol:
     def cuts_objects(self) -> bool:
         """Whether the nearest cameras may fail to see all of an object."""
         return self.radii[0] * np.sin(np.deg2rad(self.field_of_view) / 2) < self.size
+
+    def make_renderer(self) -> Renderer | BlenderRenderer:
+        """RendererError if it cannot draw here."""
+        kind = BlenderRenderer if self.renderer == "blender" else Renderer
+        return kind(self.resolution, supersample=self.supersample)
 
     def intrinsics(self) -> np.ndarray:
         """(fx, fy, cx, cy) of all views, in pixels."""
@@ -93,7 +104,7 @@ def remove_partial(out: pathlib.Path) -> None:
 
 
 def render_object(
-    meshes: pathlib.Path, model: Model, out: pathlib.Path, protocol: Protocol, renderer: Renderer
+    meshes: pathlib.Path, model: Model, out: pathlib.Path, protocol: Protocol, renderer: Renderer | BlenderRenderer
 ) -> None:
     """Renders one object into `out`/`model.name`, which afterwards is complete or absent.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
+from soda_jax.rendering.blender import BlenderRenderer
 from soda_jax.rendering.catalogue import Model
 from soda_jax.rendering.errors import MeshError, RendererError
 from soda_jax.rendering.renderer import Renderer
@@ -15,7 +16,7 @@ from soda_jax.rendering.views import Protocol, is_complete, render_object
 
 CRASHED = "the process that rendered it died (out of memory, or a crash of OpenGL)"
 # A worker process keeps its renderer from object to object.
-_renderer: Renderer | None = None
+_renderer: Renderer | BlenderRenderer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def render_in_worker(job: Job, model: Model) -> str | None:
     if is_complete(job.out, model.name):
         return None
     if _renderer is None:
-        _renderer = Renderer(job.protocol.resolution, supersample=job.protocol.supersample)
+        _renderer = job.protocol.make_renderer()
     try:
         render_object(job.meshes, model, job.out, job.protocol, _renderer)
     except MeshError as error:

@@ -15,9 +15,10 @@ cameras, NeRF/Blender convention; the class as "category"), and beside them:
     protocol.json      the settings of the run
 
 Objects are turned upright (z up), centred at the middle of their bounding box and scaled to fit a sphere of radius
---size. The lights stay fixed to the object: four directional ones and an ambient one, without shadows. A
-`manifest.json` in --meshes (a list of {"path", "name", "category", "creator", "library", "licence"}) says which models
-to use; otherwise all are.
+--size. The lights stay fixed to the object: four directional ones and an ambient one, without shadows. The paper
+renders with Blender, and so does --renderer=blender (path tracing, with shadows; several seconds an image; needs
+`pip install 'bpy>=4.2,<4.6'` on Python 3.11). A `manifest.json` in --meshes, a list of {"path", "name", "category",
+"creator", "library", "licence"}, says which models to use; otherwise all are.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from soda_jax.rendering.catalogue import find_models
 from soda_jax.rendering.errors import RendererError
 from soda_jax.rendering.meshes import UPS
 from soda_jax.rendering.summary import write_summary
-from soda_jax.rendering.views import Protocol, is_complete, remove_partial
+from soda_jax.rendering.views import RENDERERS, Protocol, is_complete, remove_partial
 from soda_jax.rendering.workers import Job, render_objects
 
 PROTOCOL = "protocol.json"
@@ -81,9 +82,8 @@ def render_folder(
     if workers < 1 or limit < 0:
         raise ValueError(f"workers={workers} must be at least 1 and limit={limit} at least 0.")
     meshes, out = pathlib.Path(meshes).expanduser(), pathlib.Path(out).expanduser()
-    models = find_models(meshes, folder_categories=folder_categories)
-    if 0 < limit < len(models):
-        models = [models[i * len(models) // limit] for i in range(limit)]
+    every = find_models(meshes, folder_categories=folder_categories)
+    models = [every[i * len(every) // limit] for i in range(limit)] if 0 < limit < len(every) else every
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, protocol)
     remove_partial(out)
@@ -94,7 +94,7 @@ def render_folder(
     ):
         if reason is not None:
             skipped[model.name] = reason
-    write_summary(meshes, out, models, skipped)
+    write_summary(meshes, out, every, skipped)
     rendered = len(missing) - len(skipped)
     return Report(rendered, len(models) - len(missing), skipped, time.monotonic() - start)
 
@@ -104,8 +104,9 @@ def _claim(out: pathlib.Path, protocol: Protocol) -> None:
     settings = json.loads(json.dumps(dataclasses.asdict(protocol)))
     file = out / PROTOCOL
     if file.exists():
-        noted = json.loads(file.read_text(encoding="utf-8"))
-        changed = [f"{key}={noted.get(key)!r}" for key in settings if noted.get(key) != settings[key]]
+        # A setting that came later had its default before.
+        noted = dataclasses.asdict(Protocol()) | json.loads(file.read_text(encoding="utf-8"))
+        changed = [f"{key}={noted[key]!r}" for key in settings if noted[key] != settings[key]]
         if changed:
             raise ValueError(
                 f"out={str(out)!r} holds renders with {', '.join(changed)}; use the same settings, or another folder."
@@ -126,6 +127,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("field_of_view", 40.0, "Of the cameras, in degrees.")
     flags.DEFINE_float("size", 1.0, "Radius of the sphere that an object is fitted into.")
     flags.DEFINE_enum("up", "auto", UPS, "Axis that points up in the files; auto: y for OBJ and glTF, z for PLY.")
+    flags.DEFINE_enum("renderer", "pyrender", RENDERERS, "OpenGL, or Blender's path tracer (bpy), much slower.")
     flags.DEFINE_integer("limit", 0, "Render at most so many models, spread over all; 0 is all.", lower_bound=0)
     flags.DEFINE_boolean("folder_categories", False, "Without a manifest, the first folder is a model's class.")
 
@@ -153,6 +155,7 @@ def main(argv: list[str]) -> None:
             supersample=given.supersample,
             up=given.up,
             seed=given.seed,
+            renderer=given.renderer,
         )
         if protocol.cuts_objects:
             print("warning: the nearest cameras do not see all of an object; raise --radius or --field_of_view")

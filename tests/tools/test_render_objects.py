@@ -146,6 +146,9 @@ def test_an_interrupted_run_goes_on_and_settings_stay(rendered, meshes, tmp_path
     for j in range(4):
         again, before = (cv2.imread(str(root / "box1-box" / f"00{j}.png")) for root in (out, first))
         np.testing.assert_array_equal(again, before)
+    splits = (out / "splits.json").read_text()
+    assert render_folder(meshes, out, PROTOCOL, limit=1).present == 1
+    assert (out / "splits.json").read_text() == splits  # Fewer models this time, but all stay described.
     with pytest.raises(ValueError, match="holds renders with num_views=4; use the same settings"):
         render_folder(meshes, out, Protocol(num_views=5, resolution=48, altitudes=(10, 60)))
 
@@ -158,6 +161,7 @@ def test_an_interrupted_run_goes_on_and_settings_stay(rendered, meshes, tmp_path
         ({"radii": (4, 3)}, "radii=\\(4, 3\\)"),
         ({"altitudes": (0, 90)}, "altitudes=\\(0, 90\\)"),
         ({"field_of_view": 180}, "field_of_view=180"),
+        ({"renderer": "povray"}, "renderer='povray' is unknown; choose one of pyrender, blender"),
     ],
 )
 def test_bad_protocols(options, message):
