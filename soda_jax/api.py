@@ -164,25 +164,27 @@ class LoadedModel:
         options = _sampling_options(guidance_scale, steps, seed, first_index, method)
         options |= {} if guidance_on is None else {"guidance_on": guidance_on}
         z, reference = (None, None) if images is None else self._encode(images, view_mask, cameras)
-        if target_cameras is None:
-            views = self.inference.sample(self.variables, z, **options)["images"]
-        else:
-            resolution = self.config.data.resolution
-            camera = target_camera(
-                target_cameras,
-                self._pose,
-                image_size=(resolution, resolution) if images is None else np.shape(images)[-3:-1],
-                resolution=resolution,
-                num_objects=None if z is None else len(z),
-                reference=reference,
-            )
-            views = self._seen_by(z, camera, options)
+        size = None if images is None else np.shape(images)[-3:-1]
+        camera = None if target_cameras is None else self._requested(target_cameras, size, z, reference)
+        views = self._seen_by(z, camera, options)
         as_float = images is not None and np.issubdtype(np.asarray(images).dtype, np.floating)
         return (views + 1.0) / 2.0 if as_float else inputs.to_uint8(views)
 
-    def _seen_by(self, z: np.ndarray | None, camera: Camera, options: dict[str, Any]) -> np.ndarray:
-        """Samples seen by cameras of leading axes [N] or [N, m], in [-1, 1]."""
-        if camera.pose.ndim == 4:
+    def _requested(self, cameras: Any, size: tuple[int, int] | None, z: Any, reference: np.ndarray | None) -> Camera:
+        """Checked target cameras; their intrinsics are of images of `size` (height, width) where they name none."""
+        resolution = self.config.data.resolution
+        return target_camera(
+            cameras,
+            self._pose,
+            image_size=(resolution, resolution) if size is None else size,
+            resolution=resolution,
+            num_objects=None if z is None else len(z),
+            reference=reference,
+        )
+
+    def _seen_by(self, z: np.ndarray | None, camera: Camera | None, options: dict[str, Any]) -> np.ndarray:
+        """Samples in [-1, 1] seen by cameras of leading axes [N] or [N, m]; None leaves the views to the model."""
+        if camera is not None and camera.pose.ndim == 4:
             # A call for each view: an object keeps its index, and so its noise, in all of them.
             cameras = [jax.tree.map(lambda x, j=j: x[:, j], camera) for j in range(camera.pose.shape[1])]
             return np.stack([self._seen_by(z, one, options) for one in cameras], axis=1)
