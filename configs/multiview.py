@@ -8,7 +8,8 @@ models. Objects should lie within --config.model.pose.sphere_radius=1.0 of the o
 1.5). Every object needs more views than --config.data.num_sources.
 
 `full` is GSO's row of Table 10 (ResNet-50, latent 2048, guidance 2.5, no augmentation) at a batch for eight GPUs: 128
-px targets from 256 px sources. `small`, for a CPU: 32 px, a small ViT, 1 to 3 sources, 5000 steps. Not run here.
+px targets from 256 px sources. Not run here. `small`, for a CPU: 32 px, a small ViT, 1 to 3 sources, 5000 steps; after
+2,500 steps PSNR was 12.56 dB, below copying the nearest source's 18.05 (REPRODUCTION.md "Novel views").
 """
 
 from ml_collections import ConfigDict

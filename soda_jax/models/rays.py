@@ -20,6 +20,8 @@ import numpy as np
 FORMS = ("sphere", "plane", "normalized", "concat")
 COORDINATES = ("polar", "cartesian")
 
+_ON_AXIS = 1e-5  # distance from the z axis, as a share of the radius, that counts as none
+
 # Axes of the frame that relative poses use, in camera coordinates: x forward, y left, z up. In the camera's own axes
 # the polar axis would be the viewing axis, and azimuth would be undefined exactly where the camera looks.
 _UPRIGHT = np.array([[0, 0, -1], [-1, 0, 0], [0, 1, 0]], np.float32)
@@ -120,10 +122,10 @@ def polar(points: jax.Array) -> jax.Array:
     """
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
     flat = jnp.hypot(x, y)
-    return jnp.stack(
-        [jnp.hypot(flat, z), jnp.arctan2(y, x) / np.pi, jnp.arctan2(z, flat) / (np.pi / 2)],
-        axis=-1,
-    )
+    radius = jnp.hypot(flat, z)
+    # Within rounding of the z axis, where an upright camera's upward direction lies, the angle would be noise.
+    azimuth = jnp.where(flat > _ON_AXIS * radius, jnp.arctan2(y, x), 0.0)
+    return jnp.stack([radius, azimuth / np.pi, jnp.arctan2(z, flat) / (np.pi / 2)], axis=-1)
 
 
 def xy_grid(window: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -106,6 +106,15 @@ def test_vectors_under_a_rotation_of_all_cameras():
 
 
 @pytest.mark.parametrize("coordinates", rays.COORDINATES)
+def test_the_reference_camera_itself_under_a_rigid_motion(coordinates):
+    """Its upward direction lies on the polar axis of its own frame, where an angle would be rounding noise."""
+    encoding = dataclasses.replace(COARSE, grid="none", vector="relative", coordinates=coordinates)
+    own = CAMERA._replace(pose=CAMERA.reference)
+    here, there = (encoding.source_vector(camera, None, COUNT) for camera in (own, moved(own, SHIFT)))
+    np.testing.assert_allclose(here, there, atol=1e-4)
+
+
+@pytest.mark.parametrize("coordinates", rays.COORDINATES)
 def test_viewpoint_in_closed_form(coordinates):
     """A camera 2 before the origin on -y, looking at it: forward is +y, up is +z."""
     pose = cameras.orbit(0.0, 0.0, 2.0).astype(np.float32)[None]
