@@ -52,15 +52,16 @@ def get_config(size: str = "full") -> ConfigDict:
 
 def _shrink(config: ConfigDict) -> None:
     config.train.batch_size = 64
-    config.train.num_steps = 1200
+    config.train.num_steps = 2000
     config.train.ema_decay = 0.998
     config.train.log_every = 50
-    config.train.eval_every = 1200
-    config.train.checkpoint_every = 300
+    config.train.eval_every = 1000
+    config.train.checkpoint_every = 500
     config.optim.learning_rate = 1e-3
     config.optim.schedule = "cosine"
     config.optim.final_lr_ratio = 0.05
-    config.optim.warmup_steps = 100
+    config.optim.decay_steps = 3000
+    config.optim.warmup_steps = 200
 
     config.model.dtype = "float32"
     config.model.latent_dim = 128
@@ -73,7 +74,6 @@ def _shrink(config: ConfigDict) -> None:
     config.model.denoiser.head_dim = 16
     config.model.denoiser.time_dim = 128
     config.model.denoiser.dropout = 0.0
-    config.model.denoiser.norm_groups = 1
 
     config.sampling.num_steps = 50
     config.sampling.batch_size = 8

@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.head_dim = 64
     config.model.denoiser.time_dim = 512
     config.model.denoiser.dropout = 0.1
-    config.model.denoiser.norm_groups = 32  # at most half of channels, lest each feature map lose its mean
+    config.model.denoiser.norm_groups = 32  # of every GroupNorm; a denoiser of few channels may want 1
     config.model.modulation = ConfigDict()
     config.model.modulation.kind = "layer"  # layer, full, sum, concat, cross_attention, broadcast
     config.model.modulation.use_scale = True  # False: bias only

@@ -193,13 +193,6 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     yield from _check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})
     if denoiser.time_dim % 2 or denoiser.time_dim < 2:
         yield _problem(config, "model.denoiser.time_dim", "must be even and at least 2")
-    groups = math.gcd(max(denoiser.norm_groups, 1), max(denoiser.channels, 1))
-    if groups == denoiser.channels > 1:
-        remedy = (
-            f"leaves groups of one channel, which lose every feature map's mean and so the colours; use at most "
-            f"config.model.denoiser.channels / 2 = {denoiser.channels // 2}"
-        )
-        yield _problem(config, "model.denoiser.norm_groups", remedy)
     if not denoiser.multipliers:
         yield _problem(config, "model.denoiser.multipliers", "needs at least one level")
         return

@@ -16,7 +16,7 @@ IMPOSSIBLE = [
     ("model.denoiser.head_dim", 0, "must be at least 1"),
     ("model.denoiser.head_dim", 16, "does not divide [8]"),
     ("model.denoiser.channels", 0, "must be at least 1"),
-    ("model.denoiser.norm_groups", 32, "leaves groups of one channel"),
+    ("model.denoiser.norm_groups", 0, "must be at least 1"),
     ("model.denoiser.num_res_blocks", 0, "must be at least 1"),
     ("model.denoiser.multipliers", (), "needs at least one level"),
     ("model.denoiser.time_dim", 7, "must be even"),

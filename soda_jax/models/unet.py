@@ -179,8 +179,8 @@ class UNet(nn.Module):
       attention_resolutions: sides at which self-attention follows each block (the middle always has it).
       head_dim: width of an attention head.
       time_dim: width of the timestep's embedding.
-      norm_groups: groups of every GroupNorm. Groups of one channel would erase each feature map's mean, and with it
-        what colours the image has: use at most half of `channels`.
+      norm_groups: groups of every GroupNorm, or their greatest common divisor with the channels. Groups of one channel,
+        as of 32 groups in a denoiser of 16 channels, erase each feature map's mean and with it the image's colours.
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
       num_tokens: number of sub-vectors of z for `cross_attention`.
       resample_section: see `unet_layout`.
