@@ -80,5 +80,5 @@ def test_an_object_category_is_divided(tmp_path, lmdb, prepare):
 def test_without_the_package(tmp_path, prepare, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     _write(tmp_path / "manual" / "cat", 2, 0)
-    with pytest.raises(ValueError, match="pip install lmdb"):
+    with pytest.raises(ValueError, match="pip install .lmdb"):
         prepare("lsun/cat", tmp_path / "manual")
