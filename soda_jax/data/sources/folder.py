@@ -1,6 +1,5 @@
 """A tree of image files; sub-folders are classes."""
 
-import hashlib
 import os
 import pathlib
 
@@ -8,10 +7,9 @@ import numpy as np
 
 from soda_jax.data.decode import EncodedImage
 from soda_jax.data.sources.bad_files import BadFiles
-from soda_jax.data.sources.base import Example, Targets
+from soda_jax.data.sources.base import SPLITS, Example, Targets, hashed_split
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-SPLITS = ("train", "validation", "test")
 
 
 class ImageFolder:
@@ -96,7 +94,7 @@ def _files_by_split(root: pathlib.Path) -> dict[str, list[tuple[str, str | None]
                 continue
             split, below = parts[0], parts[1:]
         else:
-            split, below = _hashed_split(relative), parts
+            split, below = hashed_split(relative), parts
         files[split].append((relative, below[0] if len(below) > 1 else None))
     return files
 
@@ -113,8 +111,3 @@ def _image_paths(root: pathlib.Path) -> list[str]:
             if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
         ]
     return sorted(paths)
-
-
-def _hashed_split(relative: str) -> str:
-    tenth = int.from_bytes(hashlib.sha256(relative.encode()).digest()[:8], "big") % 10
-    return "train" if tenth < 8 else "validation" if tenth == 8 else "test"
