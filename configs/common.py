@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
     config.diffusion = ConfigDict()
     config.diffusion.schedule = "inverted"  # inverted, cosine, linear, sigmoid, reflected
     config.diffusion.num_timesteps = 1000
+    config.diffusion.prediction = "eps"  # or "v", which weighs the noisiest steps more; not in the paper
     config.diffusion.latent_mask_rate = 0.12  # whole z zeroed, for guidance
     config.diffusion.layer_mask_rate = 0.15  # each section zeroed (kind="layer" only)
     config.diffusion.pose_mask_rate = 0.12  # the target's pose, and each source's, hidden (0: only latents are)

@@ -110,7 +110,8 @@ def _aggregator(aggregation: ConfigDict) -> MeanAggregator | TransformerAggregat
 
 
 def diffusion(config: ConfigDict) -> Diffusion:
-    return Diffusion.create(config.diffusion.schedule, config.diffusion.num_timesteps)
+    settings = config.diffusion
+    return Diffusion.create(settings.schedule, settings.num_timesteps, settings.prediction)
 
 
 def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Source:

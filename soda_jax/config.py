@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from soda_jax.data.randaugment import MAX_MAGNITUDE
 from soda_jax.data.views import POLICIES
 from soda_jax.diffusion import schedules
+from soda_jax.diffusion.gaussian import PREDICTIONS
 from soda_jax.models import modulation, pose, positional, rays, unet, vit
 from soda_jax.models.resnet import STAGE_SIZES
 
@@ -23,7 +24,7 @@ GUIDANCE = ("latent", "pose", "both")
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
     "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none")), "denoiser": {"norm_groups": 32}},
-    "diffusion": {"pose_mask_rate": 0.12},
+    "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {"guidance_on": "latent", "turntable_views": 24, "turntable_altitude": 0.0},
     "eval": {"novel_view_sources": (1, 3, 5, 7, 9), "novel_view_examples": 64, "novel_view_targets": 2},
     "data": {
@@ -293,7 +294,11 @@ def _check_pose(config: ConfigDict) -> Iterator[str]:
 def _check_diffusion(config: ConfigDict) -> Iterator[str]:
     yield from _check_choices(
         config,
-        {"diffusion.schedule": tuple(schedules.SCHEDULES), "sampling.method": ("ddpm", "ddim")},
+        {
+            "diffusion.schedule": tuple(schedules.SCHEDULES),
+            "diffusion.prediction": PREDICTIONS,
+            "sampling.method": ("ddpm", "ddim"),
+        },
     )
     yield from _check_ranges(
         config,

@@ -1,6 +1,6 @@
 """One training step as pure functions: the loss, gradient accumulation, EMA, the online probe.
 
-loss = E || eps - D(x_t, t, E(x')) ||^2, t uniform on 1..T, unweighted (SODA Appendix B).
+loss = E || eps - D(x_t, t, E(x')) ||^2, t uniform on 1..T, unweighted (SODA Appendix B); with prediction="v", of v.
 """
 
 import dataclasses
@@ -195,7 +195,7 @@ class Trainer:
         steps = self.diffusion.num_steps
         t = draw("timestep", lambda k: jax.random.randint(k, (), 1, steps + 1))
         eps = draw("noise", lambda k: jax.random.normal(k, x_0.shape[1:]))
-        eps_hat, _ = self.model.apply(
+        predicted, _ = self.model.apply(
             variables,
             self.diffusion.q_sample(x_0, t, eps),
             t,
@@ -206,7 +206,7 @@ class Trainer:
             method="denoise",
             rngs={"dropout": rngs.stream(self.root, "denoiser_dropout", step)},
         )
-        loss = jnp.mean(jnp.square(eps_hat - eps))
+        loss = jnp.mean(jnp.square(predicted - self.diffusion.target(x_0, t, eps)))
         metrics = {"loss": loss}
         probe_total = jnp.zeros(())
         if self.probe is not None:

@@ -13,6 +13,8 @@ import numpy as np
 
 from soda_jax.diffusion import schedules
 
+PREDICTIONS = ("eps", "v")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diffusion:
@@ -25,20 +27,27 @@ class Diffusion:
     Attributes:
       abar: float64 [S + 1], variance of the image left at each step; entry 0 is 1 (clean).
       timesteps: int32 [S + 1], the step on the training scale 0..T of each entry of `abar`.
+      prediction: what the denoiser predicts: "eps", the noise (the paper), or "v", the velocity
+        sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022). An error of x_0 weighs abar_t / (1 - abar_t)
+        in the loss of eps and 1 / (1 - abar_t) in that of v, which so learns from the noisiest steps too.
     """
 
     abar: np.ndarray
     timesteps: np.ndarray
+    prediction: str = "eps"
 
     @classmethod
-    def create(cls, schedule: str = "inverted", num_timesteps: int = 1000) -> Diffusion:
+    def create(cls, schedule: str = "inverted", num_timesteps: int = 1000, prediction: str = "eps") -> Diffusion:
         """The training chain: T = `num_timesteps` steps of the named schedule.
 
         Raises:
-          ValueError: for an unknown schedule or num_timesteps < 1.
+          ValueError: for an unknown schedule or prediction, or num_timesteps < 1.
         """
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {prediction!r}: choose {' or '.join(PREDICTIONS)}")
         abar = schedules.alphas_cumprod(schedule, num_timesteps)
-        return cls(abar=abar, timesteps=np.arange(num_timesteps + 1, dtype=np.int32))
+        timesteps = np.arange(num_timesteps + 1, dtype=np.int32)
+        return cls(abar=abar, timesteps=timesteps, prediction=prediction)
 
     @property
     def num_steps(self) -> int:
@@ -78,7 +87,7 @@ class Diffusion:
         last = self.num_steps - 1
         strided = np.rint(np.linspace(0 if num_steps > 1 else last, last, num_steps))
         chosen = np.concatenate([[0], 1 + strided.astype(np.int32)])
-        return Diffusion(abar=self.abar[chosen], timesteps=self.timesteps[chosen])
+        return dataclasses.replace(self, abar=self.abar[chosen], timesteps=self.timesteps[chosen])
 
     def q_sample(self, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
         """Noises images: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
@@ -95,11 +104,22 @@ class Diffusion:
         noise = gather(np.sqrt(1 - self.abar), t, x_0)
         return signal * x_0 + noise * eps
 
-    def predict_x0(self, x_t: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-        """The image that x_t and its noise imply: (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
+    def target(self, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+        """What the denoiser should predict at x_t = `q_sample(x_0, t, eps)`: eps, or v."""
+        if self.prediction == "eps":
+            return eps
+        return gather(np.sqrt(self.abar), t, x_0) * eps - gather(np.sqrt(1 - self.abar), t, x_0) * x_0
+
+    def predict_x0(self, x_t: jax.Array, t: jax.Array, output: jax.Array) -> jax.Array:
+        """The image that x_t and the denoiser's output imply.
+
+        (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t), or sqrt(abar_t) x_t - sqrt(1 - abar_t) v.
+        """
         signal = gather(np.sqrt(self.abar), t, x_t)
         noise = gather(np.sqrt(1 - self.abar), t, x_t)
-        return (x_t - noise * eps) / signal
+        if self.prediction == "v":
+            return signal * x_t - noise * output
+        return (x_t - noise * output) / signal
 
     def predict_eps(self, x_t: jax.Array, t: jax.Array, x_0: jax.Array) -> jax.Array:
         """The noise that x_t and its image imply: (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)."""

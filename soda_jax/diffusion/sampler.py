@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from soda_jax.diffusion.gaussian import Diffusion, gather
 
 Denoise = Callable[[Any, jax.Array, jax.Array, Any, Any], jax.Array]
-"""denoise(variables, x_t [B,H,W,C], t int32 [B] in 1..T, z, section_mask [B,m] or Masks) -> eps like x_t."""
+"""denoise(variables, x_t [B,H,W,C], t int32 [B] in 1..T, z, section_mask [B,m] or Masks) -> eps, or v, like x_t."""
 
 # The noise of step s is keyed by s in 1..S, so 0 is free for the noise that the walk starts from.
 _START = 0
@@ -56,13 +56,13 @@ def make_sampler(
 ) -> Callable[..., dict[str, jax.Array]]:
     """Builds the jitted sampling function.
 
-    Each step predicts eps, from it x_0 (clipped to [-1, 1]), and steps back by the chain's
+    Each step predicts eps (or v, as the chain's `prediction` says), from it x_0 (clipped to [-1, 1]), and steps back by the chain's
     posterior ("ddpm": Ho et al. 2020, with the posterior's variance) or by Song et al. 2021,
     Equation 12 ("ddim"), whose eps is derived again from the clipped x_0. The last step returns
     the x_0 prediction itself.
 
     Args:
-      denoise: predicts the noise; see `Denoise`. t comes on the training scale.
+      denoise: predicts eps or v; see `Denoise`. t comes on the training scale.
       diffusion: the training chain. The walk takes `diffusion.respace(num_steps)`.
       image_shape: (H, W, C) of the images to make.
       method: "ddpm" or "ddim".
@@ -207,8 +207,8 @@ class _Walk:
             x_t, frames = carry
             step = num_steps - i
             steps = jnp.full((batch,), step, jnp.int32)
-            eps = self._eps(variables, x_t, steps, chosen(step), section_mask, guidance_scale)
-            x_0 = self.chain.predict_x0(x_t, steps, eps)
+            output = self._guided(variables, x_t, steps, chosen(step), section_mask, guidance_scale)
+            x_0 = self.chain.predict_x0(x_t, steps, output)
             if self.clip_x0:
                 x_0 = jnp.clip(x_0, -1, 1)
             if self.num_frames:
@@ -226,35 +226,35 @@ class _Walk:
             out["frames"] = jnp.clip(frames, -1, 1)
         return out
 
-    def _eps(self, variables, x_t, steps, z, section_mask, guidance_scale) -> jax.Array:
-        """The predicted noise; if guided, eps(0) + s (eps(z) - eps(0)), both from one call.
+    def _guided(self, variables, x_t, steps, z, section_mask, guidance_scale) -> jax.Array:
+        """The prediction; if guided, eps(0) + s (eps(z) - eps(0)), both from one call.
 
-        The two of an example lie side by side in the batch, not in two halves, so that a batch that
+        The same combination of v gives the same x_0: v is affine in eps at a given x_t. The two of an example lie side by side in the batch, not in two halves, so that a batch that
         is split over devices needs no exchange between them.
         """
         timestep = jnp.asarray(self.chain.timesteps)[steps]
         scale = jnp.asarray(guidance_scale, jnp.float32)
         section_mask = jax.tree.map(jnp.asarray, section_mask)
         if not self.guided:
-            return self._checked_eps(variables, x_t, timestep, z, section_mask)
+            return self._checked(variables, x_t, timestep, z, section_mask)
         masks = jax.tree.map(
             lambda given, dropped: jnp.stack([given, dropped], axis=1).reshape(-1, *given.shape[1:]),
             section_mask,
             self.unconditional(section_mask),
         )
         x_twice, timestep, z = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), (x_t, timestep, z))
-        eps = self._checked_eps(variables, x_twice, timestep, z, masks)
-        eps = eps.reshape(x_t.shape[0], 2, *x_t.shape[1:])
-        conditional, unconditional = eps[:, 0], eps[:, 1]
+        output = self._checked(variables, x_twice, timestep, z, masks)
+        output = output.reshape(x_t.shape[0], 2, *x_t.shape[1:])
+        conditional, unconditional = output[:, 0], output[:, 1]
         return unconditional + scale * (conditional - unconditional)
 
-    def _checked_eps(self, variables, x_t, timestep, z, section_mask) -> jax.Array:
+    def _checked(self, variables, x_t, timestep, z, section_mask) -> jax.Array:
         """Calls denoise; a wrong shape would otherwise broadcast silently."""
-        eps = self.denoise(variables, x_t, timestep, z, section_mask)
-        if eps.shape != x_t.shape:
-            raise ValueError(f"denoise returned shape {eps.shape} for x_t of shape {x_t.shape}")
+        output = self.denoise(variables, x_t, timestep, z, section_mask)
+        if output.shape != x_t.shape:
+            raise ValueError(f"denoise returned shape {output.shape} for x_t of shape {x_t.shape}")
         # The walk is float32 whatever the network computes in.
-        return eps.astype(jnp.float32)
+        return output.astype(jnp.float32)
 
     def _mean(self, x_t, x_0, steps) -> jax.Array:
         """The mean of x_{t-1} given x_t and the x_0 prediction."""

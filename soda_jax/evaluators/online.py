@@ -88,7 +88,7 @@ class OnlineEvaluator:
         return sums
 
     def _denoising_loss(self, state: TrainState, batch: dict[str, jax.Array], z: jax.Array) -> jax.Array:
-        """Mean squared error of the noise, [B]; timestep and noise are fixed by the example's index."""
+        """Mean squared error of the prediction, [B]; timestep and noise are fixed by the example's index."""
         trainer, index = self._trainer, batch["index"]
 
         def draw(name: str, function: Any) -> jax.Array:
@@ -102,7 +102,7 @@ class OnlineEvaluator:
         pose = trainer.model.pose
         seen_at = {} if pose is None else {"target_camera": inputs.target_camera(batch, pose)}
         sections = jnp.ones((x_0.shape[0], trainer.model.denoiser.num_sections))
-        eps_hat, _ = trainer.model.apply(
+        predicted, _ = trainer.model.apply(
             state.ema_variables,
             trainer.diffusion.q_sample(x_0, t, eps),
             t,
@@ -111,4 +111,4 @@ class OnlineEvaluator:
             **seen_at,
             method="denoise",
         )
-        return jnp.square(eps_hat - eps).mean(axis=(1, 2, 3))
+        return jnp.square(predicted - trainer.diffusion.target(x_0, t, eps)).mean(axis=(1, 2, 3))

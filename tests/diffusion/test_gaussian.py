@@ -113,3 +113,29 @@ def test_steps_are_those_of_improved_ddpm():
     """75 of 1000 has ties (a stride of 13.5), which round to even from 0 there."""
     expected = [1 + round(i * 999 / 74) for i in range(75)]
     np.testing.assert_array_equal(TRAINING.respace(75).timesteps[1:], expected)
+
+
+def test_the_velocity_is_the_derivative_of_the_path():
+    """Salimans & Ho (2022): with sqrt(abar) = cos(phi), x_t = cos(phi) x_0 + sin(phi) eps and v = dx_t / dphi."""
+    chain = Diffusion.create("cosine", 1000, prediction="v")
+    t = np.array([1, 10, 500, 999], np.int32)
+    x_0, eps = images(len(t))
+    phi = np.arccos(np.sqrt(chain.abar[t]))[:, None, None, None]
+
+    def path(angle):
+        return np.cos(angle) * x_0 + np.sin(angle) * eps
+
+    np.testing.assert_allclose(chain.target(x_0, t, eps), (path(phi + 1e-6) - path(phi - 1e-6)) / 2e-6, atol=1e-5)
+
+
+def test_x0_is_recovered_from_the_velocity():
+    chain = Diffusion.create("inverted", 1000, prediction="v")
+    t = np.array([1, 10, 500, 999, 1000], np.int32)
+    x_0, eps = images(len(t))
+    x_t = chain.q_sample(x_0, t, eps)
+    np.testing.assert_allclose(chain.predict_x0(x_t, t, chain.target(x_0, t, eps)), x_0, atol=1e-6)
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="choose eps or v"):
+        Diffusion.create("cosine", 1000, prediction="x0")

@@ -66,6 +66,21 @@ def test_perfect_denoiser_returns_the_image(settings, guided):
     assert np.sqrt(np.mean((images - x_0) ** 2)) < 1e-3
 
 
+@pytest.mark.parametrize("settings", WALKS[2:4], ids=str)
+def test_a_guided_velocity_walks_as_the_noise_that_it_stands_for(settings):
+    """v is affine in eps at a given x_t, so guidance of either gives the same images, up to rounding."""
+
+    def toy_velocity(variables, x_t, t, z, section_mask):
+        eps, abar = toy(variables, x_t, t, z, section_mask), column(TRAINING.abar, t)
+        return (eps - jnp.sqrt(1 - abar) * x_t) / jnp.sqrt(abar)
+
+    z, key = np.random.default_rng(0).normal(0, 0.1, (2, 4)).astype(np.float32), jax.random.key(0)
+    chain = Diffusion.create("inverted", 1000, prediction="v")
+    images = make_sampler(toy_velocity, chain, image_shape=SHAPE, **settings)
+    inputs = (key, np.arange(2), z, np.ones((2, 4), np.float32), 2.5)
+    np.testing.assert_allclose(images({}, *inputs)["images"], walk(toy, z, scale=2.5, **settings)["images"], atol=2e-3)
+
+
 def gaussian_std(num_steps, method):
     """Standard deviation of the walk's images with `gaussian_data`, in closed form.
 
