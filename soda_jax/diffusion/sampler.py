@@ -56,10 +56,10 @@ def make_sampler(
 ) -> Callable[..., dict[str, jax.Array]]:
     """Builds the jitted sampling function.
 
-    Each step predicts eps (or v, as the chain's `prediction` says), from it x_0 (clipped to [-1, 1]), and steps back by the chain's
-    posterior ("ddpm": Ho et al. 2020, with the posterior's variance) or by Song et al. 2021,
-    Equation 12 ("ddim"), whose eps is derived again from the clipped x_0. The last step returns
-    the x_0 prediction itself.
+    Each step predicts eps (or v, as the chain's `prediction` says), from it x_0 (clipped to
+    [-1, 1]), and steps back by the chain's posterior ("ddpm": Ho et al. 2020, with the posterior's
+    variance) or by Song et al. 2021, Equation 12 ("ddim"), whose eps is derived again from the
+    clipped x_0. The last step returns the x_0 prediction itself.
 
     Args:
       denoise: predicts eps or v; see `Denoise`. t comes on the training scale.
@@ -229,8 +229,9 @@ class _Walk:
     def _guided(self, variables, x_t, steps, z, section_mask, guidance_scale) -> jax.Array:
         """The prediction; if guided, eps(0) + s (eps(z) - eps(0)), both from one call.
 
-        The same combination of v gives the same x_0: v is affine in eps at a given x_t. The two of an example lie side by side in the batch, not in two halves, so that a batch that
-        is split over devices needs no exchange between them.
+        The same combination of v gives the same x_0: v is affine in eps at a given x_t. The two of
+        an example lie side by side in the batch, not in two halves, so that a batch that is split
+        over devices needs no exchange between them.
         """
         timestep = jnp.asarray(self.chain.timesteps)[steps]
         scale = jnp.asarray(guidance_scale, jnp.float32)
