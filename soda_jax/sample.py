@@ -42,13 +42,14 @@ def sample(config: ConfigDict, workdir: str) -> pathlib.Path:
         print(f"step {step}: grid in {path}")
     pose = inference.model.pose
     if pose is not None and pose.needs_cameras and settings.turntable_views:
+        altitude = settings.turntable_altitude
         turntable = Turntable(
             inference,
             source,
             spec,
             count=settings.num_images,
             num_views=settings.turntable_views,
-            altitude=math.radians(settings.turntable_altitude) or None,
+            altitude=None if altitude is None else math.radians(altitude),
         )
         shown = turntable.draw(variables, seed=config.seed)
         if jax.process_index() == 0:

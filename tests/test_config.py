@@ -68,6 +68,20 @@ IMPOSSIBLE = [
     ("diffusion.pose_mask_rate", 1.5, "between 0 and 1"),
     ("sampling.turntable_views", -1, "must be at least 0"),
     ("sampling.turntable_altitude", 90.0, "between -85 and 85"),
+    ("eval.evaluators", ("knn", "fvd"), "names fvd; known are knn, linear_probe, few_shot, disentanglement, "),
+    ("eval.image_metrics", ("lpips",), "names lpips; known are psnr, psnr_pooled, ssim, ssim_gaussian, lpips_alexnet"),
+    ("eval.image_metrics", (), "name at least one of psnr"),
+    ("eval.knn_k", (20, 0), "must be numbers of neighbours, each at least 1"),
+    ("eval.probe_learning_rates", (), "must be learning rates above 0"),
+    ("eval.probe_views", "all", "none, cached, epoch"),
+    ("eval.probe_crop_rate", 1.5, "between 0 and 1"),
+    ("eval.probe_cached_views", 0, "must be at least 1"),
+    ("eval.feature_memory_gib", 0.0, "must be at least 0.001"),
+    ("eval.few_shot_shares", (0.1, 1.1), "must be shares of the labels, above 0 and up to 1"),
+    ("eval.few_shot_seeds", 0, "must be at least 1"),
+    ("eval.diversity_seeds", 1, "must be at least 2"),
+    ("eval.dci_train", 1, "must be at least 2"),
+    ("eval.dci_method", "quick", "fast, exact"),
     ("eval.evaluators", ("novel_view",), "novel_view needs config.data.view_policy='camera'"),
     ("eval.novel_view_sources", (), "must be numbers of sources, each at least 1"),
     ("eval.novel_view_sources", (1, 0), "must be numbers of sources, each at least 1"),
@@ -191,6 +205,7 @@ def test_good_configs_pass():
     validate(tiny.posed_config(), 8)
     validate(tiny.get_config(**SCENES, model__pose__grid="xy", sampling__guidance_on="both"), 8)
     validate(tiny.posed_config(model__pose__grid="none", model__pose__vector="relative"), 8)
+    validate(tiny.get_config(**SCENES, sampling__turntable_altitude=0.0, eval__few_shot_shares=(1,)), 8)
     validate(quickstart.get_config(), 2)
     validate(common.get_config(), 8)
 
@@ -233,6 +248,7 @@ def test_configs_of_earlier_releases_describe_models_without_poses():
     tree = json.loads(config_lib.to_json(config))
     del tree["model"]["pose"], tree["diffusion"]["pose_mask_rate"], tree["sampling"]["guidance_on"]
     del tree["model"]["denoiser"]["norm_groups"]
+    del tree["sampling"]["turntable_altitude"], tree["eval"]["image_metrics"], tree["eval"]["dci_method"]
     old = config_lib.from_dict(tree)
     assert old.model.denoiser.norm_groups == 32
     with old.unlocked():
@@ -242,3 +258,17 @@ def test_configs_of_earlier_releases_describe_models_without_poses():
     found = config_lib.differences(old, posed)
     assert "config.model.pose.grid: 'none' -> 'rays'" in found
     assert config_lib.from_dict(json.loads(config_lib.to_json(posed))).to_dict() == posed.to_dict()
+
+
+def test_the_turntables_altitude_is_a_number_or_the_datasets():
+    """Checkpoints of earlier releases hold 0.0 for the dataset's, which a number may now be too."""
+    config = tiny.get_config()
+    assert config.sampling.turntable_altitude is None
+    tree = json.loads(config_lib.to_json(config))
+    assert config_lib.from_dict(tree).sampling.turntable_altitude is None
+    tree["sampling"]["turntable_altitude"] = 0.0
+    assert config_lib.from_dict(tree).sampling.turntable_altitude == 0.0
+    with config.unlocked():
+        config.sampling.turntable_altitude = 20.0
+        with pytest.raises(TypeError):
+            config.sampling.turntable_altitude = "median"

@@ -18,8 +18,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from soda_jax import build, evaluate
-from soda_jax.config import validate
+from soda_jax import build
+from soda_jax.config import EVALUATORS, FEATURE_EVALUATORS, validate
 from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.sources import Targets
@@ -180,8 +180,8 @@ def test_its_probe_has_the_sets_classes(name, argument):
 def test_its_evaluators_have_what_they_need(name, argument):
     config = _load(name, argument)
     wanted = set(config.eval.evaluators)
-    assert wanted <= {*evaluate.FEATURE_EVALUATORS, *evaluate.IMAGE_EVALUATORS}
-    assert config.probe.kind != "none" or not wanted & set(evaluate.FEATURE_EVALUATORS)
+    assert wanted <= set(EVALUATORS)
+    assert config.probe.kind != "none" or not wanted & set(FEATURE_EVALUATORS)
 
 
 @pytest.mark.parametrize("name", TABLE_10)
