@@ -118,11 +118,11 @@ def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Sour
     """Opens a split of the dataset; ValueError with the remedy if it is missing.
 
     Args:
-      bad_files: where a folder of images lists those that cannot be read; None keeps the list in memory.
+      bad_files: where a folder of images or objects lists those that cannot be read; None keeps the list in memory.
     """
     data = config.data
     options = {"resolution": max(data.resolution, data.source_resolution)}
-    if data.name == "folder":
+    if data.name in ("folder", "multiview"):
         options |= {"bad_files": bad_files, "max_bad_share": data.max_bad_share}
     return load_source(data.name, data.root or None, split, **options)
 

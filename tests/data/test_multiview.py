@@ -302,8 +302,57 @@ def test_errors_of_root_split_and_images(tmp_path):
     with pytest.raises(ValueError, match="transforms_1.png': the image is 12 x 16, its camera says w=16, h=12"):
         _open(tmp_path)[0]["views"][1]
     (folder / "transforms_1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="transforms_1.png' cannot be decoded"):
+    with pytest.raises(ValueError, match="1 of 4 image files cannot be read .*transforms_1.png"):
         _open(tmp_path)
     (folder / "transforms.json").write_text("{")
     with pytest.raises(ValueError, match="transforms.json is not JSON"):
         _open(tmp_path)
+
+
+def _levels(source):
+    return [[int(view["image"][0, 0, 0]) for view in source[i]["views"]] for i in range(len(source))]
+
+
+def test_a_broken_view_is_left_out_named_and_remembered(tmp_path):
+    for number, name in enumerate("abc"):
+        _write_object(tmp_path / "objects" / "train" / name, 3, 3 * number)
+    root, listed = tmp_path / "objects", tmp_path / "bad_files.txt"
+    for broken in ("a/transforms_0.png", "b/transforms_2.png"):
+        (root / "train" / broken).write_bytes(b"no image")
+    source = _open(root, bad_files=listed, max_bad_share=0.3)
+    assert _levels(source) == [[1, 2], [3, 4], [6, 7, 8]]
+    names = [line.split("\t")[0] for line in listed.read_text().splitlines()]
+    assert names == [str(root / "train" / "a/transforms_0.png"), str(root / "train" / "b/transforms_2.png")]
+    assert _levels(pickle.loads(pickle.dumps(source))) == _levels(source)
+    # Known from the list, also where nothing is decoded in advance.
+    assert _levels(_open(root, bad_files=listed, max_bad_share=0.3, cache_bytes=0)) == _levels(source)
+    Image.fromarray(_image(0)).save(root / "train" / "a/transforms_0.png")
+    assert _levels(_open(root, bad_files=listed, max_bad_share=0.3))[0] == [0, 1, 2]
+    with pytest.raises(ValueError, match="max_bad_share=0.1"):
+        _open(root, max_bad_share=0.1)
+
+
+def test_an_object_without_readable_views_is_left_out(tmp_path):
+    _write_object(tmp_path / "train" / "a", 2, category="lost")
+    _write_object(tmp_path / "train" / "b", 2, 5, category="kept")
+    for image in (tmp_path / "train" / "a").glob("*.png"):
+        image.write_bytes(b"")
+    source = _open(tmp_path, max_bad_share=0.5)
+    assert source.names == ["train/b"] and _levels(source) == [[5, 6]]
+    assert source.targets["label"].classes == ("kept", "lost") and source[0]["label"] == 0
+
+
+def test_unknown_broken_views_are_replaced_by_another_object(tmp_path):
+    """As in a split too large to be decoded in advance."""
+    from soda_jax.data.pipeline import eval_batches, train_dataset
+
+    for number in range(8):
+        _write_object(tmp_path / "train" / f"o{number}", 2, 2 * number)
+    (tmp_path / "train" / "o3" / "transforms_0.png").write_bytes(b"no image")
+    source = _open(tmp_path, cache_bytes=0, max_bad_share=0.2)
+    spec = data.ViewSpec(policy="camera", source_resolution=12, target_resolution=12)
+    batch = train_dataset(source, spec, batch_size=8, seed=0)[0]
+    assert batch["target"].shape == (8, 12, 12, 3)
+    masks = [batch["mask"] for batch in eval_batches(source, spec, batch_size=4)]
+    assert np.concatenate(masks).tolist() == [number != 3 for number in range(8)]
+    assert source.bad_files.names() == [str(tmp_path / "train" / "o3" / "transforms_0.png")]

@@ -25,7 +25,8 @@ def load_source(
             the tree; TFDS: its `data_dir` (None: TFDS's own default).
         split: "train", "validation", "test", or whatever the TFDS dataset calls its splits.
         resolution: side of rendered images. Stored images keep their size; views resize them.
-        **options: of the source: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS).
+        **options: of the source: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS), `bad_files` and
+            `max_bad_share` (folder, multiview).
 
     Raises:
         ValueError: unknown split, missing or unprepared data, or an option that does not fit,
@@ -41,10 +42,6 @@ def load_source(
         from soda_jax.data.sources import folder
 
         return _open(name, folder.ImageFolder, root, split, **options)
-    if name == "multiview":
-        from soda_jax.data.sources import multiview
-
-        return _open(name, multiview.MultiViewFolder, root, split, **options)
     if name == "multiview":
         from soda_jax.data.sources import multiview
 

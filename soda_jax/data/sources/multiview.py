@@ -9,7 +9,8 @@ from concurrent import futures
 
 import numpy as np
 
-from soda_jax.data.decode import EncodedImage
+from soda_jax.data.decode import DecodeError, EncodedImage
+from soda_jax.data.sources.bad_files import BadFiles
 from soda_jax.data.sources.base import SPLITS, Example, Targets, hashed_split
 from soda_jax.data.sources.cache import CachedArray, cache_dir
 from soda_jax.data.sources.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
@@ -45,29 +46,52 @@ class MultiViewFolder:
     If all images of a split have one size and fit into `cache_bytes`, they are decoded once, into a
     memory-mapped file in the user's cache folder that all worker processes share.
 
+    Views whose image is known to be broken are left out: from the list of an earlier run, and from decoding the split
+    where it is cached. Of a larger split a broken image shows when it is read, and another object takes its place.
+
     Attributes:
         names: path of each object relative to the root.
         targets: the label, if there is one.
         labels: int32 [len], or None.
+        bad_files: the images that cannot be read.
 
     Args:
         root: the folder.
         split: "train", "validation" or "test", or another name in splits.json.
         cache_bytes: largest decoded size of a split that is cached; 0 turns caching off.
+        bad_files: where to list the images that cannot be read; None keeps the list in memory.
+        max_bad_share: share of the split's images that may be unreadable before an error stops all.
 
     Raises:
         ValueError: no such folder, no objects, an unknown or empty split, or a transforms.json that
-            cannot be used, naming file and remedy; on access, an image that cannot be decoded or
-            does not have its camera's proportions.
+            cannot be used, naming file and remedy, or more unreadable images than `max_bad_share`;
+            on access, an image that does not have its camera's proportions, and DecodeError for an
+            unreadable one.
     """
 
-    def __init__(self, root: str | os.PathLike | None, split: str, *, cache_bytes: int = 2 << 30):
+    def __init__(
+        self,
+        root: str | os.PathLike | None,
+        split: str,
+        *,
+        cache_bytes: int = 2 << 30,
+        bad_files: str | os.PathLike | None = None,
+        max_bad_share: float = 0.05,
+    ):
         if root is None or not pathlib.Path(root).expanduser().is_dir():
             raise ValueError(f"root={root!r} is not a folder; give the folder that has one folder for each object.")
         self._root = pathlib.Path(root).expanduser().absolute()
         index = _Index(self._root)
-        self.names = index.members(split)
-        self._objects = [index.frames(name, split) for name in self.names]
+        members = index.members(split)
+        views = {name: index.frames(name, split) for name in members}
+        paths = [path for frames in views.values() for path in frames.paths]
+        files = [os.path.relpath(path, self._root) for path in paths]
+        self.bad_files = BadFiles(self._root, files, max_share=max_bad_share, path=bad_files)
+        views = self._readable(views)
+        self._pixels = self._cache(split, cache_bytes, views)
+        views = self._readable(views)  # now without those that decoding them all has found
+        self.names = list(views)
+        self._objects = list(views.values())
         self._first = np.cumsum([0] + [len(frames) for frames in self._objects])
         self.targets: dict[str, Targets] = {}
         self.labels: np.ndarray | None = None
@@ -76,7 +100,6 @@ class MultiViewFolder:
             classes = tuple(sorted(set(categories.values())))
             self.targets["label"] = Targets((len(classes),), ("label",), classes)
             self.labels = np.array([classes.index(categories[name]) for name in self.names], np.int32)
-        self._pixels = self._cache(split, cache_bytes)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -97,10 +120,17 @@ class MultiViewFolder:
             example["label"] = self.labels[index]
         return example
 
-    def _cache(self, split: str, cache_bytes: int) -> CachedArray | None:
-        """All images of the split, or None if they are too large or of several sizes."""
-        paths = [path for frames in self._objects for path in frames.paths]
-        shape = _stored_image(paths[0]).shape
+    def _readable(self, views: dict[str, Frames]) -> dict[str, Frames]:
+        """`views` without the images known to be broken, and without objects that have no others."""
+        broken = set(self.bad_files.names())
+        if not broken:
+            return views
+        return {name: left for name, frames in views.items() if len(left := frames.without(broken))}
+
+    def _cache(self, split: str, cache_bytes: int, views: dict[str, Frames]) -> CachedArray | None:
+        """The readable images of the split in the views' order, or None if they are too large or of several sizes."""
+        paths = [path for frames in views.values() for path in frames.paths]
+        shape = self._first_shape(paths)
         if len(paths) * int(np.prod(shape)) > cache_bytes:
             return None
         identity = [[path, (status := os.stat(path)).st_size, status.st_mtime_ns] for path in paths]
@@ -110,6 +140,19 @@ class MultiViewFolder:
             return CachedArray.load_or_build(file, lambda: _decode_all(paths, shape))
         except _SizesDifferError:
             return None
+        except _BrokenImagesError as broken:
+            for error in broken.errors:
+                self.bad_files.report(error)
+            return self._cache(split, cache_bytes, self._readable(views))
+
+    def _first_shape(self, paths: list[str]) -> tuple[int, ...]:
+        """[h, w, 3] of the first image that can be read."""
+        for path in paths:
+            try:
+                return _stored_image(path).shape
+            except DecodeError as error:
+                self.bad_files.report(error)
+        raise ValueError(f"no image of {self._root} can be read; {self.bad_files.summary()}")
 
 
 class ObjectViews:
@@ -126,8 +169,9 @@ class ObjectViews:
     def __getitem__(self, number: int) -> Example:
         frames, number = self._frames, range(len(self))[number]
         image = _stored_image(frames.paths[number]) if self._pixels is None else self._pixels[number]
+        height, width = image.shape[:2]  # a file is opened here, if need be
         try:
-            intrinsics = frames.lenses[number].intrinsics(*image.shape[:2])
+            intrinsics = frames.lenses[number].intrinsics(height, width)
         except ValueError as error:
             raise ValueError(f"image {frames.paths[number]!r}: {error}") from None
         if self._decode:
@@ -216,6 +260,14 @@ class _SizesDifferError(Exception):
     """The images of a split do not have one size."""
 
 
+class _BrokenImagesError(Exception):
+    """Images of a split cannot be decoded."""
+
+    def __init__(self, errors: list[DecodeError]):
+        super().__init__(errors)
+        self.errors = errors
+
+
 def _stored_image(path: str) -> EncodedImage:
     # Tools that calibrate cameras do not turn images by their EXIF orientation.
     return EncodedImage(path, upright=False)
@@ -224,9 +276,14 @@ def _stored_image(path: str) -> EncodedImage:
 def _decode_all(paths: list[str], shape: tuple[int, ...]) -> np.ndarray:
     """uint8 [len(paths), *shape]; decoding runs in threads."""
     pixels = np.empty((len(paths), *shape), np.uint8)
+    errors: list[DecodeError] = []
 
     def decode(number: int) -> None:
-        image = _stored_image(paths[number]).decode()
+        try:
+            image = _stored_image(paths[number]).decode()
+        except DecodeError as error:
+            errors.append(error)
+            return
         if image.shape != shape:
             raise _SizesDifferError
         pixels[number] = image
@@ -239,6 +296,8 @@ def _decode_all(paths: list[str], shape: tuple[int, ...]) -> np.ndarray:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    if errors:
+        raise _BrokenImagesError(sorted(errors, key=lambda error: error.name))
     return pixels
 
 

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 
@@ -90,6 +91,13 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def without(self, paths: Collection[str]) -> "Frames":
+        """The views whose images are not among `paths`."""
+        kept = [number for number, path in enumerate(self.paths) if path not in paths]
+        if len(kept) == len(self):
+            return self
+        return Frames(tuple(self.paths[i] for i in kept), self.poses[kept], tuple(self.lenses[i] for i in kept))
 
 
 def read_json(file: pathlib.Path) -> dict:
