@@ -22,6 +22,7 @@ from soda_jax.data.pipeline import iterate, train_dataset
 from soda_jax.evaluators.online import OnlineEvaluator
 from soda_jax.grids import GridWriter
 from soda_jax.inference import Inference
+from soda_jax.run_record import RunRecord
 from soda_jax.train_state import TrainState
 from soda_jax.train_step import Trainer, module_names
 from soda_jax.writers import MetricWriter
@@ -142,6 +143,7 @@ class Run:
         self.start = start
         self.is_main = jax.process_index() == 0
         self.writer = MetricWriter(workdir, resume_step=start, active=self.is_main)
+        self.record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self.is_main)
         self.inference = Inference(config, mesh)
         self.schedule = build.schedule(config)
         self.step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
@@ -178,6 +180,7 @@ class Run:
                 if step == self.start:
                     self.timer.first_step_done(metrics)
                 self.progress.update()
+        self.record.finish(step)
         self.report(results)
         return results
 
@@ -244,6 +247,7 @@ class Run:
                 )
             meta = {"config": self.config.to_dict(), "targets": self.targets, "data_position": step}
             self.checkpointer.save(state, meta)
+            self.record.update(step)
 
     def report(self, results: dict[str, float]) -> None:
         """Prints the online probe's table and where the last grid is."""

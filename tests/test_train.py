@@ -13,6 +13,7 @@ from soda_jax import sharding
 from soda_jax import train as train_lib
 from soda_jax.checkpoint import latest_step, read_meta
 from soda_jax.config import ConfigError
+from soda_jax.run_record import read_sessions
 from soda_jax.train import DEAD_ENCODER_STEPS, EncoderWatch, NonFiniteLossError, StepTimer, train
 from tests import tiny
 
@@ -99,6 +100,14 @@ def test_checkpoints_kept(finished):
     _, workdir, _, _ = finished
     assert sorted(child.name for child in (workdir / "checkpoints").iterdir()) == ["20", "40", "50"]
     assert read_meta(str(workdir))[1]["data_position"] == STEPS
+
+
+def test_record_of_the_run(finished):
+    config, workdir, *_ = finished
+    (session,) = read_sessions(str(workdir))
+    assert (session["first_step"], session["last_step"], session["finished"]) == (0, STEPS, True)
+    assert session["seconds"] > 0 and session["hardware"]["device_count"] == 2
+    assert session["config"]["train"]["num_steps"] == config.train.num_steps
 
 
 def test_more_steps_than_asked_for(finished, tmp_path):

@@ -1,0 +1,93 @@
+"""WORKDIR/run.json: what each start of a training run ran on, from which source, how far and for how long."""
+
+import datetime
+import json
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from soda_jax import provenance
+
+FORMAT_VERSION = 1
+FILE = "run.json"
+
+
+class RunRecord:
+    """Adds one entry to WORKDIR/run.json, which `update` and `close` keep up to date.
+
+    The file is {"format_version": 1, "sessions": [...]}, one session for each start of training in this workdir, with
+    started (UTC), first_step, last_step (of the last save), seconds (that passed until then, compilation and
+    evaluations included), finished (False while it runs, and for good where it was killed), hardware, git, versions and
+    the config.
+
+    Args:
+      workdir: the run's folder.
+      config: of this session.
+      first_step: that it starts or resumes from.
+      devices: that it computes on.
+      active: False (processes other than the first) writes nothing.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        config: ConfigDict,
+        first_step: int,
+        devices: Sequence[jax.Device] | None = None,
+        active: bool = True,
+    ):
+        self._active = active
+        if not active:
+            return
+        self._path = pathlib.Path(workdir) / FILE
+        self._begin = time.monotonic()
+        self._session: dict[str, Any] = {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "first_step": first_step,
+            "last_step": first_step,
+            "seconds": 0.0,
+            "finished": False,
+            "hardware": provenance.hardware(devices),
+            "git": provenance.git_revision(),
+            "versions": provenance.versions(),
+            "config": config.to_dict(),
+        }
+        self._earlier = read_sessions(workdir)
+        self._write()
+
+    def update(self, step: int) -> None:
+        """Notes that the run has come to `step`, and the time that it took."""
+        if self._active:
+            self._session |= {"last_step": step, "seconds": round(time.monotonic() - self._begin, 1)}
+            self._write()
+
+    def finish(self, step: int) -> None:
+        """Notes that the run came to its end."""
+        if self._active:
+            self._session["finished"] = True
+            self.update(step)
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"format_version": FORMAT_VERSION, "sessions": [*self._earlier, self._session]}
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self._path)
+
+
+def read_sessions(workdir: str) -> list[dict[str, Any]]:
+    """The sessions of WORKDIR/run.json, oldest first; none where there is no such file or it cannot be read.
+
+    A damaged record must not stop a run from resuming, so it counts as none.
+    """
+    try:
+        record = json.loads((pathlib.Path(workdir) / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    sessions = record.get("sessions") if isinstance(record, dict) else None
+    return [entry for entry in sessions if isinstance(entry, dict)] if isinstance(sessions, list) else []
