@@ -1,5 +1,7 @@
 """Similarity of image pairs (SODA, Sections 4.2.1 and 4.2.2): PSNR and SSIM, one value an image."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -7,12 +9,39 @@ import jax.numpy as jnp
 _C1 = 0.01**2
 _C2 = 0.03**2
 
-_WINDOW = 7
+_UNIFORM = (1 / 7,) * 7
+
+
+def _gaussian(sigma: float, radius: int) -> tuple[float, ...]:
+    weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
+    return tuple(w / sum(weights) for w in weights)
+
+
+# Wang et al. (2004): an 11 x 11 circular-symmetric Gaussian with a standard deviation of 1.5 pixels.
+_GAUSSIAN = _gaussian(1.5, 5)
+
+
+@jax.jit
+def mse(images: jax.Array, references: jax.Array) -> jax.Array:
+    """Mean squared error of each image.
+
+    Args:
+      images: float [..., H, W, C] in [0, 1].
+      references: the same.
+
+    Returns:
+      float32 [...].
+
+    Raises:
+      ValueError: if the shapes differ, or for integer images.
+    """
+    images, references = _checked(images, references)
+    return jnp.mean(jnp.square(images - references), axis=(-3, -2, -1))
 
 
 @jax.jit
 def psnr(images: jax.Array, references: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio, -10 log10(MSE), with a peak of 1.
+    """Peak signal-to-noise ratio of each image, -10 log10(MSE), with a peak of 1.
 
     Args:
       images: float [..., H, W, C] in [0, 1].
@@ -24,9 +53,29 @@ def psnr(images: jax.Array, references: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the shapes differ, or for integer images.
     """
-    images, references = _checked(images, references)
-    error = jnp.mean(jnp.square(images - references), axis=(-3, -2, -1))
-    return -10 * jnp.log10(error)
+    return -10 * jnp.log10(mse(images, references))
+
+
+@jax.jit
+def psnr_pooled(images: jax.Array, references: jax.Array) -> jax.Array:
+    """PSNR of the error pooled over all images, -10 log10(mean MSE): at most the mean of their `psnr`.
+
+    For images in batches, average their `mse` and take -10 log10 of it at the end.
+
+    Args:
+      images: float [..., H, W, C] in [0, 1], at least one image.
+      references: the same.
+
+    Returns:
+      float32 [], in dB; infinite if all are equal.
+
+    Raises:
+      ValueError: if the shapes differ, for integer images, or for no images.
+    """
+    errors = mse(images, references)
+    if errors.size == 0:
+        raise ValueError(f"images have shape {images.shape}: there is no error to pool over none")
+    return -10 * jnp.log10(jnp.mean(errors))
 
 
 @jax.jit
@@ -46,20 +95,48 @@ def ssim(images: jax.Array, references: jax.Array) -> jax.Array:
     Raises:
       ValueError: if the shapes differ, for integer images, or for images smaller than the window.
     """
+    return _ssim(images, references, _UNIFORM, unbiased=True)
+
+
+@jax.jit
+def ssim_gaussian(images: jax.Array, references: jax.Array) -> jax.Array:
+    """Structural similarity as Wang et al. (2004) define it: an 11 x 11 Gaussian window, sigma 1.5.
+
+    Equal to scikit-image's `structural_similarity(..., gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, channel_axis=-1, data_range=1)`: weighted variances, and the mean
+    over channels and over the windows that lie inside the image.
+
+    Args:
+      images: float [..., H, W, C] in [0, 1], at least 11 x 11 pixels.
+      references: the same.
+
+    Returns:
+      float32 [...] in [-1, 1]; 1 for equal images.
+
+    Raises:
+      ValueError: if the shapes differ, for integer images, or for images smaller than the window.
+    """
+    return _ssim(images, references, _GAUSSIAN, unbiased=False)
+
+
+def _ssim(images: jax.Array, references: jax.Array, window: tuple[float, ...], *, unbiased: bool) -> jax.Array:
+    """SSIM under the separable window window x window, whose weights add up to 1."""
     images, references = _checked(images, references)
-    if min(images.shape[-3:-1]) < _WINDOW:
+    size = len(window)
+    if min(images.shape[-3:-1]) < size:
         raise ValueError(
-            f"images are {images.shape[-3]} x {images.shape[-2]}: SSIM's window needs at least "
-            f"{_WINDOW} x {_WINDOW} pixels"
+            f"images are {images.shape[-3]} x {images.shape[-2]}: SSIM's window needs at least {size} x {size} pixels"
         )
-    mean_x, mean_y, var_x, var_y, cov = _window_moments(images, references)
+    mean_x, mean_y, var_x, var_y, cov = _window_moments(images, references, window)
+    if unbiased:
+        var_x, var_y, cov = (value * (size**2 / (size**2 - 1)) for value in (var_x, var_y, cov))
     luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
     structure = (2 * cov + _C2) / (var_x + var_y + _C2)
     return jnp.mean(luminance * structure, axis=(-3, -2, -1))
 
 
-def _window_moments(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
-    """Means, unbiased variances and covariance of x and y in each window, [..., H-6, W-6, C].
+def _window_moments(x: jax.Array, y: jax.Array, window: tuple[float, ...]) -> tuple[jax.Array, ...]:
+    """Weighted means, variances and covariance of x and y in each window of n x n, [..., H-n+1, W-n+1, C].
 
     One image axis at a time, by the law of total covariance: the covariance in a window is the mean
     of its columns' covariances plus the covariance of its columns' means. The shorter
@@ -68,23 +145,26 @@ def _window_moments(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
     mean_x, mean_y = x, y
     var_x = var_y = cov = jnp.zeros_like(x)
     for axis in (-3, -2):
-        xs, ys = _shifts(mean_x, axis), _shifts(mean_y, axis)
-        mean_x, mean_y = sum(xs) / _WINDOW, sum(ys) / _WINDOW
+        xs, ys = _shifts(mean_x, axis, len(window)), _shifts(mean_y, axis, len(window))
+        mean_x, mean_y = _weighted(xs, window), _weighted(ys, window)
         dx, dy = [v - mean_x for v in xs], [v - mean_y for v in ys]
 
         def pooled(within, da, db, axis=axis):
-            between = sum(a * b for a, b in zip(da, db, strict=True))
-            return (sum(_shifts(within, axis)) + between) / _WINDOW
+            within = _shifts(within, axis, len(window))
+            return _weighted([w + a * b for w, a, b in zip(within, da, db, strict=True)], window)
 
         var_x, var_y, cov = pooled(var_x, dx, dx), pooled(var_y, dy, dy), pooled(cov, dx, dy)
-    unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
-    return mean_x, mean_y, unbiased * var_x, unbiased * var_y, unbiased * cov
+    return mean_x, mean_y, var_x, var_y, cov
 
 
-def _shifts(x: jax.Array, axis: int) -> list[jax.Array]:
-    """The 7 views of x whose entry i is x[i], ..., x[i + 6] along an axis."""
-    size = x.shape[axis] - _WINDOW + 1
-    return [jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(_WINDOW)]
+def _shifts(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
+    """The views of x whose entry i is x[i], ..., x[i + count - 1] along an axis."""
+    size = x.shape[axis] - count + 1
+    return [jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(count)]
+
+
+def _weighted(values: list[jax.Array], weights: tuple[float, ...]) -> jax.Array:
+    return sum(w * v for w, v in zip(weights, values, strict=True))
 
 
 def _checked(images: jax.Array, references: jax.Array) -> tuple[jax.Array, jax.Array]:
