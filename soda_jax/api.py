@@ -185,9 +185,13 @@ class LoadedModel:
     def _seen_by(self, z: np.ndarray | None, camera: Camera | None, options: dict[str, Any]) -> np.ndarray:
         """Samples in [-1, 1] seen by cameras of leading axes [N] or [N, m]; None leaves the views to the model."""
         if camera is not None and camera.pose.ndim == 4:
-            # A call for each view: an object keeps its index, and so its noise, in all of them.
-            cameras = [jax.tree.map(lambda x, j=j: x[:, j], camera) for j in range(camera.pose.shape[1])]
-            return np.stack([self._seen_by(z, one, options) for one in cameras], axis=1)
+            # An object keeps its index, and so its noise, in all of its views.
+            shape = camera.pose.shape[:2]
+            indices = options["first_index"] + np.arange(shape[0])
+            flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), camera)
+            options = options | {"first_index": 0, "indices": np.repeat(indices, shape[1])}
+            views = self._seen_by(None if z is None else np.repeat(z, shape[1], axis=0), flat, options)
+            return views.reshape(*shape, *views.shape[1:])
         options = options | {"target_camera": camera}
         if z is None:
             return self.inference.sample_unconditional(self.variables, len(camera.pose), **options)["images"]

@@ -99,9 +99,16 @@ class Inference:
         return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value
 
     def _put_sources(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """What of a batch the encoder reads, on the devices."""
+        """What the encoder reads of a batch, of which this process holds its part, on the devices."""
+        return sharding.put_batch(self._read(batch), self.mesh)
+
+    def _put_whole(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """What the encoder reads of a batch that every process holds whole, on the devices."""
+        return sharding.put_whole_batch(self._read(batch), self.mesh)
+
+    def _read(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         keys = ("source", "source_mask", "source_pose_mask", *inputs.pose_keys(self.model.pose, ("source",)))
-        return sharding.put_batch({key: batch[key] for key in keys if key in batch}, self.mesh)
+        return {key: np.asarray(batch[key]) for key in keys if key in batch}
 
     def _seen_from(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """The source cameras as arguments of `encode`; none if the model or the batch has none."""
@@ -140,7 +147,9 @@ class Inference:
         source_camera: Camera | None = None,
         source_pose_mask: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d]. One process only.
+        """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d].
+
+        With several processes every process passes the same sources and gets every latent.
 
         Args:
           source_mask: [N, n] which sources are present; all by default.
@@ -168,7 +177,7 @@ class Inference:
         count, size = len(source), self._batch_size(len(source), self.eval_batch_size)
         rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
         parts = ({key: value[r] for key, value in batch.items()} for r in rows)
-        return np.concatenate([np.asarray(self._encode(variables, self._put_sources(p), "z")) for p in parts])[:count]
+        return np.concatenate([np.asarray(self._encode(variables, self._put_whole(p), "z")) for p in parts])[:count]
 
     def conditions(self, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A data batch's cameras as keyword arguments of (`encode`, `sample`); none for a model without poses."""
@@ -192,6 +201,7 @@ class Inference:
         num_steps: int | None = None,
         seed: int = 0,
         first_index: int = 0,
+        indices: np.ndarray | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
         """Images for latents z [N, d] (or as `encode` gives them).
@@ -203,6 +213,8 @@ class Inference:
           pose_mask: [N] 0/1, the images whose target camera counts; all by default.
           guidance_scale, num_steps: `config.sampling`'s by default; a scale of 1 is unguided conditional sampling.
           seed, first_index: image i is drawn from (seed, first_index + i).
+          indices: int [N] in place of `first_index`: image i is drawn from (seed, indices[i]), so that several images
+            may share their noise.
           **options: `method`, `eta`, `num_frames` of `make_sampler`, `guidance_on` of `build.sampler`.
 
         Returns:
@@ -229,6 +241,7 @@ class Inference:
             num_images=len(z),
             batch_size=self._batch_size(len(z), self.sample_batch_size),
             first_index=first_index,
+            indices=indices,
             guidance_scale=scale,
             sharding=sharding.batch_sharding(self.mesh),
         )

@@ -31,6 +31,15 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
+def put_whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays of a batch that every process holds whole."""
+    sharding = batch_sharding(mesh)
+    return {
+        key: jax.make_array_from_callback(value.shape, sharding, lambda index, value=value: value[index])
+        for key, value in batch.items()
+    }
+
+
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """Replicates host arrays over the mesh; every process passes the same values."""
     sharding = replicated(mesh)

@@ -114,17 +114,20 @@ class Turntable:
         """Samples every view of every object."""
         batch, around = self._batch, self._orbit
         count = len(batch["target"])
-        intrinsics = np.broadcast_to(around.intrinsics, (count, 4))
         seen_from, _ = self._inference.conditions(batch)
         z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
-        views = []
-        for pose in around.pose:
-            requested = {"target_pose": np.broadcast_to(pose, (count, 4, 4)), "target_intrinsics": intrinsics}
-            _, seen_at = self._inference.conditions(batch | requested)
-            # An object keeps its index and so its noise in all views: what its sources leave open does not flicker.
-            views.append(inputs.to_uint8(self._inference.sample(variables, z, seed=seed, **seen_at)["images"]))
+        number = len(around.pose)
+        cameras_of = ("source_mask", "source_pose", "source_intrinsics")
+        requested = {key: np.concatenate([batch[key]] * number) for key in cameras_of}
+        requested["target_pose"] = np.repeat(around.pose, count, axis=0)
+        requested["target_intrinsics"] = np.broadcast_to(around.intrinsics, (number * count, 4))
+        _, seen_at = self._inference.conditions(requested)
+        # An object keeps its index and so its noise in all views: what its sources leave open does not flicker.
+        indices = np.tile(np.arange(count), number)
+        z = np.concatenate([z] * number)
+        views = inputs.to_uint8(self._inference.sample(variables, z, seed=seed, indices=indices, **seen_at)["images"])
         real = batch["mask"]
-        return Shown(batch["source"][real], np.stack(views)[:, real], around.azimuth)
+        return Shown(batch["source"][real], views.reshape(number, count, *views.shape[1:])[:, real], around.azimuth)
 
 
 def _side_by_side(images: np.ndarray, side: int) -> np.ndarray:

@@ -52,12 +52,12 @@ class Echo:
         assert source_camera.pose.shape[:2] == source_mask.shape
         return source[:, 0, 0, 0, 0] / 255.0
 
-    def sample(self, variables, z, *, seed, target_camera, first_index=0):
+    def sample(self, variables, z, *, seed, indices, target_camera):
         np.testing.assert_allclose(target_camera.intrinsics, np.broadcast_to(OBJECTS.intrinsics, (len(z), 4)))
         images = np.zeros((len(z), 8, 8, 3))
         images[..., 0] = z[:, None, None]
         images[..., 1] = target_camera.pose[:, 0, 3, None, None] / 5
-        images[..., 2] = (first_index + np.arange(len(z)))[:, None, None] / 10 + seed / 2
+        images[..., 2] = indices[:, None, None] / 10 + seed / 2
         return {"images": images}
 
 

@@ -119,6 +119,7 @@ def sample_in_batches(
     num_images: int,
     batch_size: int,
     first_index: int = 0,
+    indices: np.ndarray | None = None,
     guidance_scale: float,
     sharding: jax.sharding.Sharding | None = None,
 ) -> dict[str, np.ndarray]:
@@ -130,9 +131,10 @@ def sample_in_batches(
       key: a PRNG key.
       z: pytree of arrays [num_images, ...].
       section_mask: [num_images, m], or `Masks`.
-      num_images: how many images to make. Image i has the index first_index + i.
+      num_images: how many images to make. Image i has the index first_index + i, or indices[i].
       batch_size: images a call; the last batch is padded to it with copies of the last example.
       first_index: index of the first image. Two requests with other indices give other noise.
+      indices: int [num_images] in place of `first_index`; images of one index share their noise.
       guidance_scale: s; see `make_sampler`.
       sharding: how to lay a batch's leading axis over devices (a NamedSharding over the data axis).
         With several processes every process passes the same request and gets every image.
@@ -141,8 +143,8 @@ def sample_in_batches(
       As the sampler, on the host: images [num_images, H, W, C], and frames [F, num_images, H, W, C] if it makes any.
 
     Raises:
-      ValueError: if counts are not positive, a leading axis is not num_images, or batch_size does
-        not divide among the devices.
+      ValueError: if counts are not positive, a leading axis is not num_images, batch_size does not
+        divide among the devices, or `indices` are not integers or come with a `first_index`.
     """
     if num_images < 1 or batch_size < 1:
         raise ValueError(f"num_images is {num_images} and batch_size is {batch_size}: both must be at least 1")
@@ -150,13 +152,12 @@ def sample_in_batches(
         _check_divides(batch_size, sharding)
     inputs = jax.tree.map(np.asarray, (z, section_mask))
     _check_leading(inputs, num_images, "num_images")
+    indices = _checked_indices(indices, first_index, num_images)
     scale = np.float32(guidance_scale)
     outputs = []
     for start in range(0, num_images, batch_size):
-        numbers = np.arange(start, start + batch_size)
-        rows = np.minimum(numbers, num_images - 1)
-        indices = (first_index + numbers).astype(np.int32)
-        batch = (indices, *jax.tree.map(lambda x, rows=rows: x[rows], inputs))
+        rows = np.minimum(np.arange(start, start + batch_size), num_images - 1)
+        batch = jax.tree.map(lambda x, rows=rows: x[rows], (indices, *inputs))
         if sharding is not None:
             batch = jax.device_put(batch, sharding)
         outputs.append({name: _to_host(value) for name, value in sampler(variables, key, *batch, scale).items()})
@@ -164,6 +165,18 @@ def sample_in_batches(
     if "frames" in outputs[0]:
         whole["frames"] = np.concatenate([output["frames"] for output in outputs], axis=1)[:, :num_images]
     return whole
+
+
+def _checked_indices(indices: np.ndarray | None, first_index: int, num_images: int) -> np.ndarray:
+    """The index of each image, int32 [num_images]."""
+    if indices is None:
+        return (first_index + np.arange(num_images)).astype(np.int32)
+    indices = np.asarray(indices)
+    if first_index:
+        raise ValueError(f"first_index={first_index} and indices are given; give one of them")
+    if indices.shape != (num_images,) or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"indices are {indices.dtype} of shape {indices.shape}; give {num_images} integers")
+    return indices.astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -57,6 +57,28 @@ def test_an_image_can_be_made_again_alone(sampler, reference):
     np.testing.assert_allclose(images, reference[6:9], atol=1e-5)
 
 
+def test_images_may_share_their_noise(sampler, reference):
+    """Indices in any order, some of them twice: an image follows from its index and latent alone."""
+    rows = np.array([9, 2, 2, 0, 7])
+    np.testing.assert_allclose(request(sampler, Z[rows], MASK[rows], indices=rows), reference[rows], atol=1e-5)
+    same = request(sampler, Z[[3, 3, 3]], MASK[[3, 3, 3]], indices=np.array([3, 4, 3]))
+    np.testing.assert_allclose(same[[0, 2]], reference[[3, 3]], atol=1e-5)
+    assert np.abs(same[1] - reference[3]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"indices": np.arange(10)}, r"indices are int64 of shape \(10,\); give 11 integers"),
+        ({"indices": np.arange(11) / 1.0}, "indices are float64"),
+        ({"indices": np.arange(11), "first_index": 2}, "first_index=2 and indices are given"),
+    ],
+)
+def test_indices_that_name_no_images(sampler, settings, message):
+    with pytest.raises(ValueError, match=message):
+        request(sampler, **settings)
+
+
 def test_latent_may_be_a_tree(reference):
     def denoise(variables, x_t, t, z, section_mask):
         return toy(variables, x_t, t, z["latent"] + z["shift"][:, None], section_mask)
