@@ -122,6 +122,22 @@ def test_cached_equals_decoded_and_is_reused(root, monkeypatch):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_all_labels_at_once_are_read_from_the_records_once(root, cache_bytes, monkeypatch, tmp_path):
+    """As views of another image of the class need them: later runs and copies for workers read no record."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
+    np.testing.assert_array_equal(source.labels, [source[i]["label"] for i in range(len(source))])
+    again = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
+    monkeypatch.setattr(type(again), "_read", None)
+    np.testing.assert_array_equal(again.labels, source.labels)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).labels, source.labels)
+
+
+def test_labels_where_there_are_none(root):
+    assert data.load_source("toy_grey", root, "train").labels is None
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_pickles_for_workers(root, cache_bytes):
     source = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
     content = pickle.dumps(source)

@@ -65,12 +65,14 @@ class TfdsSource:
         records, self._order = _open_split(builder, self._objects.records_split if self._objects else split)
         self._size = len(records) if self._order is None else len(self._order)
         self._records, self._cached = records, None
-        self._title = f"{name} {split}"
+        self._labels: CachedArray | None = None
+        self._title, self._split = f"{name} {split}", split
+        self._name, self._data_path = builder.name, pathlib.Path(builder.data_path)
         shape = self._reader.image_shape
         if shape is not None:
             pixels = shape[0] * shape[1] * len(self._reader.image_keys)
             if 0 < self._size * pixels * 3 <= cache_bytes:
-                self._cached = self._cache(builder, split)
+                self._cached = self._cache()
                 self._records = None  # Workers then need neither TFDS nor its files.
 
     def __len__(self) -> int:
@@ -89,10 +91,20 @@ class TfdsSource:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The label of every example, integers [len]; None if finding out means reading the records."""
+        """The label of every example, integers [len]; None without labels.
+
+        Where examples are not cached, the first call reads every record (decoding no image) and keeps the labels in the
+        user's cache folder.
+        """
         if self._objects is not None:
             return self._objects.labels if self._objects.classes else None
-        return self._cached["label"].array if self._cached and "label" in self._cached else None
+        if "label" not in self.targets:
+            return None
+        if self._cached is not None:
+            return self._cached["label"].array
+        if self._labels is None:
+            self._labels = CachedArray.load_or_build(self._cache_path("label"), self._read_labels)
+        return self._labels.array
 
     def _multi_view_example(self, index: int, decode: bool) -> Example:
         first, count, label = self._objects[index]
@@ -120,20 +132,25 @@ class TfdsSource:
             for index, record in zip(indices.tolist(), records, strict=True)
         ]
 
-    def _cache(self, builder, split: str) -> dict[str, CachedArray]:
+    def _cache(self) -> dict[str, CachedArray]:
         # The examples are decoded at most once, for whichever arrays are missing.
         columns = functools.cache(self._decode_all)
-        files = sorted(pathlib.Path(builder.data_path).iterdir())
-        identity = [str(builder.data_path), split, self._size]
-        identity += [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-        version = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-        folder = cache_dir() / "tfds"
         return {
-            key: CachedArray.load_or_build(
-                folder / f"{builder.name}-{key}-{version}.npy", lambda key=key: columns()[key]
-            )
+            key: CachedArray.load_or_build(self._cache_path(key), lambda key=key: columns()[key])
             for key in (*self._reader.image_keys, *self.targets)
         }
+
+    def _cache_path(self, key: str) -> pathlib.Path:
+        """Where a column is kept; the name tells apart other files, splits and versions of the dataset."""
+        files = sorted(self._data_path.iterdir())
+        identity = [str(self._data_path), self._split, self._size]
+        identity += [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        version = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        return cache_dir() / "tfds" / f"{self._name}-{key}-{version}.npy"
+
+    def _read_labels(self) -> np.ndarray:
+        chunks = (np.arange(first, min(first + _CHUNK, self._size)) for first in range(0, self._size, _CHUNK))
+        return np.array([columns["label"] for chunk in chunks for columns in self._read(chunk)], np.int32)
 
     def _decode_all(self) -> dict[str, np.ndarray]:
         """All columns as arrays with a leading axis; decoding runs in threads."""
