@@ -86,12 +86,10 @@ class Backbone:
     Attributes:
       network: "alexnet" or "vgg16".
       convs: kernel and bias of each convolution.
-      preprocessing: the steps above in words, to tell cached statistics apart.
     """
 
     network: str
     convs: list[tuple[jax.Array, jax.Array]] = dataclasses.field(repr=False)
-    preprocessing: str = f"bilinear antialiased to {_TRAINED_SIZE} px, mean over positions of the last ReLU"
 
     @property
     def dim(self) -> int:

@@ -133,6 +133,11 @@ def test_sharding_changes_nothing(folder):
     assert len(values.sharding.device_set) == 4
     np.testing.assert_allclose(values, lpips(x, y), atol=1e-6)
 
+    extract = load_backbone("alexnet", folder, verify=False)
+    features = extract(jax.device_put(x, spread))
+    assert len(features.sharding.device_set) == 4
+    np.testing.assert_allclose(features, np.concatenate([extract(v[None]) for v in x]), rtol=1e-5, atol=1e-6)
+
 
 @pytest.mark.parametrize("size", [32, 224, 300])
 def test_pooled_features_are_those_of_numpy_on_images_resized_by_pillow(folder, size):
