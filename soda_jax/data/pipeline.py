@@ -23,6 +23,7 @@ from soda_jax.data.views import ViewSpec, eval_views, make_views
 _SHUFFLE_STREAM = 1
 _VIEW_STREAM = 2
 _REPLACEMENT_KEY = 3
+_EVAL_VIEW_STREAM = 4
 _MAX_REPLACEMENTS = 1000
 
 # (index, example, attempt) -> views; another attempt draws other randomness: the same would choose the same partner.
@@ -90,12 +91,15 @@ def eval_batches(
     process_count: int = 1,
     limit: int | None = None,
     num_workers: int = 0,
+    augment_seed: int | None = None,
 ) -> Iterator[Example]:
     """Every example of a split exactly once over all processes, without randomness.
 
     Args:
         batch_size: examples in a global batch, over all processes.
         limit: at most this many examples, spread evenly over the split (which may be sorted).
+        augment_seed: shows training's random views instead, in the same order: an example's follow from
+            this seed and its place in the split alone.
 
     Yields:
         Dicts as in training, with `index` int32 (position in the split) and `mask` bool in place
@@ -110,7 +114,11 @@ def eval_batches(
     _check(source, batch_size, process_index, process_count)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1, or None for the whole split.")
-    dataset = grain.MapDataset.source(_EvalBatches(source, spec, batch_size, process_index, process_count, limit))
+    if augment_seed is not None and augment_seed < 0:
+        raise ValueError(f"augment_seed={augment_seed} must be at least 0, or None for views without randomness.")
+    dataset = grain.MapDataset.source(
+        _EvalBatches(source, spec, batch_size, process_index, process_count, limit, augment_seed)
+    )
     return iterate(dataset, num_workers=num_workers)
 
 
@@ -152,8 +160,7 @@ class _TrainBatches:
         self._seed = seed
         share = batch_size // process_count
         self._ids = np.arange(process_index * share, (process_index + 1) * share, dtype=np.int32)
-        words = np.random.SeedSequence((seed, _VIEW_STREAM)).generate_state(1, np.uint64)
-        self._view_key = int(words[0])
+        self._view_key = _stream_key(seed, _VIEW_STREAM)
 
     def __len__(self):
         return sys.maxsize  # As grain's own repeat() calls an endless dataset.
@@ -169,7 +176,9 @@ class _TrainBatches:
         generator = _KeyedGenerator(self._view_key)
 
         def views_at(position: int) -> MakeViews:
-            return lambda index, example, attempt: self._views(index, example, generator.at(position, attempt))
+            return lambda index, example, attempt: _random_views(
+                self._source, self._classes, self._spec, index, example, generator.at(position, attempt)
+            )
 
         examples = get_many(self._source, indices)
         batch = _collate(
@@ -181,17 +190,11 @@ class _TrainBatches:
         batch["id"] = self._ids.copy()
         return batch
 
-    def _views(self, index: int, example: Example, rng: np.random.Generator) -> Example:
-        partner = None
-        if self._classes is not None:
-            partner = _example(self._source, self._classes.random_partner(index, rng))
-        return make_views(example, rng, self._spec, partner)
-
 
 class _EvalBatches:
     """Random access to this process's part of every global evaluation batch."""
 
-    def __init__(self, source, spec, batch_size, process_index, process_count, limit):
+    def __init__(self, source, spec, batch_size, process_index, process_count, limit, augment_seed):
         self._source = source
         self._spec = spec
         self._classes = ClassIndex(source) if spec.policy == "class" else None
@@ -199,6 +202,7 @@ class _EvalBatches:
         share = batch_size // process_count
         self._rows = np.arange(process_index * share, (process_index + 1) * share)
         self._total = len(source) if limit is None else min(limit, len(source))
+        self._view_key = None if augment_seed is None else _stream_key(augment_seed, _EVAL_VIEW_STREAM)
 
     def __len__(self):
         return -(-self._total // self._batch_size)
@@ -209,9 +213,10 @@ class _EvalBatches:
         real = np.minimum(places, self._total - 1)
         indices = real * len(self._source) // self._total
         unique, where = np.unique(indices, return_inverse=True)
+        make = self._views if self._view_key is None else self._augmented_views()
         views, readable = zip(
             *(
-                _readable(self._source, index, example, self._views)
+                _readable(self._source, index, example, make)
                 for index, example in zip(unique.tolist(), get_many(self._source, unique), strict=True)
             ),
             strict=True,
@@ -227,6 +232,28 @@ class _EvalBatches:
         if self._classes is not None:
             partner = _example(self._source, self._classes.next_partner(index))
         return eval_views(example, self._spec, partner)
+
+    def _augmented_views(self) -> MakeViews:
+        generator = _KeyedGenerator(self._view_key)  # one for each batch: batches are made in several threads
+        return lambda index, example, attempt: _random_views(
+            self._source, self._classes, self._spec, index, example, generator.at(index, attempt)
+        )
+
+
+def _stream_key(seed: int, stream: int) -> int:
+    return int(np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)[0])
+
+
+def _random_views(
+    source: Source,
+    classes: ClassIndex | None,
+    spec: ViewSpec,
+    index: int,
+    example: Example,
+    rng: np.random.Generator,
+) -> Example:
+    partner = None if classes is None else _example(source, classes.random_partner(index, rng))
+    return make_views(example, rng, spec, partner)
 
 
 def _example(source: Source, index: int) -> Example:
