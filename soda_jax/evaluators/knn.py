@@ -1,38 +1,58 @@
 """k-nearest neighbours on frozen features: cosine similarity, DINO's temperature-weighted vote."""
 
+from collections.abc import Sequence
+
+import jax
 import numpy as np
 
-from soda_jax.evaluators.features import FeatureSet
-from soda_jax.metrics.classification import knn_predict
+from soda_jax.evaluators.features import FeatureSet, check_pair
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.classification import class_ranks, classification_estimates
+from soda_jax.metrics.knn import knn_votes, nearest_neighbours
 
 
 class KNN:
-    """Accuracy for each k and target; the gallery is the whole training split, not augmented.
+    """Scores for each k and target; the gallery is the whole training split, not augmented.
 
     Args:
-      ks: numbers of neighbours; those above the gallery's size are skipped.
+      ks: numbers of neighbours; those above the gallery's size are left out, which a printed line says.
       temperature: of the vote's weights exp(similarity / temperature).
+      devices: which share the search; all of this process by default.
     """
 
-    def __init__(self, ks: tuple[int, ...] = (20,), temperature: float = 0.07):
-        self._ks, self._temperature = ks, temperature
+    def __init__(
+        self,
+        ks: tuple[int, ...] = (20, 200),
+        temperature: float = 0.07,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        if not ks or min(ks) < 1:
+            raise ValueError(
+                f"ks={tuple(ks)}: give at least one number of neighbours, each 1 or more (config.eval.knn_k)"
+            )
+        self._ks, self._temperature, self._devices = tuple(ks), temperature, devices
 
-    def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float]:
-        """{"knn20/NAME": accuracy}, with the mean over targets as "knn20/mean" where there are several."""
-        results: dict[str, float] = {}
-        for k in (k for k in self._ks if k <= len(train.features)):
-            accuracies = []
-            for head, (name, size) in enumerate(zip(train.names, train.sizes, strict=True)):
-                predicted = knn_predict(
-                    train.features,
-                    train.targets[:, head],
-                    test.features,
-                    k=k,
-                    temperature=self._temperature,
-                    num_classes=size,
-                )
-                accuracies.append(float(np.mean(np.asarray(predicted) == test.targets[:, head])))
-                results[f"knn{k}/{name}"] = accuracies[-1]
-            if len(accuracies) > 1:
-                results[f"knn{k}/mean"] = float(np.mean(accuracies))
+    def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float | Estimate]:
+        """{"knn20/NAME": accuracy} and the other scores of `classification_estimates`, for every k.
+
+        Raises:
+          ValueError: the sets do not belong together, or every training example is of one class.
+        """
+        check_pair(train, test)
+        for k in self._ks:
+            if k > len(train.features):
+                print(f"no scores of {k} neighbours: the gallery holds {len(train.features)} examples")
+        ks = [k for k in self._ks if k <= len(train.features)]
+        if not ks:
+            return {}
+        similarities, indices = nearest_neighbours(train.features, test.features, max(ks), devices=self._devices)
+        results: dict[str, float | Estimate] = {}
+        for k in ks:
+            ranks = []
+            for head, size in enumerate(train.sizes):
+                labels = train.targets[indices[:, :k], head]
+                votes = knn_votes(similarities[:, :k], labels, num_classes=size, temperature=self._temperature)
+                ranks.append(np.asarray(class_ranks(votes.astype(np.float32), test.targets[:, head])))
+            scores = classification_estimates(np.stack(ranks, axis=1), test.targets, train.sizes, train.names)
+            results |= {f"knn{k}/{name}": score for name, score in scores.items()}
         return results

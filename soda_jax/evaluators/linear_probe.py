@@ -1,28 +1,31 @@
-"""Offline linear probe on frozen features (SODA Appendix E.1)."""
+"""Offline linear probe on frozen features (SODA, Appendix E.1)."""
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from soda_jax.evaluators.features import FeatureSet
-from soda_jax.models.probe import probe_hits, probe_loss
+from soda_jax.evaluators import probe_fit
+from soda_jax.evaluators.features import FeatureSet, check_pair
+from soda_jax.evaluators.probe_fit import ProbeOptions, Statistics, Views
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.classification import classification_estimates
 
 VALIDATION_SHARE = 0.1
 
 
 class LinearProbeEvaluator:
-    """Softmax probe on features normalised without affine parameters, dropout 0.1, no weight decay.
+    """Softmax probe on features normalised without affine parameters, with dropout and no weight decay.
 
     All learning rates are trained side by side; the one that does best on a held-out tenth of the training features is
-    measured on the test features.
+    trained once more on all of them, and that probe is measured on the test features.
+
+    The features are frozen, so they are normalised by their exact mean and variance over the training examples (with
+    augmented views: over the first view of each), where BatchNorm would keep running averages of these.
 
     Args:
       learning_rates: of Adam, with cosine decay to 0.
       epochs: passes over the training features.
+      batch_size: examples of a step.
       label_smoothing, dropout, init_scale, bias_init: as for the online probe.
+      seed: of initial weights, held-out examples, order and dropout.
     """
 
     def __init__(
@@ -37,81 +40,102 @@ class LinearProbeEvaluator:
         bias_init: float = 0.0,
         seed: int = 0,
     ):
-        self._rates = jnp.asarray(learning_rates, jnp.float32)
-        self._epochs, self._batch_size = epochs, batch_size
-        self._dropout, self._smoothing = dropout, label_smoothing
-        self._init_scale, self._bias_init = init_scale, bias_init
+        if not learning_rates:
+            raise ValueError("learning_rates=(): give at least one (config.eval.probe_learning_rates)")
+        if epochs < 1 or batch_size < 1:
+            raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+        self.learning_rates, self.epochs, self.batch_size = tuple(learning_rates), epochs, batch_size
+        self._options = ProbeOptions(batch_size, dropout, label_smoothing, init_scale, bias_init)
         self._seed = seed
-        self._fit = jax.jit(self._train, static_argnames="sizes")
 
-    def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float]:
-        """{"linear_probe/NAME": accuracy}, and "linear_probe/mean" where there are several targets."""
-        order = np.random.default_rng(self._seed).permutation(len(train.features))
-        held = max(1, int(len(order) * VALIDATION_SHARE))
-        fit, validation = order[held:], order[:held]
-        if len(fit) == 0:
-            raise ValueError(f"a linear probe needs at least 2 training examples, got {len(order)}")
-        mean, std = train.features[fit].mean(axis=0), train.features[fit].std(axis=0)
+    def run(self, train: FeatureSet, test: FeatureSet, views: Views | None = None) -> dict[str, float | Estimate]:
+        """{"linear_probe/NAME": accuracy} and the other scores of `classification_estimates`; the learning rate chosen.
 
-        def normalise(features: np.ndarray) -> jax.Array:
-            return jnp.asarray((features - mean) / np.sqrt(std**2 + 1e-5))
+        Args:
+          train: un-augmented features; a tenth of them chooses the learning rate.
+          test: held out from training altogether: neither weights nor learning rate depend on it.
+          views: from the epoch to the features [N, d] to train on, of the examples of `train` in their order
+            (`probe_views`); those of `train` by default.
 
-        params = self._fit(normalise(train.features[fit]), jnp.asarray(train.targets[fit]), train.sizes)
-        scores = self._accuracy(params, normalise(train.features[validation]), train.targets[validation], train.sizes)
-        best = int(scores.mean(axis=1).argmax())
-        chosen = jax.tree.map(lambda p: p[best : best + 1], params)
-        accuracy = self._accuracy(chosen, normalise(test.features), test.targets, train.sizes)[0]
-        results = {f"linear_probe/{name}": float(a) for name, a in zip(train.names, accuracy, strict=True)}
-        if len(train.names) > 1:
-            results["linear_probe/mean"] = float(accuracy.mean())
-        return results | {"linear_probe/learning_rate": float(self._rates[best])}
+        Raises:
+          ValueError: the sets do not belong together, every training example is of one class, or there is only one.
+        """
+        check_pair(train, test)
+        views = self._checked(views, train)
+        held_out = self.validate(train, self.epochs, views=views)
+        rate = self.learning_rates[int(held_out.argmax())]
+        ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
+        scores = classification_estimates(ranks, test.targets, train.sizes, train.names)
+        results: dict[str, float | Estimate] = {f"linear_probe/{name}": score for name, score in scores.items()}
+        return results | {"linear_probe/learning_rate": rate}
 
-    def _train(self, features: jax.Array, targets: jax.Array, sizes: tuple[int, ...]) -> Any:
-        """Parameters for every learning rate, stacked on the leading axis."""
-        batch = min(self._batch_size, len(features))
-        steps_per_epoch = len(features) // batch
-        total = self._epochs * steps_per_epoch
-        adam = optax.scale_by_adam()
-        root = jax.random.key(self._seed)
-        kernel = self._init_scale * jax.random.normal(root, (features.shape[1], sum(sizes)))
-        initial = {"kernel": kernel, "bias": jnp.full((sum(sizes),), self._bias_init)}
-        rates = self._rates
-        params = jax.tree.map(lambda p: jnp.broadcast_to(p, (len(rates), *p.shape)), initial)
+    def validate(
+        self,
+        train: FeatureSet,
+        epochs: int,
+        *,
+        views: Views | None = None,
+        normaliser: Statistics | None = None,
+    ) -> np.ndarray:
+        """Accuracy of each learning rate on a held-out tenth of `train`, mean over targets: [R].
 
-        def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-            return probe_loss(_split(x @ params["kernel"] + params["bias"], sizes), y, self._smoothing).mean()
+        Args:
+          normaliser: statistics of the features; by default those of the examples trained on.
 
-        def run_epoch(epoch: jax.Array, carry: Any) -> Any:
-            key = jax.random.fold_in(root, epoch)
-            order = jax.random.permutation(key, features.shape[0])[: steps_per_epoch * batch]
+        Raises:
+          ValueError: `train` has fewer than 2 examples.
+        """
+        count = len(train.features)
+        if count < 2:
+            raise ValueError(f"a linear probe needs at least 2 training examples, got {count}")
+        order = np.random.default_rng(self._seed).permutation(count)
+        held = max(1, int(count * VALIDATION_SHARE))
+        views = self._checked(views, train)
+        weights = self._fit(train, order[held:], self.learning_rates, epochs, views, normaliser)
+        out = order[:held]
+        ranks = probe_fit.ranks(weights, train.features[out], train.targets[out], train.sizes)
+        return (ranks == 0).mean(axis=(1, 2))
 
-            def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-                params, opt_state = carry
-                number, rows = inputs
-                keep = jax.random.bernoulli(
-                    jax.random.fold_in(key, number), 1 - self._dropout, (batch, features.shape[1])
-                )
-                x = features[rows] * keep / (1 - self._dropout)
-                grads = jax.vmap(jax.grad(loss), in_axes=(0, None, None))(params, x, targets[rows])
-                updates, opt_state = jax.vmap(adam.update)(grads, opt_state)
-                progress = (epoch * steps_per_epoch + number) / total
-                scale = -rates * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-                params = jax.tree.map(lambda p, u: p + scale.reshape(-1, *[1] * (p.ndim - 1)) * u, params, updates)
-                return (params, opt_state), None
+    def fit_and_rank(
+        self,
+        train: FeatureSet,
+        test: FeatureSet,
+        rate: float,
+        epochs: int,
+        *,
+        views: Views | None = None,
+        normaliser: Statistics | None = None,
+    ) -> np.ndarray:
+        """Ranks of the right classes on `test`, int32 [N, H], for a probe trained on all of `train` at one rate."""
+        rows = np.arange(len(train.features))
+        weights = self._fit(train, rows, (rate,), epochs, self._checked(views, train), normaliser)
+        return probe_fit.ranks(weights, test.features, test.targets, train.sizes)[0]
 
-            batches = order.reshape(steps_per_epoch, batch)
-            return jax.lax.scan(step, carry, (jnp.arange(steps_per_epoch), batches))[0]
-
-        # All epochs in one program: called by epoch, it would compile anew as the carry's types settle.
-        return jax.lax.fori_loop(0, self._epochs, run_epoch, (params, jax.vmap(adam.init)(params)))[0]
-
-    def _accuracy(self, params: Any, features: jax.Array, targets: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-        """Accuracy for each learning rate and target, [R, H]."""
-        logits = jnp.einsum("nd,rdc->rnc", features, params["kernel"]) + params["bias"][:, None]
-        return np.stack(
-            [np.asarray(probe_hits(_split(row, sizes), jnp.asarray(targets))).mean(axis=0) for row in logits]
+    def _fit(self, train, rows, rates, epochs, views, normaliser) -> probe_fit.Weights:
+        return probe_fit.fit(
+            views,
+            train.targets,
+            rows,
+            train.sizes,
+            rates=rates,
+            epochs=epochs,
+            normaliser=probe_fit.statistics(views(0), rows) if normaliser is None else normaliser,
+            options=self._options,
+            seed=self._seed,
         )
 
+    @staticmethod
+    def _checked(views: Views | None, train: FeatureSet) -> Views:
+        if views is None:
+            return lambda epoch: train.features
 
-def _split(logits: jax.Array, sizes: tuple[int, ...]) -> list[jax.Array]:
-    return jnp.split(logits, np.cumsum(sizes)[:-1], axis=-1)
+        def checked(epoch: int) -> np.ndarray:
+            features = views(epoch)
+            if features.shape != train.features.shape:
+                raise ValueError(
+                    f"views({epoch}) has shape {features.shape} and the training features {train.features.shape}: they "
+                    "must be of the same examples in the same order"
+                )
+            return features
+
+        return checked

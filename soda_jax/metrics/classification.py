@@ -1,10 +1,14 @@
-"""Classification scores (SODA, Section 4.1 and Appendix E.1): top-k accuracy, k-NN and F1."""
+"""Classification scores (SODA, Section 4.1 and Appendix E.1): top-k accuracy and F1, with their intervals."""
 
-import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from soda_jax.metrics.bootstrap import LEVEL, RESAMPLES, Estimate
+
+_DRAWS = 1 << 24  # drawn indices held at a time
 
 
 def top_k_accuracy(logits: jax.Array, labels: jax.Array, *, k: int = 1, mask: jax.Array | None = None) -> jax.Array:
@@ -32,9 +36,24 @@ def top_k_accuracy(logits: jax.Array, labels: jax.Array, *, k: int = 1, mask: ja
         raise ValueError(
             f"logits have shape {logits.shape}, labels {labels.shape} and mask {mask.shape}: give [N, C], [N] and [N]"
         )
-    guesses = jax.lax.top_k(logits, k)[1]
-    correct = jnp.any(guesses == labels[:, None], axis=-1)
-    return jnp.sum(correct & mask) / jnp.sum(mask)
+    return jnp.sum((class_ranks(logits, labels) < k) & mask) / jnp.sum(mask)
+
+
+def class_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many classes come before the right one, int32 [...]: 0 where the best guess is right.
+
+    Of classes with equal logits, the one with the smaller number comes first. Where the right class's logit is not a
+    number, it comes after all others.
+
+    Args:
+      logits: float [..., C].
+      labels: int [...] in 0..C-1.
+    """
+    labels = jnp.asarray(labels)[..., None]
+    right = jnp.take_along_axis(logits, labels, axis=-1)
+    earlier = jnp.arange(logits.shape[-1]) < labels
+    before = (logits > right) | ((logits == right) & earlier) | jnp.isnan(right)
+    return jnp.sum(before, axis=-1, dtype=jnp.int32)
 
 
 def binary_f1(predictions: jax.Array, targets: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
@@ -65,109 +84,105 @@ def binary_f1(predictions: jax.Array, targets: jax.Array, *, mask: jax.Array | N
     return jnp.where(hits > 0, 2 * hits / jnp.maximum(2 * hits + errors, 1), 0.0)
 
 
-def knn_predict(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
+def classification_estimates(
+    ranks: np.ndarray,
+    targets: np.ndarray,
+    sizes: Sequence[int],
+    names: Sequence[str],
     *,
-    k: int = 20,
-    temperature: float = 0.07,
-    num_classes: int,
-    block_size: int = 1024,
-) -> np.ndarray:
-    """Classes by a vote of the k nearest training examples, weighted as DINO does.
+    over: str = "images",
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Every score of a classifier of several targets, each with its 95 % bootstrap interval over the examples.
 
-    Nearest by cosine similarity; a neighbour's vote counts exp(similarity / temperature) (Caron et
-    al. 2021; Wu et al. 2018, Section 3.4). The search is exact, in blocks of training and test
-    examples: the training features stay on the device, similarities take block_size^2 floats.
+    All scores come of the same resamples, which weigh examples instead of copying them. With several runs (classifiers
+    trained on other draws), a score is the mean of theirs, and a resample draws both runs and examples.
 
     Args:
-      train_features: float [N, D].
-      train_labels: int [N] in 0..num_classes-1.
-      test_features: float [M, D].
-      k: number of neighbours, 1..N.
-      temperature: softness of the vote, above 0.
-      num_classes: number of classes.
-      block_size: examples compared at a time.
+      ranks: int [N, H], or [S, N, H] for S runs: how many classes come before the right one (`class_ranks`).
+      targets: int [N, H], the right classes.
+      sizes, names: number of classes and name of each target.
+      over: what N counts.
+      seed: of the resampling.
 
     Returns:
-      int32 [M], the class of each test example; of equal votes, the smaller class.
+      NAME: accuracy of each target; "mean" over them where there are several; where there is one, of more than 5
+      classes, "NAME_top5"; where all targets are two-way, "NAME_f1" of class 1, and "mean_f1".
 
     Raises:
-      ValueError: for values out of range or shapes that do not agree.
+      ValueError: if there are no examples, or the shapes do not agree.
     """
-    train_features, train_labels = np.asarray(train_features), np.asarray(train_labels)
-    test_features = np.asarray(test_features)
-    _check_knn(train_features, train_labels, test_features, k, temperature, num_classes, block_size)
-    gallery = jnp.asarray(_blocks(train_features, min(block_size, len(train_features))))
-    labels = jnp.asarray(train_labels, jnp.int32)
-    classify = functools.partial(_knn_block, k=k, num_classes=num_classes, num_train=len(train_features))
-    queries = _blocks(test_features, min(block_size, len(test_features)))
-    votes = [classify(gallery, labels, block, np.float32(temperature)) for block in queries]
-    return np.concatenate([np.asarray(v) for v in votes])[: len(test_features)]
-
-
-@functools.partial(jax.jit, static_argnames=("k", "num_classes", "num_train"))
-def _knn_block(gallery, labels, queries, temperature, *, k, num_classes, num_train):
-    """Classes int32 [m] of queries [m, D] against a gallery [blocks, n, D]."""
-    queries = _normalise(queries)
-    block = gallery.shape[1]
-
-    def merge(best, numbered):
-        number, features = numbered
-        index = number * block + jnp.arange(block)
-        # Full precision: by default, accelerators multiply in bfloat16 or TF32.
-        similarity = jnp.matmul(queries, _normalise(features).T, precision=jax.lax.Precision.HIGHEST)
-        similarity = jnp.where(index < num_train, similarity, -jnp.inf)
-        # The best so far stand first: of equal similarities the earlier example is kept.
-        similarities = jnp.concatenate([best[0], similarity], axis=1)
-        indices = jnp.concatenate([best[1], jnp.broadcast_to(index, similarity.shape)], axis=1)
-        top, where = jax.lax.top_k(similarities, k)
-        return (top, jnp.take_along_axis(indices, where, axis=1)), None
-
-    start = (
-        jnp.full((len(queries), k), -jnp.inf),
-        jnp.zeros((len(queries), k), jnp.int32),
-    )
-    numbers = jnp.arange(len(gallery))
-    (similarity, index), _ = jax.lax.scan(merge, start, (numbers, gallery))
-    # Relative to the nearest, which changes no vote's share and cannot overflow.
-    weight = jnp.exp((similarity - similarity[:, :1]) / temperature)
-    is_class = labels[index][..., None] == jnp.arange(num_classes)
-    return jnp.argmax(jnp.sum(weight[..., None] * is_class, axis=1), axis=-1).astype(jnp.int32)
-
-
-def _normalise(x: jax.Array) -> jax.Array:
-    """Rows of unit length; zero rows stay zero."""
-    x = x.astype(jnp.float32)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def _blocks(x: np.ndarray, size: int) -> np.ndarray:
-    """[N, D] as [ceil(N / size), size, D], padded with zeros."""
-    count = -(-len(x) // size)
-    padded = np.zeros((count * size, x.shape[1]), np.float32)
-    padded[: len(x)] = x
-    return padded.reshape(count, size, x.shape[1])
-
-
-def _check_knn(train, labels, test, k, temperature, num_classes, block_size) -> None:
-    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
+    ranks, targets = np.asarray(ranks), np.asarray(targets)
+    runs = ranks if ranks.ndim == 3 else ranks[None]
+    if runs.shape[1:] != targets.shape or targets.shape[1:] != (len(sizes),) or len(sizes) != len(names):
         raise ValueError(
-            f"train_features have shape {train.shape} and test_features {test.shape}: give [N, D] and [M, D]"
+            f"ranks have shape {ranks.shape} and targets {targets.shape}: give [N, H] or [S, N, H] and [N, H] for "
+            f"{len(sizes)} sizes and {len(names)} names"
         )
-    if labels.shape != train.shape[:1]:
-        raise ValueError(f"train_labels have shape {labels.shape}: give {train.shape[:1]}")
-    if not len(train) or not len(test):
-        raise ValueError(f"{len(train)} training and {len(test)} test features: give at least 1")
-    if not 1 <= k <= len(train):
-        raise ValueError(f"k is {k}: there are {len(train)} training examples")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"train_labels lie in {labels.min()}..{labels.max()}: with num_classes {num_classes} "
-            f"they must lie in 0..{num_classes - 1}"
-        )
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be above 0")
-    if block_size < 1:
-        raise ValueError(f"block_size is {block_size}: it must be at least 1")
+    if targets.size == 0:
+        raise ValueError("there are no examples to score: the split or the selection is empty")
+    table = _counted(runs, targets, sizes)
+    heads = len(names)
+
+    def figures(sums: np.ndarray) -> np.ndarray:
+        """From sums over examples [..., columns] to scores: of each target, then the means of several targets."""
+        scores = sums / len(targets)
+        if _two_way(sizes):
+            right, wrong = sums[..., heads : 2 * heads], sums[..., 2 * heads :]
+            f1 = np.where(right > 0, 2 * right / np.maximum(2 * right + wrong, 1), 0.0)
+            scores = np.concatenate([scores[..., :heads], f1], axis=-1)
+        if heads == 1:
+            return scores
+        means = [scores[..., i : i + heads].mean(axis=-1, keepdims=True) for i in range(0, scores.shape[-1], heads)]
+        return np.concatenate([scores, *means], axis=-1)
+
+    values = figures(table.sum(axis=1, dtype=np.float64)).mean(axis=0)
+    drawn = _resampled_means(table, figures, seed)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    over = over if len(runs) == 1 else f"{over}, {len(runs)} seeds"
+    return {
+        label: Estimate(float(value), float(a), float(b), len(targets), over)
+        for label, value, a, b in zip(_labels(sizes, names), values, low, high, strict=True)
+    }
+
+
+def _two_way(sizes: Sequence[int]) -> bool:
+    return set(sizes) == {2}
+
+
+def _has_top5(sizes: Sequence[int]) -> bool:
+    return len(sizes) == 1 and sizes[0] > 5
+
+
+def _labels(sizes: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Names of the scores, in the order of `classification_estimates`' figures."""
+    f1 = _two_way(sizes)
+    labels = [*names, *(f"{name}_f1" for name in names if f1), *(f"{name}_top5" for name in names if _has_top5(sizes))]
+    return labels if len(names) == 1 else [*labels, *(["mean", "mean_f1"] if f1 else ["mean"])]
+
+
+def _counted(runs: np.ndarray, targets: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """What is summed over the examples, float32 [S, N, columns]: hits, and for F1 true positives and errors."""
+    columns = [runs == 0]
+    if _has_top5(sizes):
+        columns.append(runs < 5)
+    if _two_way(sizes):
+        columns += [columns[0] & (targets == 1), ~columns[0]]
+    return np.concatenate(columns, axis=-1).astype(np.float32)
+
+
+def _resampled_means(table: np.ndarray, figures: Callable[[np.ndarray], np.ndarray], seed: int) -> np.ndarray:
+    """`figures` of the sums over resampled rows of table [S, N, M], the mean of resampled runs: [resamples, scores]."""
+    num_runs, count = table.shape[:2]
+    rng = np.random.default_rng(seed)
+    of_runs = np.random.default_rng([seed, 1])
+    size = max(1, min(RESAMPLES, _DRAWS // count))
+    means = []
+    for start in range(0, RESAMPLES, size):
+        number = min(size, RESAMPLES - start)
+        cells = rng.integers(count, size=(number, count)) + count * np.arange(number)[:, None]
+        weights = np.bincount(cells.ravel(), minlength=number * count).reshape(number, count).astype(np.float32)
+        scores = np.stack([figures(weights @ run) for run in table], axis=1)
+        shares = of_runs.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=number) / num_runs
+        means.append(np.einsum("rs,rsm->rm", shares, scores))
+    return np.concatenate(means)

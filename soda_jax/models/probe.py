@@ -3,9 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from soda_jax.models.layers import Dropout
+
+_ABSENT = -1e30  # finite: the gradient of infinite logits is not a number
 
 
 class LinearProbe(nn.Module):
@@ -44,6 +46,43 @@ class LinearProbe(nn.Module):
         return jnp.split(logits, bounds, axis=-1)
 
 
+def stack_heads(logits: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Logits of all heads side by side, [..., sum(sizes)], as [..., heads, max(sizes)].
+
+    Classes that a head lacks get a logit far below all others, so that they take no probability.
+    """
+    heads, widest = len(sizes), max(sizes)
+    if min(sizes) == widest:
+        return logits.reshape(*logits.shape[:-1], heads, widest)
+    exists = np.arange(widest) < np.array(sizes)[:, None]
+    first = np.cumsum((0, *sizes[:-1]))
+    where = np.where(exists, first[:, None] + np.arange(widest), 0)
+    return jnp.where(exists, logits[..., where], _ABSENT)
+
+
+def head_losses(logits: jax.Array, targets: jax.Array, sizes: tuple[int, ...], label_smoothing: float) -> jax.Array:
+    """Smoothed softmax cross-entropy of every head.
+
+    Args:
+      logits: [..., heads, C] of `stack_heads`.
+      targets: int [..., heads], broadcast over the leading axes of `logits`.
+      sizes: number of classes of each head.
+      label_smoothing: share of the target mass spread evenly over a head's classes.
+
+    Returns:
+      [..., heads].
+    """
+    log_p = jax.nn.log_softmax(logits)
+    targets = jnp.broadcast_to(targets, log_p.shape[:-1])
+    loss = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    if label_smoothing == 0:
+        return loss
+    sizes = np.array(sizes)
+    exists = np.arange(log_p.shape[-1]) < sizes[:, None]
+    even = -jnp.where(exists, log_p, 0.0).sum(axis=-1) / sizes
+    return (1 - label_smoothing) * loss + label_smoothing * even
+
+
 def probe_loss(logits: list[jax.Array], targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Softmax cross-entropy averaged over the heads, [B].
 
@@ -52,11 +91,9 @@ def probe_loss(logits: list[jax.Array], targets: jax.Array, label_smoothing: flo
       targets: int [B, heads].
       label_smoothing: share of the target mass spread evenly.
     """
-    losses = []
-    for head, head_logits in enumerate(logits):
-        labels = optax.smooth_labels(jax.nn.one_hot(targets[:, head], head_logits.shape[-1]), label_smoothing)
-        losses.append(optax.softmax_cross_entropy(head_logits, labels))
-    return jnp.stack(losses).mean(axis=0)
+    sizes = tuple(head.shape[-1] for head in logits)
+    stacked = stack_heads(jnp.concatenate(logits, axis=-1), sizes)
+    return head_losses(stacked, targets, sizes, label_smoothing).mean(axis=-1)
 
 
 def probe_hits(logits: list[jax.Array], targets: jax.Array) -> jax.Array:

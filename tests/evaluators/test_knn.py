@@ -1,5 +1,8 @@
 """k-NN on features: the wiring of heads, names and neighbours; the vote itself is tested with the metrics."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -38,8 +41,10 @@ def test_accuracy_of_each_head_and_k(temperature):
     for k in (1, 5):
         expected = [sklearn_accuracy(train, test, head, k, temperature) for head in range(2)]
         assert 0.3 < min(expected) and max(expected) < 1.0
-        np.testing.assert_allclose([results[f"knn{k}/hue"], results[f"knn{k}/shape"]], expected)
-        np.testing.assert_allclose(results[f"knn{k}/mean"], np.mean(expected))
+        found = [float(results[f"knn{k}/{name}"]) for name in ("hue", "shape", "mean")]
+        np.testing.assert_allclose(found, [*expected, np.mean(expected)])
+        interval = results[f"knn{k}/mean"]
+        assert interval.low < interval.value < interval.high and (interval.count, interval.over) == (40, "images")
 
 
 def test_one_head_needs_no_mean():
@@ -47,6 +52,29 @@ def test_one_head_needs_no_mean():
     assert list(KNN((5,)).run(train, test)) == ["knn5/label"]
 
 
-def test_more_neighbours_than_examples_are_skipped():
+def test_attributes_have_an_f1():
+    train, test = make_sets(names=("hat", "smile"), sizes=(2, 2))
+    names = [f"knn5/{name}" for name in ("hat", "smile", "hat_f1", "smile_f1", "mean", "mean_f1")]
+    assert list(KNN((5,)).run(train, test)) == names
+
+
+def test_more_neighbours_than_examples_are_left_out_and_said(capsys):
     train, test = make_sets(train=20)
     assert list(KNN((20, 200)).run(train, test)) == ["knn20/hue", "knn20/shape", "knn20/mean"]
+    assert capsys.readouterr().out == "no scores of 200 neighbours: the gallery holds 20 examples\n"
+    assert KNN((200,)).run(train, test) == {}
+
+
+def test_scores_do_not_depend_on_the_number_of_devices():
+    train, test = make_sets()
+    one, four = (KNN((5, 20), devices=jax.devices()[:count]).run(train, test) for count in (1, 4))
+    assert one == four
+
+
+def test_bad_input_is_refused():
+    train, test = make_sets()
+    for ks in ((), (0, 20)):
+        with pytest.raises(ValueError, match="config.eval.knn_k"):
+            KNN(ks)
+    with pytest.raises(ValueError, match="of one class"):
+        KNN().run(dataclasses.replace(train, targets=np.zeros_like(train.targets)), test)

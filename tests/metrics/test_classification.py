@@ -1,11 +1,11 @@
-"""Accuracy, k-NN and F1 against scikit-learn."""
+"""Accuracy, F1 and their intervals against scikit-learn and the plain bootstrap."""
 
 import numpy as np
 import pytest
 from sklearn import metrics
-from sklearn.neighbors import KNeighborsClassifier
 
 from soda_jax.metrics import classification
+from soda_jax.metrics.bootstrap import bootstrap, mean_estimate
 
 
 @pytest.fixture(scope="module")
@@ -66,68 +66,81 @@ def test_f1_refuses_bad_input():
         classification.binary_f1(np.zeros((3, 2)), np.zeros((3, 2)), mask=np.ones(2))
 
 
+def test_ranks_count_the_classes_before():
+    logits = np.array([[0.0, 3.0, 1.0, 3.0], [5.0, 5.0, 5.0, 5.0], [1.0, 2.0, np.nan, 0.0]], np.float32)
+    for labels, expected in (([0, 0, 0], [3, 0, 1]), ([1, 1, 2], [0, 1, 4]), ([3, 3, 1], [1, 3, 0])):
+        np.testing.assert_array_equal(classification.class_ranks(logits, np.array(labels)), expected)
+
+
 @pytest.fixture(scope="module")
-def features():
-    """Overlapping clusters, so that votes are contested."""
+def attributes():
+    """Ranks [N, A] of a classifier that is right four times in five, and the targets."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(7, 16))
-    train_labels, test_labels = rng.integers(0, 7, 500), rng.integers(0, 7, 150)
-    train = centres[train_labels] + 2 * rng.normal(size=(500, 16))
-    test = centres[test_labels] + 2 * rng.normal(size=(150, 16))
-    return train.astype(np.float32), train_labels, test.astype(np.float32)
+    return (rng.random((400, 3)) < 0.2).astype(int), (rng.random((400, 3)) < [0.1, 0.5, 0.9]).astype(int)
 
 
-@pytest.mark.parametrize("block_size", [1, 37, 100, 500, 4096])
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (50, 1.0), (500, 0.001)])
-def test_knn_is_that_of_scikit_learn(features, block_size, k, temperature):
-    train, labels, test = features
-    if block_size == 1:
-        train, labels, test, k = train[:30], labels[:30], test[:5], min(k, 30)
-    reference = KNeighborsClassifier(
-        k,
-        metric="cosine",
-        algorithm="brute",
-        weights=lambda distance: np.exp(-(distance - distance.min(1, keepdims=True)) / temperature),
-    ).fit(train.astype(np.float64), labels)
-    predictions = classification.knn_predict(
-        train,
-        labels,
-        test,
-        k=k,
-        temperature=temperature,
-        num_classes=7,
-        block_size=block_size,
-    )
-    assert predictions.dtype == np.int32 and predictions.shape == (len(test),)
-    np.testing.assert_array_equal(predictions, reference.predict(test.astype(np.float64)))
+def test_estimates_of_attributes_are_those_of_scikit_learn(attributes):
+    ranks, targets = attributes
+    found = classification.classification_estimates(ranks, targets, (2, 2, 2), ("a", "b", "c"))
+    assert list(found) == ["a", "b", "c", "a_f1", "b_f1", "c_f1", "mean", "mean_f1"]
+    predicted = np.where(ranks == 0, targets, 1 - targets)
+    f1 = metrics.f1_score(targets, predicted, average=None)
+    np.testing.assert_allclose([found[f"{name}_f1"].value for name in "abc"], f1)
+    np.testing.assert_allclose(found["mean_f1"].value, metrics.f1_score(targets, predicted, average="macro"))
+    accuracies = [metrics.accuracy_score(*pair) for pair in zip(targets.T, predicted.T, strict=True)]
+    np.testing.assert_allclose([found[name].value for name in "abc"], accuracies)
+    np.testing.assert_allclose(found["mean"].value, np.mean(accuracies))
 
 
-def test_knn_ignores_length_and_survives_zero_features(features):
-    train, labels, test = features
-    settings = dict(k=20, num_classes=7)
-    expected = classification.knn_predict(train, labels, test, **settings)
-    scaled = classification.knn_predict(100 * train, labels, 0.01 * test, **settings)
-    assert np.mean(expected == scaled) > 0.99
-    zeros = classification.knn_predict(train, labels, np.zeros((3, 16)), **settings)
-    assert ((zeros >= 0) & (zeros < 7)).all()
+@pytest.mark.parametrize("draws", [1 << 24, 7 * 400])
+def test_intervals_are_those_of_copied_resamples(attributes, draws, monkeypatch):
+    """Weights in place of copies, in blocks or at once: the same draws, the same interval."""
+    monkeypatch.setattr(classification, "_DRAWS", draws)
+    ranks, targets = attributes
+    found = classification.classification_estimates(ranks, targets, (2, 2, 2), ("a", "b", "c"))
+    predicted = np.where(ranks == 0, targets, 1 - targets)
+
+    def f1(right, guessed):
+        return 2 * (right & guessed).sum(axis=1) / (right.sum(axis=1) + guessed.sum(axis=1))
+
+    for name, plain in (
+        ("mean", mean_estimate((ranks == 0).mean(axis=1))),
+        ("b", mean_estimate(ranks[:, 1] == 0)),
+        ("a_f1", bootstrap(f1, targets[:, 0], predicted[:, 0])),
+    ):
+        pair = (found[name].value, found[name].low, found[name].high)
+        np.testing.assert_allclose(pair, (plain.value, plain.low, plain.high), rtol=1e-6)
+        assert (found[name].count, found[name].over) == (400, "images")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(k=0), "k is 0"),
-        (dict(k=501), "500 training examples"),
-        (dict(temperature=0.0), "temperature is 0.0"),
-        (dict(num_classes=6), "num_classes 6"),
-        (dict(block_size=0), "block_size is 0"),
-        (dict(test_features=np.zeros((3, 5))), "test_features"),
-        (dict(test_features=np.zeros((0, 16))), "0 test features"),
-        (dict(train_labels=np.zeros(3, int)), "train_labels have shape"),
-    ],
-    ids=str,
-)
-def test_knn_refuses_bad_input(features, change, message):
-    train, labels, test = features
-    settings = dict(train_features=train, train_labels=labels, test_features=test, k=20)
-    with pytest.raises(ValueError, match=message):
-        classification.knn_predict(**{**settings, "num_classes": 7, **change})
+def test_estimates_of_classes_have_a_top_5():
+    rng = np.random.default_rng(0)
+    ranks, targets = rng.integers(0, 10, (300, 1)), rng.integers(0, 10, (300, 1))
+    found = classification.classification_estimates(ranks, targets, (10,), ("label",), over="objects")
+    assert list(found) == ["label", "label_top5"]
+    assert found["label"].value == np.mean(ranks == 0) and found["label_top5"].value == np.mean(ranks < 5)
+    assert found["label"].over == "objects"
+    factors = classification.classification_estimates(np.repeat(ranks, 2, 1), np.repeat(targets, 2, 1), (10, 10), "ab")
+    assert list(factors) == ["a", "b", "mean"]
+
+
+def test_several_runs_are_averaged_and_widen_the_interval():
+    """Runs of accuracies 0.2 and 0.8: drawing runs as well moves the mean between them."""
+    targets = np.zeros((1000, 1), int)
+    runs = np.stack([np.arange(1000) >= 200, np.arange(1000) >= 800])[..., None].astype(int)
+    both = classification.classification_estimates(runs, targets, (3,), ("label",))["label"]
+    assert both.value == pytest.approx(0.5) and both.over == "images, 2 seeds"
+    assert both.low < 0.23 and both.high > 0.77
+    alike = classification.classification_estimates(runs[[0, 0]], targets, (3,), ("label",))["label"]
+    one = classification.classification_estimates(runs[0], targets, (3,), ("label",))["label"]
+    np.testing.assert_allclose((alike.low, alike.high), (one.low, one.high), rtol=1e-6)
+
+
+def test_estimates_refuse_bad_input():
+    for ranks, targets, message in (
+        (np.zeros((3, 2)), np.zeros((4, 2)), "targets"),
+        (np.zeros((3, 1)), np.zeros((3, 1)), "2 sizes and 2 names"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "no examples to score"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            classification.classification_estimates(ranks, targets, (2, 2), ("a", "b"))

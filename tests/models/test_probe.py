@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.models.probe import LinearProbe, probe_hits, probe_loss, probe_targets
+from soda_jax.models.probe import LinearProbe, head_losses, probe_hits, probe_loss, probe_targets, stack_heads
 
 FEATURES = (3.0 + 2.0 * np.random.default_rng(0).standard_normal((64, 5))).astype(np.float32)
 IDS = np.arange(64)
@@ -68,9 +68,9 @@ def test_heads_split_the_logits_in_their_order():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_is_the_smoothed_cross_entropy_averaged_over_heads(smoothing):
+@pytest.mark.parametrize("sizes", [(3, 4), (2, 2, 2), (5,)])
+def test_loss_is_the_smoothed_cross_entropy_averaged_over_heads(smoothing, sizes):
     rng = np.random.default_rng(2)
-    sizes = (3, 4)
     logits = [rng.standard_normal((5, size)).astype(np.float32) for size in sizes]
     targets = np.stack([rng.integers(0, size, 5) for size in sizes], axis=1)
     expected = np.zeros(5)
@@ -79,6 +79,17 @@ def test_loss_is_the_smoothed_cross_entropy_averaged_over_heads(smoothing):
         right = log_p[np.arange(5), target]
         expected += -((1 - smoothing) * right + smoothing * log_p.mean(axis=1)) / len(sizes)
     np.testing.assert_allclose(probe_loss(logits, targets, smoothing), expected, rtol=1e-5)
+
+
+def test_stacked_heads_keep_their_classes_and_take_no_others():
+    flat = jnp.arange(12.0).reshape(2, 6)
+    stacked = np.asarray(stack_heads(flat, (1, 3, 2)))
+    assert stacked.shape == (2, 3, 3)
+    np.testing.assert_array_equal(stacked[0][stacked[0] > -1e29], np.arange(6))
+    losses = head_losses(jnp.asarray(stacked), jnp.zeros((2, 3), int), (1, 3, 2), 0.1)
+    np.testing.assert_allclose(losses[:, 0], 0.0, atol=1e-6)  # a single class is certain
+    gradient = jax.grad(lambda x: head_losses(stack_heads(x, (1, 3, 2)), jnp.zeros(3, int), (1, 3, 2), 0.1).sum())(flat)
+    assert np.isfinite(gradient).all()
 
 
 def test_hits_by_head():
