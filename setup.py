@@ -35,6 +35,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["soda_jax", "soda_jax.*"]),
+    package_data={"soda_jax.reporting": ["templates/*"]},
     install_requires=read_requirements(),
     extras_require={
         # Accelerators. Plain `jax` runs on the CPU; pick the CUDA that the driver supports.

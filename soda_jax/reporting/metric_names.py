@@ -1,0 +1,162 @@
+"""What the names of an evaluation's figures mean: their group, wording, unit and direction."""
+
+import dataclasses
+import re
+
+PERCENT = "%"
+_DCI = {
+    "disentanglement": "disentanglement (D)",
+    "completeness": "completeness (C)",
+    "informativeness": "informativeness (I)",
+    "informativeness_test": "informativeness (I), test",
+    "informativeness_train": "informativeness, training codes",
+    "dci": "mean of D, C and I",
+    "mig": "MIG",
+    "sap": "SAP",
+    "factor_vae": "FactorVAE score",
+}
+_FACTS = {"learning_rate": "learning rate chosen", "examples": "labelled examples"}  # no scores
+# Leaf: (wording, unit, digits, direction).
+_IMAGES = {
+    "psnr": ("PSNR", "dB", 2, "up"),
+    "psnr_pooled": ("PSNR of the pooled error", "dB", 2, "up"),
+    "ssim": ("SSIM, uniform 7x7 kernel", "", 3, "up"),
+    "ssim_gaussian": ("SSIM, Gaussian kernel", "", 3, "up"),
+    "lpips_alexnet": ("LPIPS, AlexNet", "", 3, "down"),
+    "lpips_vgg16": ("LPIPS, VGG16", "", 3, "down"),
+    "fid": ("FID", "", 2, "down"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One figure's meaning.
+
+    Attributes:
+      name: as evaluations write it, "evaluator/metric".
+      group: the heading that it belongs under.
+      label: its wording below that heading.
+      unit: "%" (stored as a share of 1), "dB" or "".
+      digits: behind the point, in its unit; None for three significant ones.
+      direction: "up" or "down" is better; "" for what is no score.
+      paper: the key under which `paper` has it; "" where the paper has nothing like it.
+      main: one of the figures that its group shows first, where there are many.
+    """
+
+    name: str
+    group: str
+    label: str
+    unit: str = ""
+    digits: int | None = None
+    direction: str = ""
+    paper: str = ""
+    main: bool = False
+
+    def number(self, value: float) -> str:
+        """`value` as text in the metric's unit, without the unit."""
+        return _round(value * 100 if self.unit == PERCENT else value, self.digits)
+
+
+def _round(value: float, digits: int | None) -> str:
+    return f"{value:.3g}" if digits is None else f"{value:,.{digits}f}"
+
+
+def describe(name: str) -> Metric:
+    """The meaning of a figure; unknown names stay readable, in a group by the evaluator's name."""
+    evaluator, _, rest = name.partition("/")
+    *middle, leaf = rest.split("/")
+    base, number = re.fullmatch(r"(.*?)_?(\d[\d.]*)?(?:pct)?", evaluator).groups()
+    if leaf in _FACTS:
+        group = _GROUPS.get(base, base.replace("_", " ").capitalize())
+        return Metric(name, group, _join(_setting(base, number), _FACTS[leaf]))
+    if base in ("knn", "linear_probe", "few_shot", "online_probe", "probe"):
+        return _classification(name, base, _setting(base, number), [*middle, leaf])
+    if leaf in _IMAGES or leaf.startswith("frechet_"):
+        return _image(name, base, number, middle, leaf)
+    if base == "disentanglement":
+        return _disentanglement(name, middle, leaf)
+    return Metric(name, _GROUPS.get(base, base.replace("_", " ").capitalize()), _plain([number, *middle, leaf]))
+
+
+_GROUPS = {
+    "knn": "k-nearest neighbours",
+    "linear_probe": "Linear probe",
+    "few_shot": "Few-shot probe",
+    "online_probe": "Online probe",
+    "probe": "Online probe",
+    "reconstruction": "Reconstruction",
+    "novel_view": "Novel views",
+    "diversity": "Diversity",
+    "disentanglement": "Disentanglement",
+}
+ORDER = tuple(dict.fromkeys(_GROUPS.values()))
+
+
+def _setting(base: str, number: str | None) -> str:
+    if number is None:
+        return ""
+    if base == "knn":
+        return f"k = {number}"
+    if base == "few_shot":
+        return f"{number} % of the labels"
+    return number
+
+
+def _classification(name: str, base: str, setting: str, parts: list[str]) -> Metric:
+    leaf, score, paper = parts[-1], "accuracy", "top1"
+    for ending, wording, key in (("_top5", "top-5 accuracy", "top5"), ("_f1", "F1", "f1")):
+        if leaf.endswith(ending):
+            leaf, score, paper = leaf.removesuffix(ending), wording, key
+    words = [*parts[:-1], leaf]
+    main = leaf in ("mean", "label")
+    of = "" if leaf == "label" else ", mean of the targets" if leaf == "mean" else f", {_plain(words)}"
+    comparable = base == "linear_probe" and (leaf == "label" if paper in ("top1", "top5") else leaf == "mean")
+    return Metric(
+        name,
+        _GROUPS[base],
+        _join(setting, f"{score}{of}"),
+        unit=PERCENT,
+        digits=2,
+        direction="up",
+        paper=f"probe/{paper}" if comparable else "",
+        main=main,
+    )
+
+
+def _image(name: str, base: str, number: str | None, middle: list[str], leaf: str) -> Metric:
+    network = leaf.removeprefix("frechet_")
+    wording, unit, digits, direction = _IMAGES.get(leaf, (f"Frechet distance of {network} features", "", 3, "down"))
+    setting = ""
+    if number:
+        setting = f"{number} source{'s' if number != '1' else ''}" if base == "novel_view" else number
+    group = _GROUPS.get(base, base.replace("_", " ").capitalize())
+    paper = ""
+    if not middle and leaf in ("psnr", "ssim", "fid", "lpips_vgg16", "lpips_alexnet"):
+        where = {"reconstruction": "reconstruction", "novel_view": f"novel_view{number}"}.get(base)
+        paper = f"{where}/{leaf.partition('_')[0]}" if where else ""
+    label = _join(_join(setting, _plain(middle)), wording)
+    return Metric(name, group, label, unit=unit, digits=digits, direction=direction, paper=paper, main=True)
+
+
+def _disentanglement(name: str, middle: list[str], leaf: str) -> Metric:
+    wording = _DCI.get(leaf.lower(), _plain([leaf]))
+    key = {"informativeness_test": "informativeness"}.get(leaf, leaf)
+    paper = f"dci/{key}" if not middle and key in ("disentanglement", "completeness", "informativeness", "dci") else ""
+    return Metric(
+        name,
+        "Disentanglement",
+        _join(_plain(middle), wording),
+        unit=PERCENT,
+        digits=2,
+        direction="up",
+        paper=paper,
+        main=not middle,
+    )
+
+
+def _join(setting: str, text: str) -> str:
+    return f"{setting}: {text}" if setting and text else setting or text
+
+
+def _plain(parts: list[str | None]) -> str:
+    return " ".join(part for part in parts if part).replace("_", " ")

@@ -1,0 +1,206 @@
+"""The report: everything a workdir holds, as one HTML page and as Markdown."""
+
+import datetime
+import os
+import pathlib
+import re
+from typing import Any
+
+import jinja2
+
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.reporting import curves, facts, paper, pictures, recipes, workdir
+from soda_jax.reporting.comparison import Comparer
+from soda_jax.reporting.curves import Chart, Line
+from soda_jax.reporting.metric_names import describe
+from soda_jax.reporting.results import Results, history, online_table
+from soda_jax.reporting.workdir import Evaluation, RunData
+from soda_jax.version import __version__
+
+CURVE_ROWS = 8  # of the Markdown page's table of curves
+_CURVES = ("loss", "eval/loss", "probe/mean", "probe_pixels/mean", "images_per_second")
+
+
+def write(folder: str, dataset: str = "", output: str = "") -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes report.html and report.md about the run in `folder`.
+
+    Args:
+      folder: the run's workdir.
+      dataset: of `paper.DATASETS`, whose figures stand beside; "" takes it from the run's config.data.name.
+      output: where to; "" is the workdir.
+
+    Returns:
+      (the HTML page's path, the Markdown page's).
+
+    Raises:
+      ValueError: there is no run, or no such dataset.
+    """
+    data = workdir.read(folder)
+    context = build(data, dataset)
+    target = pathlib.Path(output).expanduser() if output else data.path
+    target.mkdir(parents=True, exist_ok=True)
+    relative = "" if target.resolve() == data.path.resolve() else f"{os.path.relpath(data.path, target)}/"
+    paths = []
+    for name in ("report.html", "report.md"):
+        text = render(name, context | {"folder": relative})
+        temporary = target / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target / name)
+        paths.append(target / name)
+    return paths[0], paths[1]
+
+
+def render(name: str, context: dict[str, Any]) -> str:
+    """The template `name` with the values of `build`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("soda_jax.reporting", "templates"),
+        autoescape=name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _markdown_cell
+    text = environment.get_template(f"{name}.jinja").render(context)
+    if name.endswith(".html"):
+        return text
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r" +$", "", text, flags=re.M))
+
+
+def _markdown_cell(text: Any) -> str:
+    """Text that cannot break out of a Markdown table's cell or become markup."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
+def build(data: RunData, dataset: str = "") -> dict[str, Any]:
+    """What the templates show."""
+    known = _dataset(data, dataset)
+    flat = recipes.flatten(data.config)
+    defaults = recipes.load("common")
+    series, warnings = pictures.collect(data.pictures, data.path)
+    newest = data.evaluations[-1] if data.evaluations else None
+    shown = None if newest is None else _evaluation(newest, data, flat, known)
+    online = online_table(data.curves, flat.get("eval.num_examples", 0))
+    return {
+        "title": data.path.resolve().name,
+        "step": data.step,
+        "facts": facts.facts(data, flat, known.title if known else ""),
+        "warnings": [*data.warnings, *warnings],
+        "evaluation": shown,
+        "online": online[0] if online else None,
+        "history": history(data.evaluations),
+        "paper_note": _paper_note(data, known, newest),
+        "charts": curves.charts(data.curves),
+        "curve_table": _curve_table(data),
+        "pictures": series,
+        "sessions": facts.session_rows(data.sessions),
+        "resumed": _resumed(data),
+        "differences": recipes.differences(defaults, flat) if defaults and flat else [],
+        "has_defaults": defaults is not None,
+        "config": [(name, recipes.shown(value)) for name, value in flat.items()],
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": __version__,
+    }
+
+
+def _dataset(data: RunData, asked: str) -> paper.Dataset | None:
+    name = asked or data.config.get("data", {}).get("name", "")
+    if asked and asked not in paper.DATASETS:
+        raise ValueError(f"dataset={asked!r} is not among the paper's: {', '.join(paper.DATASETS)}")
+    return paper.DATASETS.get(name)
+
+
+def _paper_note(data: RunData, known: paper.Dataset | None, evaluation: Evaluation | None) -> str:
+    name = data.config.get("data", {}).get("name", "")
+    if known is not None or evaluation is None:
+        return ""
+    note = f"The paper has no figures for {name or 'this dataset'}."
+    if name in ("multiview", "folder"):
+        note += " If these images are one of its sets, name it: --dataset=gso, for example."
+    return note
+
+
+def _evaluation(one: Evaluation, data: RunData, flat: dict[str, Any], known: paper.Dataset | None) -> dict[str, Any]:
+    """The newest evaluation for the templates."""
+    settings = one.details.get("settings")
+    settings = recipes.flatten(settings) if isinstance(settings, dict) else {}
+    settings = {name: value for name, value in settings.items() if name in flat}
+    comparer = Comparer(flat, one.step, known if flat else None, settings)
+    results = Results(one, comparer, flat.get("data.name", ""))
+    changed = [(name, *values) for name, *values in recipes.differences({k: flat[k] for k in settings}, settings)]
+    about = []
+    hardware = one.details.get("hardware")
+    if isinstance(hardware, dict):
+        about.append(facts.machine(hardware))
+    if facts.revision(one.details.get("git")):
+        about.append(f"git {facts.revision(one.details['git'])}")
+    if one.details.get("date"):
+        about.append(str(one.details["date"]).replace("T", " ")[:16])
+    return {
+        "step": one.step,
+        "file": one.path.name,
+        "about": ", ".join(about),
+        "tables": results.tables,
+        "reasons": results.reasons,
+        "changed": changed,
+        "charts": evaluation_charts(one),
+    }
+
+
+def evaluation_charts(one: Evaluation) -> list[Chart]:
+    """Figures that are measured along an axis: by the number of sources, by the section of the latent."""
+    axes = (
+        (re.compile(r"novel_view(\d+)/(\w+)"), "sources", "Novel views: {}"),
+        (re.compile(r"disentanglement/section_?(\d+)[/_](\w+)"), "section", "By section: {}"),
+    )
+    found = []
+    for pattern, xlabel, title in axes:
+        lines: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
+        for row, metrics in one.results.items():
+            for name, figure in metrics.items():
+                match = pattern.fullmatch(name)
+                if not match:
+                    continue
+                value = float(figure)
+                low, high = (figure.low, figure.high) if isinstance(figure, Estimate) else (value, value)
+                point = (int(match.group(1)), value, low, high)
+                lines.setdefault(match.group(2), {}).setdefault(row, []).append(point)
+        for leaf, rows in lines.items():
+            if max(len(points) for points in rows.values()) > 1:
+                words = describe(
+                    f"{pattern.pattern.partition('(')[0].rstrip('_?')}/{leaf}".replace("section", "")
+                ).label
+                found.append(
+                    curves.draw(title.format(words), [_line(row, points) for row, points in rows.items()], xlabel)
+                )
+    return found
+
+
+def _line(row: str, points: list[tuple[int, float, float, float]]) -> Line:
+    points = sorted(points)
+    spread = [(low, high) for _, _, low, high in points]
+    measured = any(low != high for low, high in spread)
+    return Line(row, [(x, value) for x, value, *_ in points], spread if measured else None, markers=True)
+
+
+def _resumed(data: RunData) -> list[tuple[str, str, str]]:
+    """Fields that changed from one start to a later one: (field, before, after)."""
+    configs = [recipes.flatten(one["config"]) for one in data.sessions if isinstance(one.get("config"), dict)]
+    changed = []
+    for before, after in zip(configs, configs[1:], strict=False):
+        changed += recipes.differences(before, after)
+    return changed
+
+
+def _curve_table(data: RunData) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of a few steps of the main curves, for the page without drawings."""
+    names = [name for name in _CURVES if data.curves.get(name)]
+    steps = sorted({step for name in names for step, _ in data.curves[name]})
+    if not steps:
+        return [], []
+    rows = []
+    chosen = sorted({steps[round(i * (len(steps) - 1) / (CURVE_ROWS - 1))] for i in range(CURVE_ROWS)})
+    for step in chosen:
+        values = [dict(data.curves[name]).get(step) for name in names]
+        rows.append([f"{step:,}", *("" if value is None else f"{value:.4g}" for value in values)])
+    return ["step", *(name.replace("_", " ") for name in names)], rows
