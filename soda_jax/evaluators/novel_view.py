@@ -1,4 +1,4 @@
-"""Novel views: PSNR and SSIM of held-out objects seen by requested cameras, by the number of sources (SODA 4.2.2)."""
+"""Novel views: how like the truth held-out objects look to requested cameras, by the number of sources (SODA 4.2.2)."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -8,17 +8,15 @@ import numpy as np
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluators.image_metrics import Figures, ImageMetrics, ImageScores, ImageSets
 from soda_jax.inference import Inference, Variables
-from soda_jax.metrics.image import psnr, ssim
-
-Rows = dict[str, dict[str, float]]
 
 
 class NovelView:
     """Compares samples with the views that requested cameras really have.
 
     The targets of an object are the same for every number of sources, and fewer sources are a subset of more, so that
-    the numbers differ by the sources alone.
+    the numbers differ by the sources alone. Intervals are over objects; Frechet distances are from these very targets.
 
     Args:
       inference: encoder and sampler.
@@ -26,6 +24,7 @@ class NovelView:
       counts: numbers of sources. Those that the model or the objects cannot serve are left out, which is printed.
       num_targets: target views of each object.
       limit: objects to use, spread over the split; None is all.
+      metrics: PSNR and SSIM by default.
 
     Raises:
       ValueError: the split has no cameras, or too few views for any of `counts`.
@@ -40,6 +39,7 @@ class NovelView:
         counts: tuple[int, ...],
         num_targets: int = 1,
         limit: int | None = None,
+        metrics: ImageMetrics | None = None,
     ):
         if spec.policy != "camera" or "views" not in source[0]:
             raise ValueError(
@@ -48,25 +48,31 @@ class NovelView:
             )
         self._inference, self._source, self._limit = inference, source, limit
         self._num_targets = num_targets
+        self._metrics = ImageMetrics.load() if metrics is None else metrics
         self.counts = self._possible(counts)
         self._spec = dataclasses.replace(spec, num_sources=num_targets - 1 + max(self.counts), min_sources=0)
-        objects = len(source) if limit is None else min(limit, len(source))
-        self._batch_size = min(inference.sample_batch_size, objects)
+        self._batch_size = min(inference.sample_batch_size, self.num_objects)
 
-    def run(self, variables: Variables, seed: int = 0) -> dict[str, float]:
-        """{"novel_viewN/psnr": dB on [0, 1], "novel_viewN/ssim": 7x7 uniform kernel} for N sources of each object."""
-        scores = _Scores()
+    @property
+    def num_objects(self) -> int:
+        return len(self._source) if self._limit is None else min(self._limit, len(self._source))
+
+    def run(self, variables: Variables, seed: int = 0) -> Figures:
+        """{"novel_viewN/METRIC": figure} for N sources of each object."""
+        scores = {count: ImageScores(self._metrics, over="objects") for count in self.counts}
+        targets = ImageSets(self._metrics)
         first = 0
         for batch in self._batches():
-            for count in self.counts:
-                # Noise by the place in the list of targets: the same for every number of sources, and no two share it.
-                images = self._novel_views(variables, batch, count, seed, first)
-                scores.add(f"novel_view{count}", images.reshape(batch["target"].shape), batch)
+            targets.add(batch["target"], batch["mask"])
+            # Noise by the place in the list of targets: the same for every number of sources, and no two share it.
+            views = self._novel_views(variables, batch, seed, first)
+            for count, images in zip(self.counts, views, strict=True):
+                scores[count].add(images, batch["target"], batch["mask"])
             first += batch["target"].shape[0] * self._num_targets
-        return scores.means()
+        return _joined(found.figures(f"novel_view{count}", targets) for count, found in scores.items())
 
-    def baselines(self, mean_image: np.ndarray) -> Rows:
-        """What needs no model, scored as in `run` on the same views.
+    def baselines(self, mean_image: np.ndarray) -> dict[str, Figures]:
+        """What needs no model, scored as in `run` on the same views, without Frechet distances.
 
         Args:
           mean_image: float32 [H, W, 3] in [0, 1], of the training targets (`mean_target`).
@@ -75,15 +81,21 @@ class NovelView:
           Rows "nearest source", a copy of the source that looks in the direction most like the target's, and "mean
           training image".
         """
-        nearest, mean = _Scores(), _Scores()
+        nearest, mean = (
+            {count: ImageScores(self._metrics, over="objects", frechet=False) for count in self.counts} for _ in "nm"
+        )
         for batch in self._batches():
-            whole = np.broadcast_to(mean_image, batch["target"].shape)
+            whole = np.broadcast_to(2 * mean_image - 1, batch["target"].shape)
             rows = np.arange(len(whole))[:, None]
             for count in self.counts:
                 chosen = nearest_source(batch["source_pose"][:, :count], batch["target_pose"])
-                nearest.add(f"novel_view{count}", _unit(batch["source_as_target"][rows, chosen]), batch)
-                mean.add(f"novel_view{count}", whole, batch)
-        return {"nearest source": nearest.means(), "mean training image": mean.means()}
+                copies = batch["source_as_target"][rows, chosen].astype(np.float32) / 127.5 - 1
+                nearest[count].add(copies, batch["target"], batch["mask"])
+                mean[count].add(whole, batch["target"], batch["mask"])
+        return {
+            name: _joined(found.figures(f"novel_view{count}") for count, found in scores.items())
+            for name, scores in (("nearest source", nearest), ("mean training image", mean))
+        }
 
     def _possible(self, counts: tuple[int, ...]) -> tuple[int, ...]:
         fewest = min(len(self._source[index]["views"]) for index in range(len(self._source)))
@@ -131,39 +143,35 @@ class NovelView:
     def _read(self, spec: ViewSpec) -> Iterator[dict[str, np.ndarray]]:
         return eval_batches(self._source, spec, batch_size=self._batch_size, limit=self._limit)
 
-    def _novel_views(
-        self, variables: Variables, batch: dict[str, np.ndarray], count: int, seed: int, first: int
-    ) -> np.ndarray:
-        """Samples for all targets from `count` sources, float32 [B * T, H, W, 3] in [0, 1]."""
-        keys = ("source_mask", "source_pose", "source_intrinsics")
-        sources = {key: batch[key][:, :count] for key in keys}
-        seen_from, _ = self._inference.conditions(batch | sources)
+    def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
+        """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""
+        targets, number = self._num_targets, len(self.counts)
+        z = [np.repeat(self._encode(variables, batch, count), targets, axis=0) for count in self.counts]
+        cameras = {key: batch[key].reshape(-1, *batch[key].shape[2:]) for key in ("target_pose", "target_intrinsics")}
+        # Where the model relates poses to a source's, that is the first one, whatever the number of sources.
+        for key in ("source_mask", "source_pose", "source_intrinsics"):
+            cameras[key] = np.repeat(batch[key][:, :1], targets, axis=0)
+        _, seen_at = self._inference.conditions(
+            {key: np.concatenate([value] * number) for key, value in cameras.items()}
+        )
+        indices = np.tile(first + np.arange(len(z[0])), number)
+        sampled = self._inference.sample(variables, np.concatenate(z), seed=seed, indices=indices, **seen_at)
+        return sampled["images"].reshape(number, *batch["target"].shape)
+
+    def _encode(self, variables: Variables, batch: dict[str, np.ndarray], count: int) -> np.ndarray:
+        """Latents of the objects from their first `count` sources."""
+        sources = {key: batch[key][:, :count] for key in ("source_mask", "source_pose", "source_intrinsics")}
+        # `conditions` reads target cameras too: any of the object's.
+        targets = {key: batch[key][:, 0] for key in ("target_pose", "target_intrinsics")}
+        seen_from, _ = self._inference.conditions(sources | targets)
         z = self._inference.encode(variables, batch["source"][:, :count], sources["source_mask"], **seen_from)
         if self._inference.model.keeps_sources:  # absent sources are zeros: one sampler serves all numbers of them
             z = np.pad(z, ((0, 0), (0, max(self.counts) - count), (0, 0)))
-        flat = {key: np.repeat(value, self._num_targets, axis=0) for key, value in sources.items()}
-        for key in ("target_pose", "target_intrinsics"):
-            flat[key] = batch[key].reshape(-1, *batch[key].shape[2:])
-        _, seen_at = self._inference.conditions(flat)
-        z = np.repeat(z, self._num_targets, axis=0)
-        return (self._inference.sample(variables, z, seed=seed, first_index=first, **seen_at)["images"] + 1) / 2
+        return z
 
 
-class _Scores:
-    """PSNR and SSIM of many images, by name."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[np.ndarray]] = {}
-
-    def add(self, name: str, images: np.ndarray, batch: dict[str, np.ndarray]) -> None:
-        """Scores images [B, T, H, W, 3] in [0, 1] against the batch's targets; padding does not count."""
-        targets = _unit(batch["target"])
-        for metric, function in (("psnr", psnr), ("ssim", ssim)):
-            values = np.asarray(function(images, targets))[batch["mask"]]
-            self._values.setdefault(f"{name}/{metric}", []).append(values.reshape(-1))
-
-    def means(self) -> dict[str, float]:
-        return {name: float(np.concatenate(parts).mean()) for name, parts in self._values.items()}
+def _joined(parts: Iterable[Figures]) -> Figures:
+    return {name: figure for part in parts for name, figure in part.items()}
 
 
 def nearest_source(source_pose: np.ndarray, target_pose: np.ndarray) -> np.ndarray:
@@ -179,7 +187,3 @@ def mean_target(batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
         total = total + batch["target"].sum(axis=0, dtype=np.float64)
         count += len(batch["target"])
     return (total / (255.0 * count)).astype(np.float32)
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / 255.0

@@ -1,5 +1,6 @@
 """Novel views: an oracle is perfect, baselines agree with brute force, and the targets stay the same."""
 
+import jax
 import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -8,6 +9,7 @@ from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluators.novel_view import NovelView, mean_target, nearest_source
 from soda_jax.inference import Inference
+from soda_jax.metrics.bootstrap import mean_estimate
 from soda_jax.models.pose import Camera
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
@@ -46,9 +48,11 @@ class Oracle:
         self.encoded.append(source_camera.pose)
         return np.full((len(source), 16), 1.0 / source.shape[1], np.float32)
 
-    def sample(self, variables, z, *, seed, first_index, target_camera):
+    def sample(self, variables, z, *, seed, indices, target_camera):
         assert target_camera.pose.shape == (len(z), 4, 4) and target_camera.reference.shape == (len(z), 4, 4)
-        self.sampled.append((first_index, target_camera))
+        for value in dict.fromkeys(z[:, 0].tolist()):  # the part of the request from each number of sources
+            rows = z[:, 0] == value
+            self.sampled.append((indices[rows], jax.tree.map(lambda x, rows=rows: x[rows], target_camera)))
         images = np.stack([OBJECTS.images[OBJECTS.place(pose)] for pose in target_camera.pose])
         noise = np.random.default_rng(0).normal(0, self.noise, images.shape[1:]) * z[:, :1, None, None]
         return {"images": np.clip(images / 127.5 - 1 + noise, -1, 1).astype(np.float32)}
@@ -61,23 +65,27 @@ def evaluator(inference, **options):
 def test_an_oracle_is_perfect():
     results = evaluator(Oracle()).run({})
     assert set(results) == {f"novel_view{count}/{metric}" for count in (1, 3) for metric in ("psnr", "ssim")}
-    assert min(results["novel_view1/psnr"], results["novel_view3/psnr"]) > 100
-    np.testing.assert_allclose(results["novel_view1/ssim"], 1.0, atol=1e-5)
+    assert min(results["novel_view1/psnr"].value, results["novel_view3/psnr"].value) > 100
+    np.testing.assert_allclose(results["novel_view1/ssim"].value, 1.0, atol=1e-5)
 
 
 def test_means_over_objects_and_targets_as_scikit_image_has_them():
     """Also that padding does not count: five objects in batches of two."""
     oracle = Oracle(noise=0.3)
     results = evaluator(oracle).run({})
-    assert results["novel_view3/psnr"] > results["novel_view1/psnr"] + 5  # a third of the noise
+    assert results["novel_view3/psnr"].value > results["novel_view1/psnr"].value + 5  # a third of the noise
     poses = np.concatenate([camera.pose for _, camera in oracle.sampled[::2]])[: 2 * len(OBJECTS)]
     targets = np.stack([OBJECTS.images[OBJECTS.place(pose)] for pose in poses]) / 255.0
     noise = np.random.default_rng(0).normal(0, 0.3, targets.shape[1:]) / 2
     pairs = list(zip(targets, np.clip(targets + noise, 0, 1), strict=True))
     psnr = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in pairs]
     ssim = [structural_similarity(a, b, data_range=1, win_size=7, channel_axis=-1) for a, b in pairs]
-    np.testing.assert_allclose(results["novel_view1/psnr"], np.mean(psnr), rtol=1e-5)
-    np.testing.assert_allclose(results["novel_view1/ssim"], np.mean(ssim), rtol=1e-4)
+    found = results["novel_view1/psnr"]
+    np.testing.assert_allclose(found.value, np.mean(psnr), rtol=1e-5)
+    np.testing.assert_allclose(results["novel_view1/ssim"].value, np.mean(ssim), rtol=1e-4)
+    by_object = mean_estimate(np.reshape(psnr, (5, 2)).mean(axis=1), over="objects")
+    np.testing.assert_allclose((found.low, found.high), (by_object.low, by_object.high), rtol=1e-5)
+    assert (found.count, found.over) == (5, "objects")
 
 
 def test_the_same_targets_and_noise_for_all_numbers_of_nested_sources():
@@ -88,9 +96,9 @@ def test_the_same_targets_and_noise_for_all_numbers_of_nested_sources():
         assert few.shape[1] == 1 and many.shape[1] == 3
         np.testing.assert_array_equal(few[:, 0], many[:, 0])
     for (first, camera), (again, same) in zip(oracle.sampled[::2], oracle.sampled[1::2], strict=True):
-        assert first == again
+        np.testing.assert_array_equal(first, again)
         np.testing.assert_array_equal(camera.pose, same.pose)
-    assert [first for first, _ in oracle.sampled[::2]] == [0, 4, 8]
+    np.testing.assert_array_equal([indices for indices, _ in oracle.sampled[::2]], np.arange(12).reshape(3, 4))
     for poses, (_, camera) in zip(three, oracle.sampled[1::2], strict=True):
         for number, (sources, targets) in enumerate(zip(poses, camera.pose.reshape(-1, 2, 4, 4), strict=True)):
             places = [OBJECTS.place(pose) for pose in (*sources, *targets)]
@@ -122,9 +130,9 @@ def test_baselines_by_brute_force():
                 copies.append(peak_signal_noise_ratio(image, copy, data_range=1))
                 means.append(-10 * np.log10(np.mean((image - mean_image) ** 2)))
     kept = slice(0, 6)  # the rest is padding
-    np.testing.assert_allclose(rows["nearest source"]["novel_view3/psnr"], np.mean(copies[kept]), rtol=1e-5)
+    np.testing.assert_allclose(rows["nearest source"]["novel_view3/psnr"].value, np.mean(copies[kept]), rtol=1e-5)
     for count in (1, 3):
-        value = rows["mean training image"][f"novel_view{count}/psnr"]
+        value = rows["mean training image"][f"novel_view{count}/psnr"].value
         np.testing.assert_allclose(value, np.mean(means[kept]), rtol=1e-5)
     assert rows["nearest source"]["novel_view1/psnr"] != rows["nearest source"]["novel_view3/psnr"]
 
@@ -186,10 +194,9 @@ def test_a_real_model_compiles_one_sampler(aggregation):
     config = tiny.posed_config(model__aggregation__name=aggregation, sampling__batch_size=8)
     inference, variables = Inference(config), tiny_checkpoint.random_variables(config)
     results = evaluator(inference).run(variables)
-    assert all(np.isfinite(value) for value in results.values())
-    assert results["novel_view1/psnr"] != results["novel_view3/psnr"]
+    assert all(np.isfinite(float(figure)) for figure in results.values())
+    assert results["novel_view1/psnr"].value != results["novel_view3/psnr"].value
     assert inference._encode._cache_size() == 2
     assert [sampler._cache_size() for sampler in inference._samplers.values()] == [1]
-    np.testing.assert_allclose(
-        evaluator(inference, counts=(1,)).run(variables)["novel_view1/psnr"], results["novel_view1/psnr"], atol=0.05
-    )
+    alone = evaluator(inference, counts=(1,)).run(variables)["novel_view1/psnr"].value
+    np.testing.assert_allclose(alone, results["novel_view1/psnr"].value, atol=0.05)
