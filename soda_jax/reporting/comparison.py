@@ -26,6 +26,7 @@ _VARIANTS = (
     ("data.view_policy", "same", "w/o novel views"),
     ("data.randaugment_rate", 0, "crop+flip"),
 )
+_ALONG = {"w/o bottleneck": ("model.modulation.kind",)}  # a grid of features needs cross-attention (F.1)
 _PROBE_ONLY = ("w/o novel views", "crop+flip")
 
 # (short name, fields): what must agree with the recipe for a comparison.
@@ -116,6 +117,7 @@ class Comparer:
         wanted = variants[0][0] if len(variants) == 1 else paper.SODA
         figure = self._nearest(figures, wanted)
         matched = [field for name, field in variants if name == figure.variant]
+        matched += _ALONG.get(figure.variant, ()) if matched else ()
         return Comparison(figure, tuple(self._reasons(metric, figure, matched)))
 
     def _variants(self, metric: Metric) -> list[tuple[str, str]]:
