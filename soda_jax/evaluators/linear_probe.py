@@ -1,5 +1,7 @@
 """Offline linear probe on frozen features (SODA, Appendix E.1)."""
 
+import functools
+
 import numpy as np
 
 from soda_jax.evaluators import probe_fit
@@ -61,7 +63,6 @@ class LinearProbeEvaluator:
           ValueError: the sets do not belong together, every training example is of one class, or there is only one.
         """
         check_pair(train, test)
-        views = self._checked(views, train)
         held_out = self.validate(train, self.epochs, views=views)
         rate = self.learning_rates[int(held_out.argmax())]
         ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
@@ -90,7 +91,6 @@ class LinearProbeEvaluator:
             raise ValueError(f"a linear probe needs at least 2 training examples, got {count}")
         order = np.random.default_rng(self._seed).permutation(count)
         held = max(1, int(count * VALIDATION_SHARE))
-        views = self._checked(views, train)
         weights = self._fit(train, order[held:], self.learning_rates, epochs, views, normaliser)
         out = order[:held]
         ranks = probe_fit.ranks(weights, train.features[out], train.targets[out], train.sizes)
@@ -108,10 +108,12 @@ class LinearProbeEvaluator:
     ) -> np.ndarray:
         """Ranks of the right classes on `test`, int32 [N, H], for a probe trained on all of `train` at one rate."""
         rows = np.arange(len(train.features))
-        weights = self._fit(train, rows, (rate,), epochs, self._checked(views, train), normaliser)
+        weights = self._fit(train, rows, (rate,), epochs, views, normaliser)
         return probe_fit.ranks(weights, test.features, test.targets, train.sizes)[0]
 
     def _fit(self, train, rows, rates, epochs, views, normaliser) -> probe_fit.Weights:
+        # Views may be extracted anew at each call, and the first serve the statistics too.
+        views = functools.lru_cache(maxsize=1)(self._checked(views, train))
         return probe_fit.fit(
             views,
             train.targets,
