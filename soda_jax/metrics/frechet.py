@@ -124,7 +124,7 @@ def frechet_estimate(groups: Sequence[FeatureStatistics], reference: FeatureStat
     value = frechet_distance(whole, reference)
     others = [[*groups[:i], *groups[i + 1 :]] for i in range(len(groups))]
     left_out = [frechet_distance(functools.reduce(FeatureStatistics.merge, rest), reference) for rest in others]
-    half = _T[len(groups) - 2] * np.sqrt((len(groups) - 1) * np.var(left_out))
+    half = _T[len(groups) - 2] * float(np.sqrt((len(groups) - 1) * np.var(left_out)))
     return Estimate(value, max(value - half, 0.0), value + half, whole.count, "images")
 
 
