@@ -24,7 +24,7 @@ class FeatureSet:
     """Features and targets of a split.
 
     Attributes:
-      features: float32 [N, d]; an array in memory, or one mapped from a file.
+      features: [N, d], kept as float32; an array in memory, or one mapped from a file.
       targets: int [N, H], one column a target.
       sizes, names: number of classes and name of each target.
 
@@ -38,7 +38,8 @@ class FeatureSet:
     names: tuple[str, ...]
 
     def __post_init__(self):
-        features, targets, heads = self.features, self.targets, len(self.sizes)
+        features, targets, heads = np.asanyarray(self.features, np.float32), self.targets, len(self.sizes)
+        object.__setattr__(self, "features", features)
         if features.ndim != 2 or targets.shape != (len(features), heads) or len(self.names) != heads:
             raise ValueError(
                 f"features have shape {features.shape} and targets {targets.shape}: give [N, d] and [N, {heads}], "

@@ -132,7 +132,7 @@ class LinearProbeEvaluator:
             return lambda epoch: train.features
 
         def checked(epoch: int) -> np.ndarray:
-            features = views(epoch)
+            features = np.asanyarray(views(epoch), np.float32)
             if features.shape != train.features.shape:
                 raise ValueError(
                     f"views({epoch}) has shape {features.shape} and the training features {train.features.shape}: they "

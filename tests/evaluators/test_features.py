@@ -103,17 +103,21 @@ def test_what_exceeds_the_memory_goes_to_a_file_and_is_the_same(tmp_path):
     assert not maps.exists() or str(tmp_path) not in maps.read_text()
 
 
+@pytest.fixture
+def good():
+    return FeatureSet(np.ones((6, 3), np.float32), np.arange(12).reshape(6, 2) % 3, (3, 3), ("hue", "shape"))
+
+
+def test_features_are_kept_as_float32(good):
+    assert dataclasses.replace(good, features=np.ones((6, 3), np.float64)).features.dtype == np.float32
+
+
 def test_without_examples_there_are_no_features():
     with pytest.raises(ValueError, match="the split has no examples"):
         collect([], mean_pixel, task("label"))
     unreadable = next(iter(eval_batches(Split(), SPEC, batch_size=4))) | {"mask": np.zeros(4, bool)}
     with pytest.raises(ValueError, match="the split has no examples.*can be read"):
         collect([unreadable], mean_pixel, task("label"))
-
-
-@pytest.fixture
-def good():
-    return FeatureSet(np.ones((6, 3), np.float32), np.arange(12).reshape(6, 2) % 3, (3, 3), ("hue", "shape"))
 
 
 @pytest.mark.parametrize(
