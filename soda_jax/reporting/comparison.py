@@ -55,6 +55,7 @@ _LIMITS = {
     "reconstruction": (("eval.reconstruction_examples", "test examples"),),
     "novel_view": (("eval.novel_view_examples", "test objects"),),
 }
+_CODES = {"eval.dci_train": 10_000, "eval.dci_test": 5_000}
 _SHOWN = 4  # differing fields named in one reason
 
 
@@ -149,10 +150,10 @@ class Comparer:
             text = "for reconstruction the paper trains with source = target (its footnote 4)"
             reasons.append(Reason("task", text + f"; this run has {self._config.get('data.view_policy')!r} views"))
         if metric.name.endswith("lpips_alexnet"):
-            text = "LPIPS: the paper's text cites VGG (its reference 125) where it introduces the metric, not AlexNet"
+            text = "the paper's text cites VGG (its reference 125) where it introduces the metric, not AlexNet"
             reasons.append(Reason("network", text))
         if self._dataset.caution:
-            reasons.append(Reason("images", f"images: {self._dataset.caution}"))
+            reasons.append(Reason("images", self._dataset.caution))
         return [reason for reason in reasons if reason is not None]
 
     def _part(self, short: str, fields: tuple[str, ...], recipe: Flat, matched: list[str], images: bool):
@@ -167,7 +168,7 @@ class Comparer:
         if not differing:
             return None
         more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-        return Reason(short, f"{short}: {', '.join(differing[:_SHOWN])}{more}")
+        return Reason(short, ", ".join(differing[:_SHOWN]) + more)
 
     def _allowed(self, name: str, ours: Any, figure_of_images: bool) -> bool:
         """Whether the paper leaves this value open."""
@@ -189,7 +190,7 @@ class Comparer:
                 f"{self._step:,} steps x batch = {millions(images)} images; configs/{self._dataset.recipe[0]}.py, our "
                 f"reading of the paper's training until convergence, has {millions(full)}"
             )
-        return [Reason("training", f"training: {'; '.join(told)}")] if told else []
+        return [Reason("training", "; ".join(told))] if told else []
 
     def _sampling(self, recipe: Flat) -> list[Reason]:
         told = []
@@ -200,16 +201,20 @@ class Comparer:
             told.append(f"{steps} steps (paper {DIFFUSION_STEPS[0]}-{DIFFUSION_STEPS[1]})")
         if scale != recipe["sampling.guidance_scale"]:
             told.append(f"guidance {scale} (paper {recipe['sampling.guidance_scale']})")
-        return [Reason("sampling", f"sampling: {', '.join(told)}")] if told else []
+        return [Reason("sampling", ", ".join(told))] if told else []
 
     def _features(self, metric: Metric) -> list[Reason]:
         reasons = []
+        for field, usual in _CODES.items() if metric.paper.startswith("dci/") else ():
+            if self._config.get(field, usual) != usual:
+                text = f"{field} {self._config[field]:,}, {usual:,} in disentanglement_lib, which the paper follows"
+                reasons.append(Reason("codes", text))
         feature = self._config.get("eval.feature", "latent")
         if feature != "latent":
-            reasons.append(Reason("feature", f"feature: {feature!r}; the paper measures the latent"))
+            reasons.append(Reason("feature", f"{feature!r}; the paper measures the latent"))
         if metric.paper.startswith("probe/") and self._dataset.recipe[0] == "imagenet":
             if self._config.get("eval.probe_views", "none") == "none":
-                text = "probe: trained on un-augmented features; on ImageNet the paper's saw crops and flips (E.1)"
+                text = "trained on un-augmented features; on ImageNet the paper's saw crops and flips (E.1)"
                 reasons.append(Reason("probe", text))
         return reasons
 
@@ -220,7 +225,7 @@ class Comparer:
             limit = self._config.get(field, 0)
             if limit:
                 told.append(f"at most {limit:,} {what}")
-        return [Reason("subset", f"subset: measured on {' and '.join(told)}, the paper on all")] if told else []
+        return [Reason("subset", f"measured on {' and '.join(told)}, the paper on all")] if told else []
 
 
 def _leaf(name: str) -> str:

@@ -5,11 +5,10 @@ import re
 
 PERCENT = "%"
 _DCI = {
-    "disentanglement": "disentanglement (D)",
-    "completeness": "completeness (C)",
-    "informativeness": "informativeness (I)",
-    "informativeness_test": "informativeness (I), test",
-    "informativeness_train": "informativeness, training codes",
+    "d": "disentanglement (D)",
+    "c": "completeness (C)",
+    "i": "informativeness (I)",
+    "i_train": "informativeness of the training codes",
     "dci": "mean of D, C and I",
     "mig": "MIG",
     "sap": "SAP",
@@ -129,6 +128,8 @@ def _image(name: str, base: str, number: str | None, middle: list[str], leaf: st
     setting = ""
     if number:
         setting = f"{number} source{'s' if number != '1' else ''}" if base == "novel_view" else number
+    if base == "diversity":  # between samples: neither way is better
+        wording, direction = f"{wording}, between samples", ""
     group = _GROUPS.get(base, base.replace("_", " ").capitalize())
     paper = ""
     if not middle and leaf in ("psnr", "ssim", "fid", "lpips_vgg16", "lpips_alexnet"):
@@ -139,17 +140,17 @@ def _image(name: str, base: str, number: str | None, middle: list[str], leaf: st
 
 
 def _disentanglement(name: str, middle: list[str], leaf: str) -> Metric:
-    wording = _DCI.get(leaf.lower(), _plain([leaf]))
-    key = {"informativeness_test": "informativeness"}.get(leaf, leaf)
-    paper = f"dci/{key}" if not middle and key in ("disentanglement", "completeness", "informativeness", "dci") else ""
+    label = _join(_plain(middle), _DCI.get(leaf, _plain([leaf])))
+    if middle == ["i"]:
+        label = f"{_DCI['i']}, {_plain([leaf])}"  # of one factor
     return Metric(
         name,
         "Disentanglement",
-        _join(_plain(middle), wording),
+        label,
         unit=PERCENT,
         digits=2,
         direction="up",
-        paper=paper,
+        paper=f"dci/{leaf}" if not middle and leaf in ("d", "c", "i", "dci") else "",
         main=not middle,
     )
 

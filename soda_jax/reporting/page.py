@@ -1,6 +1,7 @@
 """The report: everything a workdir holds, as one HTML page and as Markdown."""
 
 import datetime
+import math
 import os
 import pathlib
 import re
@@ -87,13 +88,13 @@ def build(data: RunData, dataset: str = "") -> dict[str, Any]:
         "facts": facts.facts(data, flat, known.title if known else ""),
         "warnings": [*data.warnings, *warnings],
         "evaluation": shown,
-        "online": online[0] if online else None,
+        "online": online[0] if online and not (shown and shown["has_online"]) else None,
         "history": history(data.evaluations),
         "paper_note": _paper_note(data, known, newest),
         "charts": curves.charts(data.curves),
         "curve_table": _curve_table(data),
         "pictures": series,
-        "sessions": facts.session_rows(data.sessions),
+        "sessions": _grid(facts.session_rows(data.sessions)),
         "resumed": _resumed(data),
         "differences": recipes.differences(defaults, flat) if defaults and flat else [],
         "has_defaults": defaults is not None,
@@ -122,57 +123,68 @@ def _paper_note(data: RunData, known: paper.Dataset | None, evaluation: Evaluati
 
 def _evaluation(one: Evaluation, data: RunData, flat: dict[str, Any], known: paper.Dataset | None) -> dict[str, Any]:
     """The newest evaluation for the templates."""
-    settings = one.details.get("settings")
-    settings = recipes.flatten(settings) if isinstance(settings, dict) else {}
-    settings = {name: value for name, value in settings.items() if name in flat}
-    comparer = Comparer(flat, one.step, known if flat else None, settings)
-    results = Results(one, comparer, flat.get("data.name", ""))
-    changed = [(name, *values) for name, *values in recipes.differences({k: flat[k] for k in settings}, settings)]
-    about = []
-    hardware = one.details.get("hardware")
-    if isinstance(hardware, dict):
-        about.append(facts.machine(hardware))
-    if facts.revision(one.details.get("git")):
-        about.append(f"git {facts.revision(one.details['git'])}")
-    if one.details.get("date"):
-        about.append(str(one.details["date"]).replace("T", " ")[:16])
+    comparers, measured, changed = [], [], []
+    earlier = [session for session in one.details.get("earlier") or () if isinstance(session, dict)]
+    for session in (one.details, *earlier):
+        settings = session.get("settings")
+        settings = recipes.flatten(settings) if isinstance(settings, dict) else {}
+        settings = {name: value for name, value in settings.items() if name in flat}
+        names = tuple(map(str, session.get("evaluators") or ()))
+        comparers.append((names, Comparer(flat, one.step, known if flat else None, settings)))
+        measured.append(_measured(session, names))
+        for name, *values in recipes.differences({name: flat[name] for name in settings}, settings):
+            changed.append((name, *values, ", ".join(names)))
+    results = Results(one, comparers, flat.get("data.name", ""))
     return {
         "step": one.step,
         "file": one.path.name,
-        "about": ", ".join(about),
         "tables": results.tables,
         "reasons": results.reasons,
+        "measured": _grid([row for row in measured if any(row.values())]),
         "changed": changed,
         "charts": evaluation_charts(one),
+        "has_online": any(name.startswith("online_probe/") for row in one.results.values() for name in row),
+    }
+
+
+def _measured(session: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """When, on what and from which source evaluators ran."""
+    counts = session.get("num_images")
+    counts = counts if isinstance(counts, dict) else {}
+    told = [f"{name} ({counts[name]:,})" if isinstance(counts.get(name), int) else name for name in names]
+    hardware = session.get("hardware")
+    return {
+        "evaluators (images)": ", ".join(told),
+        "date (UTC)": str(session.get("date") or "").replace("T", " ")[:16],
+        "hardware": facts.machine(hardware) if isinstance(hardware, dict) else "",
+        "git revision": facts.revision(session.get("git")),
     }
 
 
 def evaluation_charts(one: Evaluation) -> list[Chart]:
     """Figures that are measured along an axis: by the number of sources, by the section of the latent."""
     axes = (
-        (re.compile(r"novel_view(\d+)/(\w+)"), "sources", "Novel views: {}"),
-        (re.compile(r"disentanglement/section_?(\d+)[/_](\w+)"), "section", "By section: {}"),
+        ("novel_view", r"novel_view(\d+)/(\w+)", "sources", "Novel views: {}"),
+        ("disentanglement", r"disentanglement/section_(\d+)/(\w+)", "section", "By section: {}"),
     )
     found = []
-    for pattern, xlabel, title in axes:
-        lines: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
-        for row, metrics in one.results.items():
-            for name, figure in metrics.items():
-                match = pattern.fullmatch(name)
-                if not match:
-                    continue
-                value = float(figure)
-                low, high = (figure.low, figure.high) if isinstance(figure, Estimate) else (value, value)
-                point = (int(match.group(1)), value, low, high)
-                lines.setdefault(match.group(2), {}).setdefault(row, []).append(point)
-        for leaf, rows in lines.items():
+    for evaluator, pattern, xlabel, title in axes:
+        for leaf, rows in _points(one, pattern).items():
             if max(len(points) for points in rows.values()) > 1:
-                words = describe(
-                    f"{pattern.pattern.partition('(')[0].rstrip('_?')}/{leaf}".replace("section", "")
-                ).label
-                found.append(
-                    curves.draw(title.format(words), [_line(row, points) for row, points in rows.items()], xlabel)
-                )
+                lines = [_line(row, points) for row, points in rows.items()]
+                found.append(curves.draw(title.format(describe(f"{evaluator}/{leaf}").label), lines, xlabel))
+    return found
+
+
+def _points(one: Evaluation, pattern: str) -> dict[str, dict[str, list[tuple[int, float, float, float]]]]:
+    """{metric: {row: [(place on the axis, value, low, high)]}} of the figures whose names `pattern` matches."""
+    found: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
+    for row, metrics in one.results.items():
+        for name, figure in metrics.items():
+            match, value = re.fullmatch(pattern, name), float(figure)
+            if match and math.isfinite(value):
+                low, high = (figure.low, figure.high) if isinstance(figure, Estimate) else (value, value)
+                found.setdefault(match.group(2), {}).setdefault(row, []).append((int(match.group(1)), value, low, high))
     return found
 
 
@@ -181,6 +193,11 @@ def _line(row: str, points: list[tuple[int, float, float, float]]) -> Line:
     spread = [(low, high) for _, _, low, high in points]
     measured = any(low != high for low, high in spread)
     return Line(row, [(x, value) for x, value, *_ in points], spread if measured else None, markers=True)
+
+
+def _grid(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of a table."""
+    return (list(rows[0]) if rows else []), [list(row.values()) for row in rows]
 
 
 def _resumed(data: RunData) -> list[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ class Figure:
     """A number of the paper.
 
     Attributes:
-      metric: "probe/top1", "reconstruction/psnr", "novel_view3/fid", "dci/disentanglement", ...
+      metric: "probe/top1", "reconstruction/psnr", "novel_view3/fid", "dci/d", ...
       value: as printed.
       table: where it stands.
       variant: the row, `SODA` for the paper's own model, else an ablation.
@@ -57,7 +57,7 @@ def _row(prefix: str, table: str, names: str, values: tuple[float, ...], **other
 
 
 _IMAGES = "psnr ssim fid lpips"
-_DCI = "disentanglement completeness informativeness"
+_DCI = "d c i"
 PLAIN = "w/o layer modulation"
 
 

@@ -56,7 +56,6 @@ class Table:
       columns: names of the measured rows of the evaluation: "SODA", "untrained encoder", ...
       rows, more: open to view, and folded away.
       note: what the intervals are over.
-      has_reference: whether any row has a figure of others.
     """
 
     title: str
@@ -66,8 +65,12 @@ class Table:
     note: str
 
     @property
-    def has_reference(self) -> bool:
-        return any(row.reference for row in (*self.rows, *self.more))
+    def reference(self) -> str:
+        """Heading of the column of others' figures; "" where no row has one."""
+        sources = [row.reference.source for row in (*self.rows, *self.more) if row.reference]
+        if not sources:
+            return ""
+        return "elsewhere" if all(source == paper.UNOFFICIAL for source in sources) else "paper"
 
 
 class Results:
@@ -75,12 +78,12 @@ class Results:
 
     Args:
       evaluation: as read.
-      comparer: with the paper.
+      comparers: with the paper, for the evaluators that each names, as in an evaluation's file; the first for the rest.
       dataset_name: config.data.name, for figures that others than the paper report.
     """
 
-    def __init__(self, evaluation: Evaluation, comparer: Comparer, dataset_name: str):
-        self._evaluation, self._comparer, self._name = evaluation, comparer, dataset_name
+    def __init__(self, evaluation: Evaluation, comparers: list[tuple[tuple[str, ...], Comparer]], dataset_name: str):
+        self._evaluation, self._comparers, self._name = evaluation, comparers, dataset_name
         self.reasons: dict[str, list[str]] = {}
         names = dict.fromkeys(name for row in evaluation.results.values() for name in row)
         groups: dict[str, list[Metric]] = {}
@@ -106,7 +109,8 @@ class Results:
         return Row(metric.label, metric.unit, _ARROWS[metric.direction], cells, self._reference(metric))
 
     def _reference(self, metric: Metric) -> Reference | None:
-        comparison = self._comparer.compare(metric)
+        own = [comparer for evaluators, comparer in self._comparers if metric.name.startswith(evaluators)]
+        comparison = (own or [self._comparers[0][1]])[0].compare(metric)
         if comparison is not None:
             figure = comparison.figure
             variant = "" if figure.variant == paper.SODA else f", {figure.variant}"
@@ -117,7 +121,7 @@ class Results:
         other = paper.ELSEWHERE.get(self._name, {}).get(evaluator) if leaf == "label" else None
         if other is None:
             return None
-        text = f"implementation: a figure of the {paper.UNOFFICIAL}, {paper.UNOFFICIAL_DETAILS}, not of the paper"
+        text = f"a figure of the {paper.UNOFFICIAL}, {paper.UNOFFICIAL_DETAILS}, not of the paper"
         return Reference(f"{other:.1f}", paper.UNOFFICIAL, self._note([Reason("implementation", text)]))
 
     def _note(self, reasons: Iterable[Reason]) -> tuple[str, ...]:
@@ -143,7 +147,7 @@ def interval_note(figures: Iterable[float | Estimate | None]) -> str:
     """What a group's intervals are over: "95 % bootstrap intervals over 10,000 images"."""
     found = [figure for figure in figures if isinstance(figure, Estimate)]
     if not found:
-        return "No intervals: the evaluation holds plain numbers."
+        return "No intervals: no spread was measured."
     counts: dict[str, set[int]] = {}
     for figure in found:
         counts.setdefault(figure.over, set()).add(figure.count)

@@ -33,7 +33,7 @@ def said(comparison):
         ("imagenet2012", "linear_probe/label_top5", 90.5),
         ("celeba_hq", "linear_probe/mean_f1", 72.65),
         ("celeba_hq", "reconstruction/ssim", 0.859),
-        ("shapes3d", "disentanglement/completeness", 84.76),
+        ("shapes3d", "disentanglement/c", 84.76),
         ("mpi3d/real", "reconstruction/fid", 0.61),
         ("nmr", "novel_view1/psnr", 28.71),
     ],
@@ -132,8 +132,13 @@ def test_lpips_of_another_network():
 
 def test_what_the_paper_leaves_open():
     assert compare("nmr", "novel_view1/psnr", model__encoder__name="resnet50x2").comparable
-    assert compare("shapes3d", "disentanglement/completeness", model__latent_dim=128).comparable
-    assert not compare("shapes3d", "disentanglement/completeness", model__latent_dim=64).comparable
+    assert compare("shapes3d", "disentanglement/c", model__latent_dim=128).comparable
+    assert not compare("shapes3d", "disentanglement/c", model__latent_dim=64).comparable
+
+
+def test_fewer_codes_than_the_paper_measured():
+    comparison = compare("shapes3d", "disentanglement/c", settings={"eval.dci_train": 1000})
+    assert shorts(comparison) == ["codes"] and "dci_train 1,000, 10,000 in disentanglement_lib" in said(comparison)
 
 
 def test_nothing_to_compare_with():

@@ -76,6 +76,15 @@ def small_imagenet(tmp_path_factory):
         made_runs.NEW_RESULTS,
         format_version=2,
         date="2026-01-02T03:04:05+00:00",
+        evaluators=["linear_probe"],
+        num_images={"linear_probe": 700},
+        earlier=[
+            {
+                "evaluators": ["reconstruction"],
+                "date": "2025-12-31T01:02:03+00:00",
+                "settings": {"sampling": config.sampling.to_dict() | {"num_steps": 20}},
+            }
+        ],
         settings={"eval": {"test_examples": 700}, "sampling": config.sampling.to_dict()},
         hardware={"platform": "gpu", "device_kind": "Test GPU", "device_count": 4, "process_count": 1},
         git={"revision": "0123456789abcdef" * 2 + "01234567", "modified": True},
@@ -104,11 +113,21 @@ def test_figures_intervals_and_the_papers_numbers(pages):
         assert "21.50" in text and "[21.25, 21.75]" in text
         assert "72.24" in text and "Table 9" in text and "90.5" in text and "23.63" in text
         assert text.count("not comparable") >= 4 and "comparable</span>" not in text
-        assert "resolution: resolution 64 (paper 128)" in text
+        assert "resolution 64 (paper 128)" in text
         assert "1,000 steps x batch = 4.1 million images" in text
         assert "at most 700 test examples" in text
         assert "95 % bootstrap intervals over 50,000 images" in text
         assert "4 x Test GPU" in text and "0123456789ab + changes" in text
+
+
+def test_settings_are_those_of_the_evaluator(pages):
+    """The probe and the reconstructions were measured on different days, in different ways."""
+    for text in (pages[0].text, plain(pages[1])):
+        assert "linear_probe (700)" in text and "2026-01-02 03:04" in text and "2025-12-31 01:02" in text
+        assert re.search(r"sampling\.num_steps[ |]+100[ |]+20[ |]+reconstruction", text)
+        assert re.search(r"eval\.test_examples[ |]+0[ |]+700[ |]+linear_probe", text)
+        assert "20 steps (paper 75-250)" in text and "at most 700 test examples" in text
+        assert "at most 64 test examples" in text  # of the reconstructions, by the run's config
 
 
 def test_what_was_trained(pages):
@@ -170,7 +189,7 @@ def test_a_run_older_than_its_record(tmp_path):
     made_runs.metrics(tmp_path, {"step": 10, "loss": 1.0, "images_per_second": 0.0})
     made_runs.evaluation(tmp_path, 10, {"SODA": {"knn20/label": 0.5}, "raw pixels": {}})
     text = made(tmp_path)[0].text
-    assert "No config was found" in text and "No intervals: the evaluation holds plain numbers." in text
+    assert "No config was found" in text and "No intervals: no spread was measured." in text
 
 
 def test_many_targets_are_folded_away(tmp_path):
