@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Several processes of one run on this machine: one for each GPU, or on a CPU, to try what a cluster would do.
+#
+#     bash launch/local.sh 2 --config=configs/quickstart.py --workdir=/tmp/soda_quickstart [flags of soda_jax.main]
+#
+# Start it in the checkout, in the environment that soda_jax is installed in. Process 0 writes to the terminal as it is,
+# the others' lines begin with their number. When one fails, the others end too, by themselves or after GRACE seconds,
+# and so does this script, with that one's exit code. SIGTERM and SIGINT are passed on to all.
+#
+# Environment: PYTHON (python), GRACE (120), PORT of the coordinator (a free one).
+set -euo pipefail
+
+count="${1:-}"
+if ! [[ "$count" =~ ^[1-9][0-9]*$ ]] || (($# < 2)); then
+    echo "usage: bash launch/local.sh PROCESSES --config=... --workdir=... [flags of soda_jax.main]" >&2
+    exit 2
+fi
+shift
+python="${PYTHON:-python}"
+grace="${GRACE:-120}"
+port="${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}"
+
+gpus=0
+if command -v nvidia-smi >/dev/null; then
+    gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"
+fi
+
+pids=()
+for ((k = 0; k < count; k++)); do
+    command=("$python" -m soda_jax.main "--coordinator_address=127.0.0.1:$port" "--num_processes=$count"
+        "--process_id=$k" "$@")
+    # Without it every process would claim every GPU.
+    if ((gpus >= count)); then
+        command=(env "JAX_LOCAL_DEVICE_IDS=$k" "${command[@]}")
+    fi
+    if ((k == 0)); then
+        "${command[@]}" &
+    else
+        "${command[@]}" > >(awk -v k="$k" '{ print "[" k "] " $0; fflush() }') 2>&1 &
+    fi
+    pids+=("$!")
+done
+
+send() { # signal
+    local k
+    for k in "${!pids[@]}"; do
+        kill "-$1" "${pids[$k]}" 2>/dev/null || true
+    done
+}
+trap 'send TERM' TERM INT
+
+status=0
+failed_at=""
+while ((${#pids[@]})); do
+    for k in "${!pids[@]}"; do
+        if kill -0 "${pids[$k]}" 2>/dev/null; then
+            continue
+        fi
+        code=0
+        wait "${pids[$k]}" || code=$?
+        unset "pids[$k]"
+        if ((code != 0 && status == 0)); then
+            status=$code
+            failed_at=$SECONDS
+            echo "launch/local.sh: process $k of $count ended with code $code; the others stop within $grace s" >&2
+        fi
+    done
+    if [[ -n "$failed_at" ]]; then
+        if ((SECONDS - failed_at > grace + 15)); then
+            send KILL
+        elif ((SECONDS - failed_at > grace)); then
+            send TERM
+        fi
+    fi
+    sleep 0.2
+done
+exit "$status"

