@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.train.num_steps = 500_000
     config.train.batch_size = 4096  # of all devices and microbatches together
     config.train.grad_accum_steps = 1
+    config.train.fsdp = 1  # devices that share one copy of the parameters, optimiser state and EMA; 1: each has its own
     config.train.ema_decay = 0.9999
     config.train.ema_warmup = True  # decay = min(ema_decay, (1 + step) / (10 + step)): short runs are not left behind
     config.train.log_every = 100

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from soda_jax import optim
+from soda_jax import optim, sharding
 from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
 from soda_jax.data.sources import Source, Targets, load_source
 from soda_jax.data.views import ViewSpec
@@ -185,7 +186,8 @@ def probe_task(config: ConfigDict, targets: Mapping[str, Targets]) -> ProbeTask 
     )
 
 
-def trainer(config: ConfigDict, targets: Mapping[str, Targets]) -> Trainer:
+def trainer(config: ConfigDict, targets: Mapping[str, Targets], mesh: Mesh | None = None) -> Trainer:
+    """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
     return Trainer(
         model=model(config),
         diffusion=diffusion(config),
@@ -206,6 +208,7 @@ def trainer(config: ConfigDict, targets: Mapping[str, Targets]) -> Trainer:
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
         probe=probe_task(config, targets),
+        mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
     )
 
 

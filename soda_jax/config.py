@@ -38,6 +38,7 @@ STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kin
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
+    "train": {"fsdp": 1},
     "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none")), "denoiser": {"norm_groups": 32}},
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {"guidance_on": "latent", "turntable_views": 24, "turntable_altitude": None},

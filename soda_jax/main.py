@@ -1,4 +1,4 @@
-"""Command line: `python -m soda_jax.main --config=configs/X.py --workdir=DIR [--mode=train|evaluate|sample]`."""
+"""Command line: `python -m soda_jax.main --config=configs/X.py --workdir=DIR [--mode=train|evaluate|sample|plan]`."""
 
 import os
 import sys
@@ -7,13 +7,28 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from soda_jax import distributed
 from soda_jax.cli import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images; running again resumes.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample"], "What to do.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize() (several hosts).")
-_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "Devices that a CPU is split into; 0 is one a core.", 0)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "plan"], "What to do.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes, of a TPU pod or a Slurm, MPI or Kubernetes job."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where nothing tells it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, where nothing tells it.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which process this is, 0..num_processes-1.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", distributed.HEARTBEAT_SECONDS, "Silence after which a process counts as dead.", 10
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 0, "Devices that a CPU is split into; 0 is one a core, or one in each of several processes.", 0
+)
+_PLAN_DEVICES = flags.DEFINE_list("plan_devices", ["8"], "--mode=plan: numbers of simulated devices, as 8,64,256.")
+_PLAN_TOPOLOGY = flags.DEFINE_list(
+    "plan_topology", [], "--mode=plan: TPU slices to compile for, as v5e:4x8; needs libtpu."
+)
 
 
 def cpu_devices(config: ConfigDict, cores: int) -> int:
@@ -28,18 +43,29 @@ def run(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)  # the libraries report every file they write
+    workdir = os.path.abspath(os.path.expanduser(_WORKDIR.value))
     try:
-        _act(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)))
-    except (ValueError, OSError, RuntimeError) as error:
+        _act(_CONFIG.value, workdir)
+    except Exception as error:
         # A user's mistake ends with its message; a fault of ours keeps its traceback.
-        if type(error).__module__.startswith("jax") or os.environ.get("SODA_JAX_TRACEBACK"):
+        mistake = isinstance(error, (ValueError, OSError, RuntimeError)) and not (
+            type(error).__module__.startswith("jax") or os.environ.get("SODA_JAX_TRACEBACK")
+        )
+        if distributed.is_several():
+            distributed.leave(error, workdir, expected=mistake)
+        if not mistake:
             raise
         sys.exit(f"error: {error}\n(SODA_JAX_TRACEBACK=1 shows where)")
 
 
 def _act(config: ConfigDict, workdir: str) -> None:
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
+    if _MODE.value == "plan":
+        _plan(config, workdir)
+        return
+    explicit = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _DISTRIBUTED.value or any(value is not None for value in explicit):
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or 1)
+        distributed.initialize(*explicit, heartbeat_seconds=_HEARTBEAT.value)
     else:
         # On CPU one device a core is faster than one device with all cores; on GPU and TPU it changes nothing.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -52,6 +78,19 @@ def _act(config: ConfigDict, workdir: str) -> None:
     else:
         from soda_jax.sample import sample as action
     action(config, workdir)
+
+
+def _plan(config: ConfigDict, workdir: str) -> None:
+    """Compiles for devices that are not here; a chip that is has nothing to do."""
+    counts = [] if _PLAN_TOPOLOGY.value else [int(text) for text in _PLAN_DEVICES.value if text.isdigit()]
+    if not _PLAN_TOPOLOGY.value and (len(counts) < len(_PLAN_DEVICES.value) or min(counts, default=0) < 1):
+        raise ValueError(f"--plan_devices={','.join(_PLAN_DEVICES.value)}: must be positive numbers, as 8,64,256")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(counts, default=1))
+    jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
+    from soda_jax.plan import plan
+
+    plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))
 
 
 if __name__ == "__main__":

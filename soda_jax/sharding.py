@@ -1,4 +1,9 @@
-"""Where arrays live: one mesh axis `data`, batches split over it, everything else replicated."""
+"""Where arrays live: the mesh of devices, and the rules that lay batches and the training state over it.
+
+The mesh has one axis, `data`, or two, `data` and `fsdp`. A batch is split over all of its devices. What training
+carries (parameters, the optimiser's moments, EMA, probes) is replicated, or split over `fsdp` by `split_axis`: each
+device then holds 1/fsdp of every large array, a step gathers the parameters for its own length, and the numbers stay.
+"""
 
 from typing import Any
 
@@ -7,13 +12,31 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
+FSDP_AXIS = "fsdp"
+MIN_SPLIT_SIZE = 2**14  # elements; smaller arrays would cost more messages than memory
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices` (all by default)."""
+def make_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh over `devices` (all by default); with `fsdp` > 1 each group of that many neighbours splits the state.
+
+    Raises:
+      ValueError: `fsdp` does not divide the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
+    if fsdp < 1 or len(devices) % fsdp:
+        raise ValueError(f"config.train.fsdp={fsdp}: must divide the number of devices, {len(devices)}")
+    # In the order of the processes, so that a global batch is the processes' parts one after the other; JAX's own
+    # order follows the wiring of a TPU. Neighbours then share a host, and its fast links.
+    ordered = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
+    names = (DATA_AXIS,) if fsdp == 1 else (DATA_AXIS, FSDP_AXIS)
+    shape = (len(devices),) if fsdp == 1 else (-1, fsdp)
     # JAX's default axis type is Explicit, under which plain indexing fails.
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(ordered.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def fsdp_size(mesh: Mesh) -> int:
+    """How many devices share one copy of the training state."""
+    return dict(mesh.shape).get(FSDP_AXIS, 1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -22,7 +45,47 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def split_axis(shape: tuple[int, ...], fsdp: int) -> int | None:
+    """The axis along which an array of the training state is split in `fsdp` parts: the longest that divides.
+
+    None where the array stays whole, being smaller than `MIN_SPLIT_SIZE` or indivisible.
+    """
+    if fsdp == 1 or int(np.prod(shape)) < MIN_SPLIT_SIZE:
+        return None
+    dividing = [axis for axis, length in enumerate(shape) if length % fsdp == 0]
+    return max(dividing, key=lambda axis: shape[axis], default=None)
+
+
+def state_sharding(tree: Any, mesh: Mesh) -> Any:
+    """The placement of each array of a training state, a part of one, or gradients; `tree` may hold shapes only."""
+
+    def place(leaf: Any) -> NamedSharding:
+        axis = split_axis(leaf.shape, fsdp_size(mesh))
+        return NamedSharding(mesh, PartitionSpec(*([None] * axis), FSDP_AXIS) if axis is not None else PartitionSpec())
+
+    return jax.tree.map(place, tree)
+
+
+def abstract_state(tree: Any, mesh: Mesh) -> Any:
+    """The shapes of `tree` with their placement, as a restore or a compilation wants them."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree,
+        state_sharding(tree, mesh),
+    )
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Inside jit: the arrays whole on every device. The gradient of what it returns is whole as well."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def scatter(tree: Any, mesh: Mesh) -> Any:
+    """Inside jit: the arrays split by `state_sharding`."""
+    return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -42,14 +105,21 @@ def put_whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.A
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """Replicates host arrays over the mesh; every process passes the same values."""
-    sharding = replicated(mesh)
+    return _put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
-    def put(value: Any) -> jax.Array:
+
+def put_state(tree: Any, mesh: Mesh) -> Any:
+    """Lays a training state of host arrays out by `state_sharding`; every process passes the same values."""
+    return _put(tree, state_sharding(tree, mesh))
+
+
+def _put(tree: Any, placement: Any) -> Any:
+    def put(value: Any, sharding: NamedSharding) -> jax.Array:
         # Through the host: donating an aliased copy could delete the caller's array.
         value = np.asarray(jax.device_get(value))
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(put, tree, placement)
 
 
 def round_up(batch_size: int, mesh: Mesh) -> int:

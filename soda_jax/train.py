@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tabulate import tabulate
 from tqdm import tqdm
 
-from soda_jax import build, sharding
+from soda_jax import build, distributed, sharding
 from soda_jax import config as config_lib
 from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step, read_meta
 from soda_jax.data.pipeline import iterate, train_dataset
@@ -47,14 +47,14 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       ValueError: the workdir holds another model, or the data is missing.
       NonFiniteLossError: training diverged.
     """
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     config_lib.validate(config, mesh.size)
     spec = build.view_spec(config)
     sources = [
         build.source(config, s, bad_files_path(workdir)) for s in (config.data.train_split, config.data.eval_split)
     ]
     source, held_out = sources
-    trainer = build.trainer(config, source.targets)
+    trainer = build.trainer(config, source.targets, mesh)
     with Checkpointer(workdir, config.train.keep_every) as checkpointer:
         dataset = train_dataset(
             source,
@@ -66,6 +66,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         )
         state, position = initial_state(config, workdir, trainer, dataset[0], checkpointer, mesh)
         run = Run(config, workdir, trainer, mesh, checkpointer, start=position)
+        run.step_fn = trainer.jit_step(state, mesh)
         run.evaluator = OnlineEvaluator(
             trainer,
             held_out,
@@ -79,6 +80,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
         batches = iterate(dataset, position, num_workers=config.data.num_workers)
         try:
             return run.loop(state, batches)
+        except jax.errors.JaxRuntimeError as error:
+            if distributed.is_several() and distributed.lost_peer(error):
+                distributed.leave(error, workdir)  # closing the checkpointer would wait for the process that is gone
+            raise
         finally:
             run.writer.close()
             for split in sources:
@@ -101,11 +106,13 @@ def initial_state(
     mesh: Mesh,
 ) -> tuple[TrainState, int]:
     """(state, data position): the last checkpoint's, or a new run's."""
-    replicated = sharding.replicated(mesh)
     example = {key: value[:1] for key, value in batch.items()}
     step = latest_step(workdir)
     if step is None:
-        init = jax.jit(trainer.init, out_shardings=replicated, compiler_options=sharding.run_once_options())
+        placement = sharding.replicated(mesh)
+        if trainer.mesh is not None:
+            placement = sharding.state_sharding(jax.eval_shape(trainer.init, example), mesh)
+        init = jax.jit(trainer.init, out_shardings=placement, compiler_options=sharding.run_once_options())
         return init(example), 0
     _, meta = read_meta(workdir, step)
     check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
@@ -114,10 +121,7 @@ def initial_state(
             f"config.train.num_steps={config.train.num_steps}: {workdir} is already at step {step}; ask for more "
             "steps, or use another --workdir"
         )
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
-        jax.eval_shape(trainer.init, example),
-    )
+    abstract = sharding.abstract_state(jax.eval_shape(trainer.init, example), mesh)
     print(f"resuming from step {step} of {workdir}")
     return checkpointer.restore(abstract, step), meta["data_position"]
 
@@ -127,6 +131,7 @@ class Run:
 
     evaluator: OnlineEvaluator
     grid: GridWriter
+    step_fn: Callable[[TrainState, dict[str, jax.Array]], Any]
     targets: dict[str, Any]
 
     def __init__(
@@ -146,7 +151,7 @@ class Run:
         self.record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self.is_main)
         self.inference = Inference(config, mesh)
         self.schedule = build.schedule(config)
-        self.step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+        self.gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
         self.params_finite = jax.jit(lambda params: jnp.isfinite(optax.global_norm(params)))
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last log, still on the device
         self.encoder_watch = EncoderWatch()
@@ -228,6 +233,9 @@ class Run:
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         jax.block_until_ready(state.step)  # the steps before it count as training time
         with self.timer.paused():
+            if self.trainer.mesh is not None:
+                whole = self.gather((state.ema_params, state.ema_batch_stats, state.probe))
+                state = state.replace(ema_params=whole[0], ema_batch_stats=whole[1], probe=whole[2])
             metrics = self.evaluator.run(state)
             self.writer.scalars(step, metrics)
             path = self.writer.image(step, "reconstructions", self.grid.draw(state.ema_variables))

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from soda_jax import inputs, rngs
+from soda_jax import inputs, rngs, sharding
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.models.probe import LinearProbe, probe_hits, probe_loss, probe_targets
 from soda_jax.models.soda import SODA
@@ -47,6 +48,7 @@ class Trainer:
       latent_mask_rate, layer_mask_rate: probabilities of zeroing the whole latent, and each section.
       pose_mask_rate: probability of hiding the target's pose, and each source's, independently of all else.
       microbatches: N; each holds every N-th example, so that a sharded batch splits without moving.
+      mesh: devices that split the state between them (`sharding.state_sharding`); None where each holds all of it.
     """
 
     model: SODA
@@ -61,6 +63,7 @@ class Trainer:
     ema_decay: float = 0.9999
     ema_warmup: bool = True
     probe: ProbeTask | None = None
+    mesh: Mesh | None = None
 
     def init(self, batch: Batch) -> TrainState:
         """The initial state, from a batch of any size (its values do not matter). Call under jit.
@@ -110,6 +113,11 @@ class Trainer:
 
         return jax.eval_shape(latent, self.root).shape[-1]
 
+    def jit_step(self, state: TrainState, mesh: Mesh) -> Any:
+        """`step`, compiled when first called, which keeps the placement of `state`, arrays or shapes, and takes it."""
+        placement = jax.tree.map(lambda x: x.sharding, state)
+        return jax.jit(self.step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """One step on a global batch; returns the new state and scalar metrics (`grad_norms` is a vector)."""
         grads, batch_stats, probe_stats, metrics = self._accumulate(state, batch)
@@ -140,11 +148,16 @@ class Trainer:
     def _accumulate(self, state: TrainState, batch: Batch) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
         """Mean gradients and metrics over the microbatches, in one scan."""
         trained = (state.params, None if state.probe is None else state.probe.params)
+        if self.mesh is not None:
+            # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
+            trained = sharding.gather(trained, self.mesh)
         grad_fn = jax.value_and_grad(self._loss, has_aux=True)
         stats = (state.batch_stats, None if state.probe is None else state.probe.batch_stats)
 
         def one(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
             (_, (new_stats, metrics)), grads = grad_fn(trained, *stats, microbatch, state.step)
+            if self.mesh is not None:
+                grads = sharding.scatter(grads, self.mesh)
             return new_stats, (grads, metrics)
 
         if self.microbatches == 1:

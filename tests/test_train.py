@@ -54,7 +54,7 @@ def patch():
     two = sharding.make_mesh(jax.devices()[:2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_lib, "Run", Spy)
-        patch.setattr(train_lib.sharding, "make_mesh", lambda: two)
+        patch.setattr(train_lib.sharding, "make_mesh", lambda **_: two)
         yield patch
 
 

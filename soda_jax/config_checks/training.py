@@ -25,6 +25,7 @@ def _check_training(config: ConfigDict, num_devices: int) -> Iterator[str]:
         "num_steps",
         "batch_size",
         "grad_accum_steps",
+        "fsdp",
         "log_every",
         "eval_every",
         "checkpoint_every",

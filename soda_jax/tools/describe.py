@@ -102,8 +102,7 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
 def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, float]:
     """FLOPs of "encode" (one source view), "train" (forward and backward of one example) and "denoise" (one call).
 
-    "train" is the loss of one example with all its views and the gradient of every parameter; the optimizer's update,
-    which a batch shares, is left out, and so is the making of ray grids.
+    For "train" see `train_flops`.
 
     Args:
       variables: the model's variables or their shapes.
@@ -116,6 +115,24 @@ def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, floa
     def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: jax.Array, section_mask: jax.Array) -> jax.Array:
         return model.apply(variables, x_t, t, z, section_mask, method="denoise")[0]
 
+    views, x_t, t, section_mask = _one_example(model, data)
+    encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
+    shape = encoded.out_info.shape
+    z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
+    return {
+        "encode": flops_of(encoded),
+        "train": train_flops(model, variables, data),
+        "denoise": flops_of(lower(denoise, variables, x_t, t, z, section_mask)),
+    }
+
+
+def train_flops(model: SODA, variables: Any, data: ConfigDict) -> float:
+    """FLOPs of training on one example: its loss, with all its views, and the gradient of every parameter.
+
+    The optimizer's update, which a batch shares, is left out, and so is the making of ray grids. Arguments as in
+    `model_flops`.
+    """
+
     def loss(params: Any, stats: Any, source: Any, x_t: Any, t: Any, section_mask: Any, key: Any) -> jax.Array:
         state, rngs = {"params": params, "batch_stats": stats}, {"dropout": key}
         ids, mask = jnp.zeros((1,), jnp.int32), jnp.ones(source.shape[:2], bool)
@@ -123,18 +140,19 @@ def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, floa
         eps, _ = model.apply(state, x_t, t, z, section_mask, ids, method="denoise", rngs=rngs)
         return jnp.mean(jnp.square(eps - x_t))
 
-    views = _Abstract((1, data.num_sources, data.source_resolution, data.source_resolution, 3))
-    x_t, t = _Abstract((1, data.resolution, data.resolution, 3)), _Abstract((1,), dtype=jnp.int32)
-    section_mask, key = _Abstract((1, model.denoiser.num_sections)), jax.eval_shape(lambda: jax.random.key(0))
-    encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
-    shape = encoded.out_info.shape
-    z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    return {
-        "encode": flops_of(encoded),
-        "train": flops_of(lower(jax.grad(loss), params, stats, views, x_t, t, section_mask, key)),
-        "denoise": flops_of(lower(denoise, variables, x_t, t, z, section_mask)),
-    }
+    return flops_of(lower(jax.grad(loss), params, stats, *_one_example(model, data), key))
+
+
+def _one_example(model: SODA, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of one example's (source views, x_t, t, section mask)."""
+    return (
+        _Abstract((1, data.num_sources, data.source_resolution, data.source_resolution, 3)),
+        _Abstract((1, data.resolution, data.resolution, 3)),
+        _Abstract((1,), dtype=jnp.int32),
+        _Abstract((1, model.denoiser.num_sections)),
+    )
 
 
 def parameter_table(counts: Mapping[str, int], dataset: str) -> str:

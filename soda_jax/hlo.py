@@ -1,0 +1,126 @@
+"""What a compiled program sends between devices, read from its HLO text."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1, "bf16": 2, "c64": 8, "c128": 16} | {
+    f"{kind}{bits}": bits / 8 for kind in "suf" for bits in (8, 16, 32, 64)
+}
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_CALLED = re.compile(r"\b(body|condition|calls|to_apply)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of exchange among groups of a size, summed over a program's run.
+
+    Attributes:
+      kind: one of `KINDS`.
+      group: devices in each group.
+      count: how often it runs.
+      size: bytes of its whole arrays (as they are before a reduce-scatter and after an all-gather), summed.
+    """
+
+    kind: str
+    group: int
+    count: int
+    size: float
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends when the exchange goes around a ring."""
+        if self.kind == "collective-permute":
+            return self.size
+        return (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group * self.size
+
+
+def collectives(text: str, num_devices: int) -> list[Collective]:
+    """The exchanges in one run of a compiled program, loops of a known length counted in full.
+
+    Args:
+      text: `compiled.as_text()`.
+      num_devices: that the program runs on.
+    """
+    computations, entry = _computations(text)
+    found: dict[tuple[str, int], list[float]] = collections.defaultdict(lambda: [0, 0.0])
+    for name, times in _runs(computations, entry).items():
+        for line in computations[name]:
+            match = _COLLECTIVE.search(line)
+            if match is None:
+                continue
+            kind, group = match[2], _group_size(line, num_devices)
+            total = found[kind, group]
+            total[0] += times
+            total[1] += times * _whole_size(match[1], kind, group, started=bool(match[3]))
+    return [Collective(kind, group, *total) for (kind, group), total in sorted(found.items()) if group > 1]
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """(lines of each computation, the entry's name)."""
+    computations: dict[str, list[str]] = {}
+    current, entry = None, ""
+    for line in text.splitlines():
+        if not line.startswith(" ") and (match := _COMPUTATION.match(line)):
+            current = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
+        elif current is not None:
+            current.append(line)
+    return computations, entry
+
+
+def _calls(line: str) -> Iterator[tuple[str, int]]:
+    """Computations that an instruction runs, and how often."""
+    if re.search(r"\basync-(update|done)\(", line):
+        return  # the same call as its async-start's
+    trips = _TRIPS.search(line)
+    for attribute, name in _CALLED.findall(line):
+        yield name, int(trips[1]) if trips and attribute == "body" else 1
+    for names in _BRANCHES.findall(line):
+        for name in names.split(","):
+            yield name.strip().lstrip("%"), 1
+
+
+def _runs(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
+    """How often each computation runs."""
+    runs: dict[str, int] = collections.Counter()
+
+    def visit(name: str, times: int) -> None:
+        runs[name] += times
+        for line in computations[name]:
+            for called, repeats in _calls(line):
+                if called in computations:
+                    visit(called, times * repeats)
+
+    visit(entry, 1)
+    return runs
+
+
+def _group_size(line: str, num_devices: int) -> int:
+    """Devices that take part in an exchange together, from any of the ways HLO writes `replica_groups`."""
+    if match := re.search(r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", line):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", match[2]))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return match[1].count(",") + 1
+    return num_devices
+
+
+def _whole_size(result: str, kind: str, group: int, started: bool) -> float:
+    """Bytes of an exchange's whole arrays, from the type of its result."""
+    sizes = [
+        _BYTES.get(element, 4) * math.prod(int(length) for length in lengths.split(",") if length)
+        for element, lengths in _SHAPE.findall(result)
+    ]
+    if started and kind in ("all-gather", "collective-permute", "reduce-scatter"):
+        sizes = sizes[len(sizes) // 2 :]  # of (operands, results); permutations add two counters without a shape
+    return sum(sizes) * (group if kind == "reduce-scatter" else 1)

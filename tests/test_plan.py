@@ -1,0 +1,106 @@
+"""`--mode=plan`: memory and exchanges of a step that is compiled without data."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from soda_jax import plan, sharding
+from soda_jax.config import ConfigError
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def config(**overrides):
+    return tiny.get_config(**({"probe__kind": "label", "data__name": "imagenet2012"} | overrides))
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "run" / "plan.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "print", lambda *_, **__: None, raising=False)
+        return plan.plan(config(), [2, 8], path=str(path)), path
+
+
+def test_steps(planned):
+    figures, path = planned
+    assert json.loads(path.read_text()) == json.loads(json.dumps(figures))
+    two, eight = figures["steps"]
+    assert (two["devices"], two["microbatch"], eight["devices"], eight["microbatch"]) == (2, 8, 8, 2)
+    # Every device holds the whole state, and the rest shrinks with its part of the batch.
+    trainer = tiny.trainer(config())
+    state = jax.eval_shape(trainer.init, tiny.batch(1))
+    sizes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.ndim)
+    probe = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.probe))
+    assert two["state"] == eight["state"] > sizes - probe
+    assert two["state"] < eight["total"] < two["total"]
+    np.testing.assert_allclose(figures["fixed_bytes"] + 2 * figures["bytes_per_example"], eight["total"])
+    np.testing.assert_allclose(figures["fixed_bytes"] + 8 * figures["bytes_per_example"], two["total"])
+
+
+def test_gradients_are_exchanged_once(planned):
+    """All-reduces carry the model's gradients, and little else: statistics and norms."""
+    figures, _ = planned
+    for step in figures["steps"]:
+        reduced = sum(one["size"] for one in step["collectives"] if one["kind"] == "all-reduce")
+        probe_parameters = (16 + 1) * 1000
+        expected = 4 * (figures["parameters"] + probe_parameters)
+        assert expected <= reduced < 1.2 * expected
+        assert step["sent"] >= 2 * (step["devices"] - 1) / step["devices"] * expected
+
+
+def test_what_fits(planned):
+    figures, _ = planned
+    fits = figures["fits"]["2"]
+    assert fits["16"]["grad_accum_steps"] == 1
+    line = (0.9 * 16 * 2**30 - figures["fixed_bytes"]) / figures["bytes_per_example"]
+    assert fits["16"]["microbatch"] == int(line) < fits["32"]["microbatch"] < fits["80"]["microbatch"]
+
+
+def test_fewest_microbatches():
+    of_4096 = config(train__batch_size=4096)
+    assert plan._fitting(of_4096, 8, 512.0) == {"microbatch": 512, "grad_accum_steps": 1}
+    assert plan._fitting(of_4096, 8, 100.3) == {"microbatch": 100, "grad_accum_steps": 8}
+    assert plan._fitting(of_4096, 8, 0.5) == {"microbatch": 0, "grad_accum_steps": None}
+    assert plan._fitting(of_4096, 8, -3.0) == {"microbatch": 0, "grad_accum_steps": None}
+
+
+def test_a_split_state(monkeypatch, capsys):
+    monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
+    whole = plan.measure(config(), sharding.make_mesh(jax.devices()[:4]))
+    split = plan.measure(config(train__fsdp=4), sharding.make_mesh(jax.devices()[:4], 4))
+    assert whole.state / 4 < split.state < whole.state / 3
+    kinds = {one.kind for one in split.collectives}
+    assert "all-gather" in kinds and {one.group for one in split.collectives} == {4}
+
+
+def test_one_number_of_devices_is_measured_twice(capsys, tmp_path):
+    figures = plan.plan(config(train__batch_size=8, probe__kind="none"), [4])
+    assert figures["bytes_per_example"] > 0 and len(figures["steps"]) == 1
+    report = capsys.readouterr().out
+    assert "batch 8 in 1 microbatches" in report and "all-reduce" in report and "80 GiB" in report
+
+
+def test_poses_have_their_shapes():
+    posed = tiny.posed_config(data__name="shapenet")
+    batch = plan.abstract_batch(posed, sharding.make_mesh(jax.devices()[:1]), 4)
+    expected = tiny.posed_batch(4)
+    for key, value in batch.items():
+        if key not in ("label", "attributes", "factors"):
+            assert (value.shape, value.dtype) == (expected[key].shape, expected[key].dtype), key
+
+
+def test_devices_that_are_not_there():
+    with pytest.raises(ValueError, match=r"--plan_devices=\[9\]: must lie in 1..8"):
+        plan.plan(config(), [9])
+    with pytest.raises(ConfigError, match="config.train.batch_size=12: must be a multiple"):
+        plan.plan(config(train__batch_size=12), [8])
+
+
+def test_what_a_compiler_says_of_a_full_chip():
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 43.51G of 15.75G hbm. Exceeded ..."
+    assert plan._used_in(message) == int(43.51 * 2**30)
+    assert plan._used_in("something else") is None
