@@ -166,6 +166,7 @@ def get_config() -> ConfigDict:
     config.eval.dci_test = 5_000
     config.eval.dci_method = "fast"  # or "exact", scikit-learn's trees, hours for latents of 2048
     config.eval.dci_sections = True  # also each section of the latent by itself
+    config.eval.dci_repeats = 4  # random halves of the codes measured again, for intervals of D and C; 0: none
 
     return config
 

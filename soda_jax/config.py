@@ -60,6 +60,7 @@ ADDED_FIELDS = {
         "dci_test": 5_000,
         "dci_method": "fast",
         "dci_sections": True,
+        "dci_repeats": 4,
     },
     "data": {
         "min_sources": 0,

@@ -41,6 +41,10 @@ class Inference:
     def num_sections(self) -> int:
         return self.model.denoiser.num_sections
 
+    def round_up(self, batch_size: int) -> int:
+        """The smallest batch size of at least `batch_size` that the devices can share."""
+        return sharding.round_up(batch_size, self.mesh)
+
     def abstract_variables(self) -> Variables:
         """Shapes and placement of the weights, without computing them."""
         return jax.tree.map(

@@ -43,8 +43,11 @@ def check(config: ConfigDict) -> Iterator[str]:
             "eval.diversity_seeds": (2, inf),
             "eval.dci_train": (2, inf),
             "eval.dci_test": (1, inf),
+            "eval.dci_repeats": (0, inf),
         },
     )
+    if config.eval.dci_repeats == 1:
+        yield problem(config, "eval.dci_repeats", "must be 0, or at least 2: one repetition has no spread")
     choices = {"eval.probe_views": ("none", "cached", "epoch"), "eval.dci_method": ("fast", "exact")}
     yield from check_choices(config, choices)
     yield from _check_names(config, "eval.evaluators", EVALUATORS)
