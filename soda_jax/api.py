@@ -30,13 +30,22 @@ def load(
 
     Raises:
       FileNotFoundError: the folder holds no such checkpoint.
-      ValueError: a newer release wrote it.
+      ValueError: a newer release wrote it, it is damaged, or it holds no model of this package.
     """
     workdir = os.fspath(workdir)
     found, meta = checkpoint.read_meta(workdir, step)
-    config = config_lib.from_dict(meta["config"])
-    inference = Inference(config, sharding.make_mesh(devices))
-    variables = checkpoint.load_ema(workdir, found, inference.abstract_variables())
+    try:
+        config = config_lib.from_dict(meta["config"])
+        inference = Inference(config, sharding.make_mesh(devices))
+        variables = checkpoint.load_ema(workdir, found, inference.abstract_variables())
+    except (ValueError, OSError):
+        raise
+    # A config that nobody wrote with this package can fail in the model's construction in any way.
+    except Exception as error:
+        raise ValueError(
+            f"{workdir}: the config saved with checkpoint {found} describes no model of this package "
+            f"({type(error).__name__}: {error})"
+        ) from error
     return LoadedModel(config=config, step=found, variables=variables, inference=inference)
 
 

@@ -10,6 +10,7 @@ transparency, CMYK, palettes, 16 bits and whatever OpenCV refuses go through Pil
 import io
 import os
 import pathlib
+import stat
 import struct
 from typing import NamedTuple
 
@@ -21,10 +22,14 @@ from PIL import Image
 MAX_PIXELS = (1 << 28) // 3
 # 16-bit RGBA without compression is the largest honest file of so many pixels.
 MAX_BYTES = 8 * MAX_PIXELS
+# A progressive JPEG is decoded once for each of its scans, honest ones have about ten, and empty scans cost the file
+# nothing: as many pixel visits as ten scans of the largest image.
+MAX_SCANNED = 10 * MAX_PIXELS
 REDUCTIONS = (8, 4, 2)
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further images behind it, from phones.
+_JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # Markers: baseline, extended, progressive.
 _JPEG_METADATA = 0xE1  # EXIF or XMP, either of which may turn the image.
@@ -175,6 +180,8 @@ class EncodedImage:
                     raise ValueError("it has no pixels")
                 if header.width * header.height > MAX_PIXELS:
                     raise ValueError(f"its {header.width} x {header.height} pixels are more than {MAX_PIXELS:,}")
+                if header.reducible and data.count(_JPEG_SCAN) * header.width * header.height > MAX_SCANNED:
+                    raise ValueError(f"it has {data.count(_JPEG_SCAN):,} scans, which would take minutes")
                 self._opened = data, header if self._upright else header._replace(orientation=1)
             except Exception as error:
                 raise DecodeError(self.name, _describe(error)) from error
@@ -182,7 +189,10 @@ class EncodedImage:
 
 
 def _read(path: str | os.PathLike) -> bytes:
-    size = os.stat(path).st_size
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe waits for ever, a device never ends
+        raise ValueError("it is no regular file")
+    size = found.st_size
     if size > MAX_BYTES:
         raise ValueError(f"its {size:,} bytes are more than {MAX_BYTES:,}")
     return pathlib.Path(path).read_bytes()

@@ -1,6 +1,7 @@
 """Downloaded archives: their checksums, and unpacking that stays inside its folder."""
 
 import hashlib
+import lzma
 import os
 import pathlib
 import shutil
@@ -14,12 +15,27 @@ from typing import IO, NamedTuple
 from soda_jax.data.builders.base import ArchiveError
 
 _BLOCK = 1 << 20
+# RuntimeError: an encrypted zip. The others: bits that mean nothing, or members in each other's place.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeError,
+)
 
 
 class _Member(NamedTuple):
-    """A file of an archive; `content` is None for a folder."""
+    """A file of an archive; `size` is in bytes, unpacked; `content` is None for a folder."""
 
     name: str
+    size: int
     content: IO[bytes] | None
 
 
@@ -47,8 +63,8 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
     Everything is first written below `folder`/.unpacking, then moved into place.
 
     Raises:
-        ArchiveError: the archive is damaged, has links or names that lead out of the folder, or what it contains
-            exists already.
+        ArchiveError: the archive is damaged or encrypted, has links or names that lead out of the folder, does not
+            fit on the disk, or what it contains exists already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / ".unpacking"
@@ -60,6 +76,10 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
             if member.content is None:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
+            if member.size > (free := shutil.disk_usage(unfinished).free):
+                raise ArchiveError(
+                    f"{archive}: {member.name!r} unpacks to {member.size:,} bytes, and {free:,} are free on the disk."
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             with member.content as content, open(path, "xb") as file:
                 shutil.copyfileobj(content, file, _BLOCK)
@@ -70,7 +90,7 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
             )
         for name in entries:
             os.replace(unfinished / name, folder / name)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, FileExistsError) as error:
+    except _DAMAGE as error:
         raise ArchiveError(f"{archive} cannot be unpacked ({error}); download it again.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,17 +104,18 @@ def _members(archive: pathlib.Path) -> Iterator[_Member]:
                     raise ArchiveError(f"{archive}: {info.filename!r} is a link; refusing to unpack it.")
                 # Resource forks of macOS are no part of the data.
                 if not info.filename.startswith("__MACOSX/"):
-                    yield _Member(info.filename, None if info.is_dir() else opened.open(info))
+                    is_folder = info.filename.endswith("/")
+                    yield _Member(info.filename, info.file_size, None if is_folder else opened.open(info))
         return
     with tarfile.open(archive) as opened:
         for info in opened:
             if not (info.isfile() or info.isdir()):
                 raise ArchiveError(f"{archive}: {info.name!r} is a link or a device; refusing to unpack it.")
-            yield _Member(info.name, None if info.isdir() else opened.extractfile(info))
+            yield _Member(info.name, info.size, None if info.isdir() else opened.extractfile(info))
 
 
 def _checked_name(archive: pathlib.Path, name: str) -> pathlib.PurePosixPath:
     path = pathlib.PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ArchiveError(f"{archive}: {name!r} leads out of the folder; refusing to unpack it.")
     return path

@@ -16,6 +16,10 @@ class TooManyBadFilesError(ValueError):
     """More files than allowed cannot be read."""
 
 
+class DatasetGoneError(ValueError):
+    """The folder of the dataset vanished: it was unmounted, moved or deleted."""
+
+
 class BadFiles:
     """The files of a split that turned out broken, listed in a file that all processes share.
 
@@ -55,8 +59,14 @@ class BadFiles:
         """Counts and lists the file that `error` is about, once.
 
         Raises:
+            DatasetGoneError: the folder itself is gone, so the file is not to blame.
             TooManyBadFilesError: that makes it too many; names the list and what to do.
         """
+        if not os.path.isdir(self._prefix):
+            raise DatasetGoneError(
+                f"the dataset's folder {self._prefix} cannot be read any more; bring it back, then run the same "
+                "command again"
+            )
         with self._lock:
             self._read_news()
             if error.name in self._known:
