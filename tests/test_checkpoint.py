@@ -1,4 +1,4 @@
-"""Checkpoints: layout, what is kept, other device counts, and what a kill leaves behind."""
+"""Checkpoints: layout, what is kept, other device counts, damage, and what a kill leaves behind."""
 
 import dataclasses
 import json
@@ -8,8 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax import sharding
-from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step, load_ema, read_meta
+from soda_jax import checkpoint as checkpoint_lib
+from soda_jax import checksums, sharding
+from soda_jax.checkpoint import (
+    Checkpointer,
+    CheckpointWriteError,
+    DamagedCheckpointError,
+    check_same_model,
+    latest_step,
+    load_ema,
+    read_meta,
+)
 from soda_jax.config import STATE_FIELDS
 from soda_jax.train_state import TrainState
 from tests import tiny
@@ -72,10 +81,10 @@ def test_a_step_that_follows_at_once_does_not_spoil_the_save(tmp_path):
         tiny.assert_equal(jax.device_get(checkpointer.restore(abstract(big, mesh), 5)), big)
 
 
-def test_the_last_and_every_nth_are_kept(tmp_path):
-    save(tmp_path, 4, 8, 10, 12, 20, 22, keep_every=10)
-    assert steps(tmp_path) == ["10", "20", "22"]
-    assert latest_step(str(tmp_path)) == 22
+def test_the_last_two_and_every_nth_are_kept(tmp_path):
+    save(tmp_path, 4, 8, 10, 12, 20, 22, 24, keep_every=10)
+    assert steps(tmp_path) == ["10", "20", "22", "24"]
+    assert latest_step(str(tmp_path)) == 24
 
 
 def test_what_a_kill_leaves_behind_is_ignored(tmp_path):
@@ -85,7 +94,7 @@ def test_what_a_kill_leaves_behind_is_ignored(tmp_path):
     assert latest_step(str(tmp_path)) == 5
     save(tmp_path, 10)
     assert latest_step(str(tmp_path)) == 10
-    assert steps(tmp_path) == ["10", "15.incomplete"]
+    assert steps(tmp_path) == ["10", "15.damaged", "5"]
     assert read_meta(str(tmp_path))[1]["data_position"] == 10
 
 
@@ -95,7 +104,8 @@ def test_meta_holds_config_targets_and_position(tmp_path):
     assert step == 5
     assert meta["config"] == json.loads(json.dumps(META["config"]))
     assert meta["targets"] == {"label": [10]} and meta["data_position"] == 5
-    assert meta["format_version"] == 1 and meta["soda_jax"] and meta["jax"] == jax.__version__
+    assert meta["format_version"] == 2 and meta["soda_jax"] and meta["jax"] == jax.__version__
+    assert {"python", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy"} <= meta["versions"].keys()
 
 
 def test_averaged_weights_alone(tmp_path):
@@ -117,8 +127,120 @@ def test_a_newer_format_is_refused(tmp_path):
     save(tmp_path, 5)
     path = tmp_path / "checkpoints" / "5" / "meta" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(ValueError, match="format 99.*install soda_jax"):
+    checksums.write(tmp_path / "checkpoints" / "5", checkpoint_lib.ITEMS, "5")
+    for read in (read_meta, lambda workdir: Checkpointer(workdir, 1000)):
+        with pytest.raises(ValueError, match="format 99.*install soda_jax"):
+            read(str(tmp_path))
+    assert steps(tmp_path) == ["5"]
+
+
+def flip(path, place=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_used(tmp_path, capsys):
+    save(tmp_path, 5, 10)
+    file = largest(tmp_path / "checkpoints" / "10" / "train" / "ocdbt.process_0" / "d")
+    flip(file)
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        assert checkpointer.step == 5 and checkpointer.meta["data_position"] == 5
+        restored = checkpointer.restore(abstract(make_state(5), sharding.make_mesh(jax.devices()[:1])), 5)
+        tiny.assert_equal(jax.device_get(restored), make_state(5))
+    said = capsys.readouterr().out
+    assert f"checkpoint 10 is damaged (train/ocdbt.process_0/d/{file.name} was changed after it was written)" in said
+    assert f"set aside as {tmp_path / 'checkpoints' / '10.damaged'}; using 5 instead" in said
+    assert steps(tmp_path) == ["10.damaged", "5"]
+    save(tmp_path, 10)  # as the resumed run does
+    flip(largest(tmp_path / "checkpoints" / "10"))
+    save(tmp_path, 11)
+    assert steps(tmp_path) == ["10.damaged", "10.damaged.2", "11", "5"]
+
+
+def test_all_damaged_is_an_error_and_nothing_is_touched(tmp_path):
+    save(tmp_path, 5, 10)
+    (tmp_path / "checkpoints" / "5" / "meta" / "metadata").unlink()
+    (tmp_path / "checkpoints" / "10" / checksums.FILE).write_text("")
+    with pytest.raises(DamagedCheckpointError) as error:
+        Checkpointer(str(tmp_path), 1000)
+    message = str(error.value)
+    assert "\n  5: meta/metadata is missing" in message and f"\n  10: {checksums.FILE} cannot be read" in message
+    assert "start anew" in message
+    assert steps(tmp_path) == ["10", "5"]
+
+
+def test_readers_skip_a_damaged_checkpoint_and_rename_nothing(tmp_path, monkeypatch):
+    save(tmp_path, 5, 10, 15)
+    warnings = []
+    monkeypatch.setattr(checkpoint_lib.logging, "warning", lambda text, *values: warnings.append(text % values))
+    flip(largest(tmp_path / "checkpoints" / "15" / "train"))
+    assert read_meta(str(tmp_path))[0] == 15 and not warnings  # they have no use for that part
+    flip(largest(tmp_path / "checkpoints" / "15" / "ema"))
+    step, meta = read_meta(str(tmp_path))
+    assert (step, meta["data_position"]) == (10, 10)
+    assert len(warnings) == 1 and "checkpoint 15" in warnings[0] and "using 10 instead" in warnings[0]
+    with pytest.raises(DamagedCheckpointError, match="checkpoints/15 is damaged: ema/.* was changed"):
+        read_meta(str(tmp_path), 15)
+    assert steps(tmp_path) == ["10", "15"]
+
+
+def test_a_checkpoint_under_another_number(tmp_path):
+    save(tmp_path, 5)
+    path = tmp_path / "checkpoints" / "5"
+    path.rename(path.with_name("50"))
+    with pytest.raises(DamagedCheckpointError, match="50: it was written as 5"):
         read_meta(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "[" * 100_000, '{"format_version": "1"}', '{"format_version": 1}'])
+def test_a_meta_that_is_none(tmp_path, text):
+    """Without checksums, as the first format; with them the bytes alone would tell."""
+    folder = tmp_path / "checkpoints" / "5" / "meta"
+    folder.mkdir(parents=True)
+    (folder / "metadata").write_text(text)
+    with pytest.raises(DamagedCheckpointError, match="5: meta/metadata "):
+        read_meta(str(tmp_path))
+
+
+def test_a_checkpoint_gets_its_name_with_its_checksums(tmp_path, monkeypatch):
+    """Killed at any moment before, nothing but a temporary folder is left."""
+    seen = []
+
+    def write(folder, parts, name):
+        seen.append((folder.name, sorted(child.name for child in folder.parent.iterdir())))
+        checksums_write(folder, parts, name)
+
+    checksums_write = checksums.write
+    monkeypatch.setattr(checksums, "write", write)
+    save(tmp_path, 5, 10)
+    assert seen == [
+        ("5.orbax-checkpoint-tmp", ["5.orbax-checkpoint-tmp"]),
+        ("10.orbax-checkpoint-tmp", ["10.orbax-checkpoint-tmp", "5"]),
+    ]
+    assert all((tmp_path / "checkpoints" / name / checksums.FILE).is_file() for name in ("5", "10"))
+
+
+def test_a_failed_write_names_the_last_whole_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 5)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checksums, "write", full)
+    with pytest.raises(CheckpointWriteError) as error:
+        save(tmp_path, 10)
+    message = str(error.value)
+    assert "checkpoint of step 10 could not be written" in message and "(No space left on device)" in message
+    assert "the last whole one is of step 5" in message and "run the same command again" in message
+    monkeypatch.undo()
+    assert latest_step(str(tmp_path)) == 5
+    save(tmp_path, 10)
+    assert steps(tmp_path) == ["10", "5"]
 
 
 def test_another_model_is_named_by_its_fields(tmp_path):

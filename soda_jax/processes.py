@@ -1,0 +1,34 @@
+"""What the processes of one run must agree on."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_NONE, _FAILED = -1, -2
+
+
+def decided_by_first(choose: Callable[[], int | None]) -> int | None:
+    """What `choose` returns on process 0 (a number from 0 on, or None), on every process.
+
+    Where it fails there, every process fails, so that none waits for the others.
+
+    Raises:
+      RuntimeError: on the other processes; process 0 raises its own error.
+    """
+    if jax.process_count() == 1:
+        return choose()
+    error, found = None, _FAILED
+    if jax.process_index() == 0:
+        try:
+            chosen = choose()
+            found = _NONE if chosen is None else chosen
+        except Exception as caught:
+            error = caught
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    if error is not None:
+        raise error
+    if found == _FAILED:
+        raise RuntimeError("the first process could not start; its message says why")
+    return None if found == _NONE else found
