@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_flags
 
 from soda_jax import distributed
 from soda_jax.cli import parse_flags
+from soda_jax.workdir import explain_write_error
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images; running again resumes.")
@@ -46,6 +47,9 @@ def run(argv: list[str]) -> None:
     workdir = os.path.abspath(os.path.expanduser(_WORKDIR.value))
     try:
         _act(_CONFIG.value, workdir)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         # A user's mistake ends with its message; a fault of ours keeps its traceback.
         mistake = isinstance(error, (ValueError, OSError, RuntimeError)) and not (
@@ -55,7 +59,8 @@ def run(argv: list[str]) -> None:
             distributed.leave(error, workdir, expected=mistake)
         if not mistake:
             raise
-        sys.exit(f"error: {error}\n(SODA_JAX_TRACEBACK=1 shows where)")
+        explained = explain_write_error(error, workdir) if isinstance(error, OSError) else None
+        sys.exit(f"error: {explained or error}\n(SODA_JAX_TRACEBACK=1 shows where)")
 
 
 def _act(config: ConfigDict, workdir: str) -> None:

@@ -1,7 +1,6 @@
-"""The training loop. Its order is fixed: log, evaluate, save, take a batch, step."""
+"""The training loop. Its order is fixed: log, evaluate, save, stop if asked to, take a batch, step."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,14 +16,17 @@ from tqdm import tqdm
 
 from soda_jax import build, distributed, sharding
 from soda_jax import config as config_lib
-from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step, read_meta
+from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step
 from soda_jax.data.pipeline import iterate, train_dataset
 from soda_jax.evaluators.online import OnlineEvaluator
 from soda_jax.grids import GridWriter
 from soda_jax.inference import Inference
 from soda_jax.run_record import RunRecord
+from soda_jax.step_timer import StepTimer
+from soda_jax.stopping import Interrupted, StopSignals
 from soda_jax.train_state import TrainState
 from soda_jax.train_step import Trainer, module_names
+from soda_jax.workdir import training_lock
 from soda_jax.writers import MetricWriter
 
 DEAD_ENCODER_NORM = 1e-8
@@ -40,15 +42,24 @@ class NonFiniteLossError(RuntimeError):
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """Trains `config` in `workdir`, resuming from its last checkpoint; returns the final evaluation's metrics.
+    """Trains `config` in `workdir`, resuming from its last checkpoint; returns the last evaluation's metrics.
+
+    SIGTERM and SIGINT save and end it; the next call goes on from there.
 
     Raises:
       ConfigError: a config that cannot run.
       ValueError: the workdir holds another model, or the data is missing.
       NonFiniteLossError: training diverged.
+      WorkdirInUseError: another run trains in the workdir.
+      CheckpointWriteError, OSError: the disk is full or cannot be written.
     """
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     config_lib.validate(config, mesh.size)
+    with training_lock(workdir), StopSignals() as stop:
+        return _train(config, workdir, mesh, stop)
+
+
+def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals) -> dict[str, float]:
     spec = build.view_spec(config)
     sources = [
         build.source(config, s, bad_files_path(workdir)) for s in (config.data.train_split, config.data.eval_split)
@@ -65,7 +76,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
             process_count=jax.process_count(),
         )
         state, position = initial_state(config, workdir, trainer, dataset[0], checkpointer, mesh)
-        run = Run(config, workdir, trainer, mesh, checkpointer, start=position)
+        run = Run(config, workdir, trainer, mesh, checkpointer, start=position, stop=stop)
         run.step_fn = trainer.jit_step(state, mesh)
         run.evaluator = OnlineEvaluator(
             trainer,
@@ -107,14 +118,13 @@ def initial_state(
 ) -> tuple[TrainState, int]:
     """(state, data position): the last checkpoint's, or a new run's."""
     example = {key: value[:1] for key, value in batch.items()}
-    step = latest_step(workdir)
+    step, meta = checkpointer.step, checkpointer.meta
     if step is None:
         placement = sharding.replicated(mesh)
         if trainer.mesh is not None:
             placement = sharding.state_sharding(jax.eval_shape(trainer.init, example), mesh)
         init = jax.jit(trainer.init, out_shardings=placement, compiler_options=sharding.run_once_options())
         return init(example), 0
-    _, meta = read_meta(workdir, step)
     check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
     if step > config.train.num_steps:
         raise ValueError(
@@ -142,10 +152,13 @@ class Run:
         mesh: Mesh,
         checkpointer: Checkpointer,
         start: int,
+        stop: StopSignals,
     ):
         self.config, self.workdir, self.trainer, self.mesh = config, workdir, trainer, mesh
         self.checkpointer = checkpointer
-        self.start = start
+        self.start, self.stop = start, stop
+        self.saved = start  # the step of the last save
+        self.evaluation_due = checkpointer.meta.get("evaluation_due", False)  # broken off when the run was stopped
         self.is_main = jax.process_index() == 0
         self.writer = MetricWriter(workdir, resume_step=start, active=self.is_main)
         self.record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self.is_main)
@@ -168,26 +181,58 @@ class Run:
         with self.progress:
             for step in range(self.start, train.num_steps + 1):
                 last = step == train.num_steps
-                if step > self.start or last:
-                    if step % train.log_every == 0 or last:
-                        self.log(step, state)
-                    if step % train.eval_every == 0 or last:
-                        results = self.evaluate(step, state)
-                    if step > self.start and (step % train.checkpoint_every == 0 or last):
-                        self.save(step, state)
+                if last or (step > self.start and step % train.log_every == 0):
+                    self.log(step, state)
+                if last or self.evaluation_due or (step > self.start and step % train.eval_every == 0):
+                    results = self.evaluate(step, state)
+                if step > self.start and (step % train.checkpoint_every == 0 or last):
+                    self.save(step, state)
+                signal = self.stop.requested(step)
+                if signal and (self.evaluation_due or not last):
+                    self.end_early(step, state, signal)
+                    return results
                 if last:
                     break
-                batch = sharding.put_batch(next(batches), self.mesh)
+                batch = sharding.put_batch(self.next_batch(batches, step, state), self.mesh)
                 state, metrics = self.step_fn(state, batch)
                 self.pending.append(metrics)
                 if len(self.pending) > STEPS_AHEAD:
                     jax.block_until_ready(self.pending[-1 - STEPS_AHEAD]["loss"])
                 if step == self.start:
                     self.timer.first_step_done(metrics)
+                    self.stop.begin()
                 self.progress.update()
         self.record.finish(step)
         self.report(results)
         return results
+
+    def next_batch(self, batches: Iterator[dict[str, np.ndarray]], step: int, state: TrainState) -> dict[str, Any]:
+        """The next batch; data that cannot be read ends the run, and then `state` is saved first."""
+        try:
+            return next(batches)
+        except Exception:
+            # Several processes save together, and the others may have got their batch.
+            if jax.process_count() == 1 and step != self.saved:
+                try:
+                    self.save(step, state)
+                    self.checkpointer.wait()
+                    self.progress.write(f"the data failed; step {step} is saved")
+                except (NonFiniteLossError, OSError) as error:
+                    logging.warning("the data failed, and step %d could not be saved: %s", step, error)
+            raise
+
+    def end_early(self, step: int, state: TrainState, signal: str) -> None:
+        """Saves, unless that has happened at this very step, and says how to go on."""
+        if step != self.saved:
+            self.save(step, state)
+        self.checkpointer.wait()
+        self.progress.close()
+        if self.is_main:
+            print(
+                f"{signal}: stopped after step {step} of {self.config.train.num_steps}, which is saved in "
+                f"{self.workdir}; the same command goes on from there",
+                flush=True,
+            )
 
     def log(self, step: int, state: TrainState) -> None:
         """Fetches and writes the means of the pending metrics."""
@@ -236,9 +281,16 @@ class Run:
             if self.trainer.mesh is not None:
                 whole = self.gather((state.ema_params, state.ema_batch_stats, state.probe))
                 state = state.replace(ema_params=whole[0], ema_batch_stats=whole[1], probe=whole[2])
-            metrics = self.evaluator.run(state)
+            try:
+                with self.stop.interruptible():
+                    metrics = self.evaluator.run(state)
+                    grid = self.grid.draw(state.ema_variables)
+            except Interrupted:
+                self.evaluation_due = True
+                return {}
+            self.evaluation_due = False
             self.writer.scalars(step, metrics)
-            path = self.writer.image(step, "reconstructions", self.grid.draw(state.ema_variables))
+            path = self.writer.image(step, "reconstructions", grid)
             if path is not None:
                 self.progress.write(f"step {step}: eval loss {metrics['eval/loss']:.4f}, images in {path}")
                 self.last_grid = path
@@ -254,7 +306,8 @@ class Run:
                     f"{self._last_good()}. {NON_FINITE_REMEDY}"
                 )
             meta = {"config": self.config.to_dict(), "targets": self.targets, "data_position": step}
-            self.checkpointer.save(state, meta)
+            self.checkpointer.save(state, meta | {"evaluation_due": self.evaluation_due})
+            self.saved = step
             self.record.update(step)
 
     def report(self, results: dict[str, float]) -> None:
@@ -298,40 +351,3 @@ class EncoderWatch:
                     DEAD_ENCODER_NORM,
                     DEAD_ENCODER_STEPS,
                 )
-
-
-class StepTimer:
-    """Seconds a step, without the first (which compiles) and without evaluation and saving."""
-
-    def __init__(self) -> None:
-        self._mark: float | None = None
-        self._skip = 0
-
-    def first_step_done(self, metrics: Any) -> None:
-        jax.block_until_ready(metrics)
-        self._mark, self._skip = time.perf_counter(), 1
-
-    def interval(self, steps: int) -> float | None:
-        """Mean seconds of the last `steps` steps; None if only the compiling one is among them."""
-        now = time.perf_counter()
-        timed, elapsed = steps - self._skip, now - self._mark
-        self._mark, self._skip = now, 0
-        return elapsed / timed if timed > 0 else None
-
-    def paused(self) -> "_Pause":
-        return _Pause(self)
-
-    def shift(self, seconds: float) -> None:
-        if self._mark is not None:
-            self._mark += seconds
-
-
-class _Pause:
-    def __init__(self, timer: StepTimer):
-        self._timer = timer
-
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._timer.shift(time.perf_counter() - self._begin)

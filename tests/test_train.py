@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import time
+import types
 
 import jax
 import numpy as np
@@ -123,8 +124,9 @@ def test_another_model_in_the_workdir(finished):
     other = config.copy_and_resolve_references()
     other.model.latent_dim = 32
     other.data.name = "scenes_free"
+    saved = types.SimpleNamespace(step=STEPS, meta=read_meta(str(workdir))[1])
     with pytest.raises(ValueError) as error:
-        train_lib.initial_state(other, str(workdir), None, {}, None, sharding.make_mesh())
+        train_lib.initial_state(other, str(workdir), None, {}, saved, sharding.make_mesh())
     assert "config.model.latent_dim: 16 -> 32" in str(error.value)
     assert "config.data.name: 'scenes' -> 'scenes_free'" in str(error.value)
 
