@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of activations; "bfloat16" keeps parameters, norms, loss and EMA in float32
+    config.model.attention = "auto"  # "xla", "cudnn", or "auto": cuDNN's fused one in 16 bits where it works
     config.model.latent_dim = 2048
     config.model.bottleneck = True  # False keeps the feature grid, for cross_attention only (F.1 "w/o bottleneck")
     config.model.latent_dropout = 0.1
@@ -49,6 +50,7 @@ def get_config() -> ConfigDict:
     config.model.encoder.norm = "batch"  # or "group"
     config.model.encoder.drop_path = 0.1
     config.model.encoder.patch_size = 16  # ViT only
+    config.model.encoder.remat = "none"  # activations computed again for the gradient: none, products, blocks
     config.model.encoder.lr_multiplier = 1.0  # learning-rate equalisation; 2 for ImageNet
     config.model.denoiser = ConfigDict()
     config.model.denoiser.channels = 64
@@ -58,6 +60,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.head_dim = 64
     config.model.denoiser.time_dim = 512
     config.model.denoiser.dropout = 0.1
+    config.model.denoiser.remat = "none"
     config.model.denoiser.norm_groups = 32  # of every GroupNorm; a denoiser of few channels may want 1
     config.model.modulation = ConfigDict()
     config.model.modulation.kind = "layer"  # layer, full, sum, concat, cross_attention, broadcast

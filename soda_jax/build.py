@@ -21,7 +21,7 @@ from soda_jax.models.aggregation import (
     TransformerAggregator,
     pick_present,
 )
-from soda_jax.models.pose import Camera, PoseEncoding
+from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
@@ -47,7 +47,16 @@ def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
     family, variant, width = parse_encoder_name(encoder.name)
     latent_dim = config.model.latent_dim if config.model.bottleneck else None
     if family == "vit":
-        return ViT(variant, encoder.patch_size, latent_dim, encoder.drop_path, pose_encoding(config), dtype)
+        return ViT(
+            variant=variant,
+            patch_size=encoder.patch_size,
+            latent_dim=latent_dim,
+            drop_path=encoder.drop_path,
+            pose=pose_encoding(config),
+            remat=encoder.remat,
+            attention=config.model.attention,
+            dtype=dtype,
+        )
     return ResNet(
         depth=variant,
         latent_dim=latent_dim,
@@ -57,6 +66,7 @@ def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
         norm=encoder.norm,
         drop_path=encoder.drop_path,
         pose=pose_encoding(config),
+        remat=encoder.remat,
         dtype=dtype,
     )
 
@@ -80,6 +90,8 @@ def _denoiser(config: ConfigDict, dtype: Any) -> UNet:
         num_tokens=modulation.num_tokens,
         resample_section=modulation.resample_section,
         pose=pose_encoding(config),
+        remat=denoiser.remat,
+        attention=config.model.attention,
         dtype=dtype,
     )
 
@@ -216,7 +228,7 @@ class Condition(NamedTuple):
     """What guides the samples of a model with poses: latents [B, d] (or as the model keeps them) and target cameras."""
 
     z: jax.Array
-    camera: Camera
+    camera: Camera | EncodedCamera
 
 
 def sampler(
@@ -230,8 +242,10 @@ def sampler(
     """The jitted sampling function of `soda`; `options` override those of `config.sampling`.
 
     A model with poses takes a `Condition` for z and `Masks` for the section mask. `guidance_on` (the config's by
-    default) says what its unconditional prediction drops: the "latent", the "pose" or "both".
+    default) says what its unconditional prediction drops: the "latent", the "pose" or "both". Its cameras are encoded
+    once for all steps, which keeps a grid of `config.model.pose.encoding_dim` channels on the device.
     """
+    resolution = config.data.resolution
 
     def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
         if soda.pose is None:
@@ -244,7 +258,10 @@ def sampler(
         z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
         return z if soda.pose is None else condition._replace(z=z)
 
-    resolution = config.data.resolution
+    def encode_camera(condition: Condition) -> Condition:
+        encoded = soda.pose.encoded(condition.camera, (resolution, resolution), soda.denoiser.dtype)
+        return condition._replace(camera=encoded)
+
     settings = {"method": config.sampling.method} | options
     if settings["method"] == "ddim":
         settings.setdefault("eta", config.sampling.eta)
@@ -254,6 +271,7 @@ def sampler(
         image_shape=(resolution, resolution, 3),
         num_steps=config.sampling.num_steps if num_steps is None else num_steps,
         unconditional=_unconditional(config, soda, guidance_on),
+        prepare=None if soda.pose is None else encode_camera,
         choose=one_source if soda.keeps_sources else None,
         **settings,
     )

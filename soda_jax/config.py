@@ -17,6 +17,7 @@ from soda_jax.models import pose
 
 __all__ = [
     "ADDED_FIELDS",
+    "COMPUTE_FIELDS",
     "EVALUATORS",
     "FEATURE_EVALUATORS",
     "GUIDANCE",
@@ -34,12 +35,19 @@ __all__ = [
 
 # Sections and fields that a checkpoint's weights depend on, and those that its whole training state depends on.
 MODEL_FIELDS = ("model", "diffusion", "data.resolution")
+# Of these the fields that say only how it is computed: any value gives the same model.
+COMPUTE_FIELDS = ("model.attention", "model.encoder.remat", "model.denoiser.remat")
 STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kind", "probe.raw_pixels")
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
     "train": {"fsdp": 1},
-    "model": {"pose": dataclasses.asdict(pose.PoseEncoding(grid="none")), "denoiser": {"norm_groups": 32}},
+    "model": {
+        "pose": dataclasses.asdict(pose.PoseEncoding(grid="none")),
+        "attention": "xla",
+        "encoder": {"remat": "none"},
+        "denoiser": {"norm_groups": 32, "remat": "none"},
+    },
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {"guidance_on": "latent", "turntable_views": 24, "turntable_altitude": None},
     "eval": {
@@ -106,7 +114,10 @@ def from_dict(tree: dict[str, Any]) -> ConfigDict:
 
 
 def differences(saved: ConfigDict, current: ConfigDict, fields: tuple[str, ...] = MODEL_FIELDS) -> list[str]:
-    """Where two configs differ within `fields` (sections or single fields), as `config.field: saved -> current`."""
+    """Where two configs differ within `fields` (sections or single fields), as `config.field: saved -> current`.
+
+    `COMPUTE_FIELDS` count only if they are among `fields` themselves.
+    """
 
     def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
@@ -117,9 +128,10 @@ def differences(saved: ConfigDict, current: ConfigDict, fields: tuple[str, ...] 
 
     old, new = dict(flatten(saved, "config")), dict(flatten(current, "config"))
     chosen = tuple(f"config.{field}" for field in fields)
+    ignored = {f"config.{field}" for field in COMPUTE_FIELDS if field not in fields}
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
         if name.startswith(tuple(f"{field}." for field in chosen)) or name in chosen
-        if old.get(name) != new.get(name)
+        if old.get(name) != new.get(name) and name not in ignored
     ]

@@ -64,6 +64,9 @@ IMPOSSIBLE = [
     ("model.pose.vector", "relative", "needs cameras: use config.data.view_policy='camera'"),
     ("model.pose.scale", 0.0, "must be at least"),
     ("model.pose.scale_form", "s", "2pi/s, 1/(2pi s)"),
+    ("model.encoder.remat", "all", "none, products, blocks"),
+    ("model.denoiser.remat", "True", "none, products, blocks"),
+    ("model.attention", "flash", "auto, xla, cudnn"),
     ("model.pose.sphere_radius", -1.0, "must be at least"),
     ("diffusion.pose_mask_rate", 1.5, "between 0 and 1"),
     ("sampling.turntable_views", -1, "must be at least 0"),
@@ -82,6 +85,7 @@ IMPOSSIBLE = [
     ("eval.diversity_seeds", 1, "must be at least 2"),
     ("eval.dci_train", 1, "must be at least 2"),
     ("eval.dci_method", "quick", "fast, exact"),
+    ("eval.dci_repeats", 1, "must be 0, or at least 2"),
     ("eval.evaluators", ("novel_view",), "novel_view needs config.data.view_policy='camera'"),
     ("eval.novel_view_sources", (), "must be numbers of sources, each at least 1"),
     ("eval.novel_view_sources", (1, 0), "must be numbers of sources, each at least 1"),
@@ -232,6 +236,15 @@ def test_json_round_trip(get_config):
     assert isinstance(again.model.denoiser.multipliers, tuple)
     assert config_lib.to_json(again) == config_lib.to_json(config)
     assert config_lib.differences(again, config) == []
+
+
+def test_how_a_model_is_computed_does_not_set_it_apart():
+    config = tiny.get_config()
+    other = tiny.get_config(
+        model__attention="xla", model__encoder__remat="blocks", model__denoiser__remat="products", model__latent_dim=32
+    )
+    assert config_lib.differences(config, other) == ["config.model.latent_dim: 16 -> 32"]
+    assert config_lib.differences(config, other, ("model.attention",)) == ["config.model.attention: 'auto' -> 'xla'"]
 
 
 def test_differences_name_missing_fields():

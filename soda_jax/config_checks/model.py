@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from soda_jax.config_checks.rules import check_choices, check_ranges, does_not_divide, problem
-from soda_jax.models import modulation, pose, positional, rays, unet, vit
+from soda_jax.models import layers, modulation, pose, positional, rays, unet, vit
 from soda_jax.models.resnet import STAGE_SIZES
 
 GUIDANCE = ("latent", "pose", "both")
@@ -37,7 +37,7 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
     except ValueError as error:
         yield problem(config, "model.encoder.name", str(error))
         return
-    yield from check_choices(config, {"model.encoder.norm": ("batch", "group")})
+    yield from check_choices(config, {"model.encoder.norm": ("batch", "group"), "model.encoder.remat": layers.REMAT})
     yield from check_ranges(
         config,
         {
@@ -69,6 +69,7 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
 def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     denoiser = config.model.denoiser
     inf = float("inf")
+    yield from check_choices(config, {"model.denoiser.remat": layers.REMAT, "model.attention": layers.ATTENTION})
     fields = ("channels", "num_res_blocks", "head_dim", "norm_groups")
     yield from check_ranges(config, {f"model.denoiser.{field}": (1, inf) for field in fields})
     yield from check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})

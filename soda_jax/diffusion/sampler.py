@@ -52,6 +52,7 @@ def make_sampler(
     guided: bool = True,
     num_frames: int = 0,
     unconditional: Callable[[Any], Any] = drop_all,
+    prepare: Callable[[Any], Any] | None = None,
     choose: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Callable[..., dict[str, jax.Array]]:
     """Builds the jitted sampling function.
@@ -73,6 +74,7 @@ def make_sampler(
         False, one call with B examples, and the guidance scale has no effect.
       num_frames: how many x_0 predictions to return, at evenly spaced steps, the last step's last.
       unconditional: from the masks of eps(z) those of eps(0), which guidance leads away from.
+      prepare: prepare(z) -> what takes z's place, computed once for all steps.
       choose: choose(key, z of one image) -> what denoise gets of it, at each step anew (stochastic conditioning).
         Both predictions of a guided step get the same.
 
@@ -104,6 +106,7 @@ def make_sampler(
         guided=guided,
         num_frames=num_frames,
         unconditional=unconditional,
+        prepare=prepare,
         choose=choose,
     )
     return jax.jit(walk.sample)
@@ -192,6 +195,7 @@ class _Walk:
     guided: bool
     num_frames: int
     unconditional: Callable[[Any], Any]
+    prepare: Callable[[Any], Any] | None
     choose: Callable[[jax.Array, Any], Any] | None
 
     def sample(self, variables, key, indices, z, section_mask, guidance_scale=1.0):
@@ -200,6 +204,7 @@ class _Walk:
         batch, num_steps = indices.shape[0], self.chain.num_steps
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
         variance, slots = self._noise_variance(), self._frame_slots()
+        z = z if self.prepare is None else self.prepare(z)
 
         def noise(step):
             def draw(image_key):

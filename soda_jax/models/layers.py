@@ -1,20 +1,79 @@
 """Layers that encoder and denoiser share: dropout keyed by example, stochastic depth, normalisation, attention.
 
+Also what of a block's activations is kept for the gradient (`rematerialised`), and which program computes attention.
+
 `train_ids` is the one switch between training and evaluation: an int32 [B] array (the position of each example in the
 global batch) turns dropout and batch statistics on and keys the random masks; `None` means evaluation.
 """
 
+import functools
 import math
+import re
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from soda_jax import rngs
 
 Dtype = Any
 truncated_normal_init = nn.initializers.lecun_normal()  # truncated, variance 1 / fan_in: JAX's default
+
+REMAT = ("none", "products", "blocks")
+ATTENTION = ("auto", "xla", "cudnn")
+
+
+def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """`block`, keeping less of its activations for the gradient; parameters, values and gradients stay the same.
+
+    Args:
+      remat: "none" keeps everything that the gradient reads; "products" keeps what convolutions and matrix products
+        give and computes the cheap rest (norms, activations, dropout, attention's weights) again; "blocks" keeps the
+        block's input alone and computes the whole block again, a third more work in training.
+    """
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=_is_product if remat == "products" else None)
+
+
+def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
+    if primitive is jax.lax.dot_general_p:
+        return not any(params["dimension_numbers"][1])  # products of a batch are attention's, [B, heads, N, K]
+    return primitive is jax.lax.conv_general_dilated_p
+
+
+def attention_implementation(choice: str, dtype: Dtype, head_dim: int) -> str:
+    """What computes attention, "xla" or "cudnn", where `choice` is one of `ATTENTION`.
+
+    "auto" takes cuDNN's fused attention, whose memory does not grow with the square of the length, wherever it works:
+    on NVIDIA GPUs from Ampere on, in 16 bits, with heads whose width is a multiple of 8 up to 128.
+    """
+    if choice != "auto":
+        return choice
+    sixteen_bits = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    if jax.default_backend() != "gpu" or not sixteen_bits or head_dim % 8 or head_dim > 128:
+        return "xla"
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(jax.local_devices()[0], "compute_capability", "")))
+    if capability is None or int(capability[1]) < 8:  # AMD's have no such number
+        return "xla"
+    return "cudnn" if _cudnn_works(jnp.dtype(dtype).name, head_dim) else "xla"
+
+
+@functools.cache
+def _cudnn_works(dtype: str, head_dim: int) -> bool:
+    """Whether cuDNN's attention and its gradient compile here: that depends on its version too."""
+
+    def attend(x: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(x, x, x, implementation="cudnn").astype(jnp.float32).sum()
+
+    try:
+        jax.jit(jax.grad(attend)).lower(jax.ShapeDtypeStruct((1, 64, 1, head_dim), dtype)).compile()
+    except Exception as error:  # of several types, by version
+        logging.warning("cuDNN's attention does not work here, so XLA's is used: %s", str(error).splitlines()[0])
+        return False
+    return True
 
 
 class Dropout(nn.Module):
@@ -78,10 +137,12 @@ class Attention(nn.Module):
     Attributes:
       head_dim: width of one head; C must be a multiple of it.
       context_bias: False makes an all-zero context contribute exactly zero.
+      implementation: one of `ATTENTION`.
     """
 
     head_dim: int
     context_bias: bool = True
+    implementation: str = "xla"
     kernel_init: Any = truncated_normal_init
     dtype: Dtype = jnp.float32
 
@@ -108,7 +169,8 @@ class Attention(nn.Module):
         key = project(context, "key", self.context_bias)
         value = project(context, "value", self.context_bias)
         mask = None if context_mask is None else context_mask[:, None, None, :]
-        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        implementation = attention_implementation(self.implementation, query.dtype, self.head_dim)
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
         return nn.DenseGeneral(
             channels,
             axis=(-2, -1),
@@ -126,6 +188,7 @@ class TransformerBlock(nn.Module):
     mlp_multiplier: int = 4
     drop_path: float = 0.0
     kernel_init: Any = nn.initializers.xavier_uniform()
+    attention: str = "xla"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -135,6 +198,7 @@ class TransformerBlock(nn.Module):
         width = x.shape[-1]
         attention = Attention(
             width // self.num_heads,
+            implementation=self.attention,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="attention",

@@ -143,6 +143,7 @@ class LatentCrossAttention(nn.Module):
 
     head_dim: int
     norm_groups: int = 32
+    attention: str = "xla"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -150,5 +151,7 @@ class LatentCrossAttention(nn.Module):
         """Maps h [B, H, W, C] and tokens [B, K, D] to [B, H, W, C]."""
         batch, rows, columns, channels = h.shape
         x = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(h).reshape(batch, rows * columns, channels)
-        attend = Attention(self.head_dim, context_bias=False, dtype=self.dtype, name="attention")
+        attend = Attention(
+            self.head_dim, context_bias=False, implementation=self.attention, dtype=self.dtype, name="attention"
+        )
         return h + attend(x, tokens.astype(x.dtype)).reshape(h.shape)

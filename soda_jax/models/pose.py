@@ -42,6 +42,18 @@ class Camera(NamedTuple):
     reference_mask: jax.Array | None = None
 
 
+class EncodedCamera(NamedTuple):
+    """Target cameras as `PoseEncoding.encoded` makes them, in a `Camera`'s place for many calls of a denoiser.
+
+    Attributes:
+      grid: [B, H, W, encoding_dim], or None where the model has none; no image's pose is hidden in it.
+      vector: as `PoseEncoding.target_vector`, with only the references hidden; None where the model has none.
+    """
+
+    grid: jax.Array | None
+    vector: jax.Array | None
+
+
 @dataclasses.dataclass(frozen=True)
 class PoseEncoding:
     """How a camera becomes numbers for the networks.
@@ -96,9 +108,20 @@ class PoseEncoding:
         viewpoint = 0 if self.vector == "none" else 7 if self.coordinates == "polar" else 9
         return max(cell, viewpoint)
 
+    def encoded(self, camera: Camera, size: tuple[int, int], dtype: Dtype = jnp.float32) -> EncodedCamera:
+        """Target cameras [B] encoded once for all sampling steps.
+
+        Args:
+          size: (H, W) of the images, whose every pixel is a cell of the denoiser's grid.
+          dtype: of the grid, the denoiser's own.
+        """
+        batch_size = next(len(field) for field in camera if field is not None)
+        grid = None if self.grid == "none" else self.encoded_grid(camera, None, batch_size, size, size).astype(dtype)
+        return EncodedCamera(grid, None if self.vector == "none" else self.target_vector(camera, None, batch_size))
+
     def encoded_grid(
         self,
-        camera: Camera | None,
+        camera: Camera | EncodedCamera | None,
         mask: jax.Array | None,
         batch_size: int,
         size: tuple[int, int],
@@ -116,6 +139,8 @@ class PoseEncoding:
         """
         if camera is None:
             return jnp.zeros((batch_size, *size, self.encoding_dim))
+        if isinstance(camera, EncodedCamera):
+            return _masked(camera.grid, mask)
         if self.grid == "xy":
             coordinates = rays.xy_grid(_given(camera, "window"), size)
         else:
@@ -142,7 +167,9 @@ class PoseEncoding:
         reference = _given(camera, "reference") if self.vector == "relative" else None
         return _masked(self._viewpoint(_given(camera, "pose"), reference), mask)
 
-    def target_vector(self, camera: Camera | None, mask: jax.Array | None, batch_size: int) -> jax.Array:
+    def target_vector(
+        self, camera: Camera | EncodedCamera | None, mask: jax.Array | None, batch_size: int
+    ) -> jax.Array:
         """What modulates the denoiser, zeros where it is hidden.
 
         Returns:
@@ -151,6 +178,9 @@ class PoseEncoding:
         """
         if camera is None:
             return jnp.zeros((batch_size, (1 if self.vector == "relative" else 2) * self.encoding_dim))
+        if isinstance(camera, EncodedCamera):
+            source, target = jnp.split(camera.vector, [camera.vector.shape[-1] - self.encoding_dim], axis=-1)
+            return jnp.concatenate([source, _masked(target, mask)], axis=-1)
         pose, reference = _given(camera, "pose"), _given(camera, "reference")
         if self.vector == "relative":
             return _masked(self._viewpoint(pose, reference), mask)
@@ -199,7 +229,7 @@ class SourceModulation(nn.Module):
 def append_grid(
     x: jax.Array,
     pose: PoseEncoding | None,
-    camera: Camera | None,
+    camera: Camera | EncodedCamera | None,
     mask: jax.Array | None,
     image_size: tuple[int, int],
 ) -> jax.Array:

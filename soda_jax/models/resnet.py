@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from soda_jax.models.layers import DropPath, Dtype, GroupNorm
+from soda_jax.models.layers import DropPath, Dtype, GroupNorm, rematerialised
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -58,6 +58,7 @@ class ResNet(nn.Module):
       drop_path: stochastic-depth rate of the last block; rises linearly from 0 at the first.
       pose: how the source's camera enters, as a grid after the stem, as a vector before the pooling, or both; None
         where it does not.
+      remat: what of each residual unit is kept for the gradient; see `layers.rematerialised`.
     """
 
     depth: int
@@ -68,6 +69,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     drop_path: float = 0.1
     pose: PoseEncoding | None = None
+    remat: str = "none"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -100,7 +102,7 @@ class ResNet(nn.Module):
         last, index = max(sum(sizes) - 1, 1), 0
         for stage, size in enumerate(sizes):
             for unit in range(size):
-                x = PreActivationBlock(
+                x = rematerialised(PreActivationBlock, self.remat)(
                     features=features * 2**stage,
                     stride=2 if unit == 0 and stage > 0 else 1,
                     bottleneck=self.depth >= 50,

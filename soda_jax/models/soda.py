@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from soda_jax.models.aggregation import StochasticAggregator, masked_mean, take_source
 from soda_jax.models.layers import Dropout
-from soda_jax.models.pose import Camera, PoseEncoding
+from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
 
 
 class SODA(nn.Module):
@@ -110,7 +110,7 @@ class SODA(nn.Module):
         section_mask: jax.Array,
         train_ids: jax.Array | None = None,
         *,
-        target_camera: Camera | None = None,
+        target_camera: Camera | EncodedCamera | None = None,
         pose_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """See `UNet.__call__`; `target_camera` and `pose_mask` are its `camera` and `pose_mask`."""

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, truncated_normal_init
+from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, rematerialised, truncated_normal_init
 from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
     block_latent,
     mask_latent,
 )
-from soda_jax.models.pose import Camera, PoseEncoding, append_grid
+from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
 from soda_jax.models.positional import timestep_embedding
 
 HALF_VARIANCE = float(1 / np.sqrt(2))
@@ -160,13 +160,14 @@ class SelfAttention(nn.Module):
 
     head_dim: int
     norm_groups: int = 32
+    attention: str = "xla"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, rows, columns, channels = x.shape
         h = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(x).reshape(batch, rows * columns, channels)
-        h = Attention(self.head_dim, dtype=self.dtype, name="attention")(h)
+        h = Attention(self.head_dim, implementation=self.attention, dtype=self.dtype, name="attention")(h)
         return (x + h.reshape(x.shape)) * HALF_VARIANCE
 
 
@@ -186,6 +187,8 @@ class UNet(nn.Module):
       resample_section: see `unet_layout`.
       pose: how the target's camera enters, as a grid after the first layer, as a vector at every residual block, or
         both; None where it does not.
+      remat: what of each block is kept for the gradient; see `layers.rematerialised`.
+      attention: what computes attention; see `layers.attention_implementation`.
     """
 
     resolution: int
@@ -204,6 +207,8 @@ class UNet(nn.Module):
     num_tokens: int = 16
     resample_section: str = "leave"
     pose: PoseEncoding | None = None
+    remat: str = "none"
+    attention: str = "xla"
     dtype: Dtype = jnp.float32
 
     @property
@@ -228,7 +233,7 @@ class UNet(nn.Module):
         z: jax.Array,
         section_mask: jax.Array,
         train_ids: jax.Array | None = None,
-        camera: Camera | None = None,
+        camera: Camera | EncodedCamera | None = None,
         pose_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Predicts the noise.
@@ -239,7 +244,7 @@ class UNet(nn.Module):
           z: [B, d] latent, or [B, K, C] tokens (no bottleneck; `cross_attention` only).
           section_mask: [B, num_sections] 0/1; dropped sections are zeroed.
           train_ids: [B] ids in training, None in evaluation.
-          camera: of the targets; None where no target's pose is known.
+          camera: of the targets, also encoded already; None where no target's pose is known.
           pose_mask: [B] bool, False where the target's pose is hidden; None hides none.
 
         Returns:
@@ -266,7 +271,7 @@ class UNet(nn.Module):
             if spec.path == "up" and spec.skip is not None:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             seen = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
-            h = ResidualBlock(
+            h = rematerialised(ResidualBlock, self.remat)(
                 spec.channels,
                 spec.resample,
                 self.modulation,
@@ -277,10 +282,10 @@ class UNet(nn.Module):
                 name=spec.name,
             )(h, t_emb, seen, train_ids, pose)
             if spec.attention:
-                attend = SelfAttention(self.head_dim, self.norm_groups, self.dtype, name=f"{spec.name}_attention")
-                h = attend(h)
+                heads = (self.head_dim, self.norm_groups, self.attention, self.dtype)
+                h = rematerialised(SelfAttention, self.remat)(*heads, name=f"{spec.name}_attention")(h)
                 if tokens is not None:
-                    cross = LatentCrossAttention(self.head_dim, self.norm_groups, self.dtype, name=f"{spec.name}_cross")
+                    cross = rematerialised(LatentCrossAttention, self.remat)(*heads, name=f"{spec.name}_cross")
                     h = cross(h, tokens)
             if spec.path == "down":
                 skips.append(h)
@@ -298,7 +303,9 @@ class UNet(nn.Module):
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(nn.gelu(x))
         return nn.gelu(x)
 
-    def _embed_pose(self, camera: Camera | None, pose_mask: jax.Array | None, batch_size: int) -> jax.Array | None:
+    def _embed_pose(
+        self, camera: Camera | EncodedCamera | None, pose_mask: jax.Array | None, batch_size: int
+    ) -> jax.Array | None:
         """A two-layer MLP of the vector pose, [B, time_dim]; without biases, so that a hidden pose stays zeros."""
         if self.pose is None or self.pose.vector == "none":
             return None

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from soda_jax.models.layers import Dtype, TransformerBlock
+from soda_jax.models.layers import Dtype, TransformerBlock, rematerialised
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 from soda_jax.models.positional import sincos_2d
 
@@ -31,6 +31,8 @@ class ViT(nn.Module):
       drop_path: stochastic-depth rate of the last block; rises linearly from 0.
       pose: how the source's camera enters, as a grid after the patches' embedding, as a vector before the pooling, or
         both; None where it does not.
+      remat: what of each block is kept for the gradient; see `layers.rematerialised`.
+      attention: what computes attention; see `layers.attention_implementation`.
     """
 
     variant: str
@@ -38,6 +40,8 @@ class ViT(nn.Module):
     latent_dim: int | None
     drop_path: float = 0.1
     pose: PoseEncoding | None = None
+    remat: str = "none"
+    attention: str = "xla"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -73,9 +77,10 @@ class ViT(nn.Module):
         x = x + sincos_2d(rows, columns, width).astype(x.dtype)
         out: dict[str, Any] = {"stem": x}
         for index in range(depth):
-            x = out[f"block{index + 1}"] = TransformerBlock(
+            x = out[f"block{index + 1}"] = rematerialised(TransformerBlock, self.remat)(
                 heads,
                 drop_path=self.drop_path * index / max(depth - 1, 1),
+                attention=self.attention,
                 dtype=self.dtype,
                 name=f"block{index + 1}",
             )(x, train_ids)

@@ -180,6 +180,21 @@ def test_the_halves_of_an_absolute_vector_are_hidden_apart():
     np.testing.assert_array_equal(encoding.target_vector(None, None, COUNT), np.zeros_like(shown))
 
 
+@pytest.mark.parametrize("vector", pose_lib.VECTORS)
+@pytest.mark.parametrize("kind", ["rays", "xy", "none"])
+def test_encoded_once_a_camera_is_the_same(kind, vector):
+    encoding = dataclasses.replace(COARSE, grid=kind, vector=vector)
+    camera = CAMERA._replace(reference_mask=jnp.asarray([1, 0, 1, 0], bool))
+    once = encoding.encoded(camera, IMAGE)
+    for mask in (None, jnp.asarray([1.0, 1.0, 0.0, 0.0])):
+        if kind != "none":
+            grids = [encoding.encoded_grid(c, mask, COUNT, IMAGE, IMAGE) for c in (once, camera)]
+            np.testing.assert_array_equal(*grids)
+        if vector != "none":
+            np.testing.assert_array_equal(*(encoding.target_vector(c, mask, COUNT) for c in (once, camera)))
+    assert encoding.encoded(camera, IMAGE, jnp.bfloat16).grid is None or kind != "none"
+
+
 def test_first_present_source_is_the_reference():
     values, mask = np.arange(12).reshape(4, 3), np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]], bool)
     for module in (np, jnp):
