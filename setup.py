@@ -61,8 +61,6 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
             "scikit-image>=0.25,<0.27",
-            "scikit-learn>=1.6,<2",
-            "scipy>=1.15,<2",
         ],
     },
 )

@@ -1,0 +1,138 @@
+"""Codes and the factors of variation behind them: what every disentanglement metric takes, and its checks."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+KINDS = ("discrete", "continuous")
+MAX_VALUES = 100  # "auto": a factor with more distinct values is continuous
+BINS = 20  # equally wide, as Locatello et al. 2019 cut codes
+
+Kinds = str | Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Codes and factors after all checks.
+
+    Attributes:
+      train_codes, test_codes: float32 [N, d] and [M, d].
+      train_factors, test_factors: float64 [N, K] and [M, K]. Of a discrete factor the number of the value, 0 and up in
+        the order of the values in training, -1 for a value that training lacks; a continuous one as given.
+      kinds: "discrete" or "continuous", one a factor.
+      sizes: number of values of each discrete factor, 1 for a continuous one.
+    """
+
+    train_codes: np.ndarray
+    train_factors: np.ndarray
+    test_codes: np.ndarray
+    test_factors: np.ndarray
+    kinds: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def prepare(
+    train_codes: np.ndarray,
+    train_factors: np.ndarray,
+    test_codes: np.ndarray,
+    test_factors: np.ndarray,
+    kinds: Kinds = "auto",
+) -> Problem:
+    """Checks and converts matrices of codes [N, d], [M, d] and factors [N, K], [M, K].
+
+    Args:
+      kinds: "discrete", "continuous" or, for all factors or each by itself, a sequence of these; "auto" takes a factor
+        with at most `MAX_VALUES` distinct values as discrete.
+
+    Raises:
+      ValueError: a split is empty, lengths or widths differ, a value is not a finite number, or a factor has one value.
+    """
+    splits = {}
+    for split, codes, factors in (("train", train_codes, train_factors), ("test", test_codes, test_factors)):
+        codes, factors = matrix(codes, f"{split}_codes"), matrix(factors, f"{split}_factors")
+        if len(codes) != len(factors):
+            raise ValueError(
+                f"{split}_codes have {len(codes)} rows and {split}_factors {len(factors)}: "
+                "give one row of each an example, in the same order"
+            )
+        splits[split] = codes, factors
+    for index, name in enumerate(("codes", "factors")):
+        widths = [splits[split][index].shape[1] for split in ("train", "test")]
+        if widths[0] != widths[1]:
+            raise ValueError(f"train_{name} have {widths[0]} columns and test_{name} {widths[1]}: give the same ones")
+    named = factor_kinds(splits["train"][1], kinds)
+    pairs = [
+        _numbered(train, test) if kind == "discrete" else (train, test)
+        for train, test, kind in zip(splits["train"][1].T, splits["test"][1].T, named, strict=True)
+    ]
+    train_columns, test_columns = (np.stack(columns, axis=1).astype(np.float64) for columns in zip(*pairs, strict=True))
+    sizes = tuple(
+        int(column.max()) + 1 if kind == "discrete" else 1 for column, kind in zip(train_columns.T, named, strict=True)
+    )
+    train, test = (splits[split][0].astype(np.float32) for split in ("train", "test"))
+    return Problem(train, train_columns, test, test_columns, named, sizes)
+
+
+def matrix(values: np.ndarray, name: str) -> np.ndarray:
+    """`values` as an array [N, columns]; a ValueError unless it is one of finite numbers with at least one row.
+
+    One column may be given as [N].
+    """
+    values = np.asarray(values)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2:
+        raise ValueError(f"{name} have shape {values.shape}: give a matrix, one row an example")
+    if values.size == 0:
+        raise ValueError(f"{name} have shape {values.shape}: there is nothing to measure on; the split is empty")
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} have dtype {values.dtype}: give numbers (a class as its number)")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        raise ValueError(f"{name} have values that are not finite in {len(rows)} rows, the first is row {rows[0]}")
+    return values
+
+
+def factor_kinds(factors: np.ndarray, kinds: Kinds = "auto") -> tuple[str, ...]:
+    """The kind of each column of training factors [N, K]; arguments and errors as for `prepare`."""
+    count = factors.shape[1]
+    chosen = [kinds] * count if isinstance(kinds, str) else list(kinds)
+    if len(chosen) != count:
+        raise ValueError(f"kinds={tuple(chosen)} name {len(chosen)} factors: there are {count}")
+    for column, kind in enumerate(chosen):
+        if kind not in ("auto", *KINDS):
+            raise ValueError(f"kinds={kind!r} of factor {column}: choose auto, {' or '.join(KINDS)}")
+        distinct = len(np.unique(factors[:, column]))
+        if distinct < 2:
+            raise ValueError(
+                f"factor {column} has one value, {factors[0, column]:g}, in all of the training examples: "
+                "nothing can be learnt about it; leave it out, or take more examples"
+            )
+        if kind == "auto":
+            chosen[column] = "discrete" if distinct <= MAX_VALUES else "continuous"
+    return tuple(chosen)
+
+
+def binned(columns: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Each column of [N, d] cut into equally wide bins from its least to its greatest value: int [N, d], 0..bins-1."""
+    columns = columns.astype(np.float64)
+    low, high = columns.min(axis=0), columns.max(axis=0)
+    width = np.where(high > low, high - low, 1.0)
+    return np.minimum(((columns - low) / width * bins).astype(np.int64), bins - 1)
+
+
+def as_classes(factors: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
+    """Factors [N, K] as numbers of values, int [N, K]: a continuous factor's are its bins."""
+    classes = np.empty(factors.shape, np.int64)
+    for column, kind in enumerate(kinds):
+        values = factors[:, column]
+        numbers = np.unique(values, return_inverse=True)[1] if kind == "discrete" else binned(values[:, None])[:, 0]
+        classes[:, column] = numbers
+    return classes
+
+
+def _numbered(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, numbers = np.unique(train, return_inverse=True)
+    places = np.minimum(np.searchsorted(values, test), len(values) - 1)
+    return numbers, np.where(values[places] == test, places, -1)

@@ -1,0 +1,186 @@
+"""Measures how well codes from any model separate known factors: DCI, MIG, SAP and the FactorVAE score.
+
+    python -m soda_jax.tools.dci --codes=z.npy --factors=f.npy
+    python -m soda_jax.tools.dci --codes=train.npz --factors=train.npz --test_codes=test.npz --test_factors=test.npz
+    python -m soda_jax.tools.dci --codes=z.npy --factors=f.npy --sections=16 --json=dci.json --importance=dci.npy
+
+Codes are a matrix [N, d], factors a matrix [N, K] of numbers, a row an example. Without test files a random third of
+the rows, at most 5,000, is the test set. Of an .npz file the array `codes` or `factors` is read (`FILE.npz:NAME` for
+another), or the only one.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import numpy as np
+from absl import app, flags
+from tabulate import tabulate
+
+from soda_jax.cli import parse_flags
+from soda_jax.evaluators.disentanglement import Disentanglement, Results
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.disentanglement.boosting import METHODS
+from soda_jax.metrics.disentanglement.dci import Section
+from soda_jax.metrics.disentanglement.factors import matrix
+from soda_jax.version import __version__
+
+FORMAT = 1
+PREFIX = "disentanglement/"
+TITLES = {
+    "d": "disentanglement (D)",
+    "c": "completeness (C)",
+    "i": "informativeness (I), test",
+    "i_train": "informativeness, train",
+    "dci": "mean of D, C and I",
+    "mig": "mutual information gap (MIG)",
+    "sap": "SAP",
+    "factor_vae": "FactorVAE score",
+}
+
+
+def load_matrix(path: str, name: str) -> np.ndarray:
+    """The matrix in an .npy file, or the array `name` (or after a colon, or the only one) of an .npz file.
+
+    Raises:
+      ValueError: the file is missing, is of another format, or holds no such array.
+    """
+    file, _, key = path.rpartition(":") if ".npz:" in path else (path, "", "")
+    try:
+        loaded = np.load(file, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"--{name}={path}: there is no such file") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"--{name}={path}: cannot be read as .npy or .npz of numbers ({error})") from error
+    if isinstance(loaded, np.ndarray):
+        return matrix(loaded, f"--{name}={path}:")
+    wanted = [key] if key else [name, name.removeprefix("test_"), *(loaded.files if len(loaded.files) == 1 else ())]
+    found = [candidate for candidate in wanted if candidate in loaded.files]
+    if not found:
+        held = ", ".join(loaded.files) or "none"
+        raise ValueError(f"--{name}={path}: the file's arrays are {held}; name one as {file}:NAME")
+    return matrix(loaded[found[0]], f"--{name}={path}:")
+
+
+def parse_sections(text: str, width: int) -> list[Section]:
+    """Sections of codes [N, width]: "16" is so many equal ones, "0:128,128:512" names them.
+
+    Raises:
+      ValueError: for another form, or a number that does not divide the width.
+    """
+    if not text:
+        return []
+    try:
+        numbers = [tuple(int(end) for end in part.split(":")) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and len(numbers[0]) == 1:
+        count = numbers[0][0]
+        if count < 1 or width % count:
+            raise ValueError(f"--sections={text}: does not divide the {width} codes; name sections as 0:128,128:512")
+        size = width // count
+        return [(start, start + size) for start in range(0, width, size)]
+    if not numbers or any(len(ends) != 2 for ends in numbers):
+        raise ValueError(f"--sections={text}: give a number of equal sections, or bounds as 0:128,128:512")
+    return numbers
+
+
+def split(
+    codes: np.ndarray, factors: np.ndarray, num_train: int, num_test: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training and test codes and factors: a random third, at most `num_test` examples, is for testing."""
+    if len(codes) != len(factors):
+        raise ValueError(f"there are {len(codes)} codes and {len(factors)} factors: give one row of each an example")
+    if len(codes) < 3:
+        raise ValueError(f"there are {len(codes)} examples: give at least 3, or test files")
+    order = np.random.default_rng(seed).permutation(len(codes))
+    test = min(num_test, len(codes) // 3)
+    held, rest = order[:test], order[test : test + num_train]
+    return codes[rest], factors[rest], codes[held], factors[held]
+
+
+def table(results: Results, sections: list[Section], names: list[str]) -> str:
+    """Formats what `Disentanglement.run` returns: all codes, each factor, each section."""
+    rows = [[title, *_cells(results[PREFIX + key])] for key, title in TITLES.items()]
+    parts = [tabulate(rows, ["all codes", "value", "95 % interval"], disable_numparse=True)]
+    rows = [[name, *_cells(results[f"{PREFIX}i/{name}"])] for name in names]
+    parts.append(tabulate(rows, ["informativeness of", "value", "95 % interval"], disable_numparse=True))
+    if sections:
+        keys = ("d", "c", "i", "dci")
+        rows = [
+            [index, f"{start}-{stop - 1}", *(_cells(results[f"{PREFIX}section_{index}/{key}"])[0] for key in keys)]
+            for index, (start, stop) in enumerate(sections)
+        ]
+        parts.append(tabulate(rows, ["section", "codes", "D", "C", "I", "mean"], disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def _cells(value: float | Estimate) -> tuple[str, str]:
+    interval = f"{value.low:.4f}-{value.high:.4f} ({value.over})" if isinstance(value, Estimate) else ""
+    return f"{float(value):.4f}", interval
+
+
+def _as_data(value: float | Estimate) -> dict | float:
+    return dataclasses.asdict(value) if isinstance(value, Estimate) else value
+
+
+def measure(options: flags.FlagValues) -> None:
+    """Reads, measures, prints and writes what the flags ask for; ValueError for what they get wrong."""
+    codes, factors = load_matrix(options.codes, "codes"), load_matrix(options.factors, "factors")
+    if bool(options.test_codes) != bool(options.test_factors):
+        raise ValueError("give both --test_codes and --test_factors, or neither")
+    if options.test_codes:
+        test = load_matrix(options.test_codes, "test_codes"), load_matrix(options.test_factors, "test_factors")
+        data = codes, factors, *test
+    else:
+        data = split(codes, factors, options.num_train, options.num_test, options.seed)
+    sections = parse_sections(options.sections, codes.shape[1])
+    names = options.names or [f"factor{k}" for k in range(factors.shape[1])]
+    kinds = options.kinds[0] if len(options.kinds) == 1 else options.kinds
+    settings = {key: options[key].value for key in ("method", "num_train", "num_test", "repeats", "seed")}
+    evaluator = Disentanglement(names, kinds=kinds, jobs=options.jobs, progress=sys.stderr.isatty(), **settings)
+    results, parts = evaluator.analyse(*data, sections)
+    counts = {"train": min(len(data[0]), options.num_train), "test": min(len(data[2]), options.num_test)}
+    print(table(results, sections, names))
+    print(f"\n{counts['train']} training and {counts['test']} test examples, {codes.shape[1]} codes, {options.method}.")
+    if options.json:
+        report = {"format": FORMAT, "soda_jax": __version__, "settings": settings | {"kinds": kinds}, "count": counts}
+        report |= {"factors": names, "sections": sections}
+        report["results"] = {name: _as_data(value) for name, value in results.items()}
+        pathlib.Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    if options.importance:
+        with open(options.importance, "wb") as file:  # np.save would add ".npy" to a name
+            np.save(file, parts[0].importance)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: what is {argv[1]!r}? Matrices are given as --codes=FILE --factors=FILE")
+    try:
+        measure(flags.FLAGS)
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("codes", None, "Matrix of codes [N, d], .npy or .npz.", required=True)
+    flags.DEFINE_string("factors", None, "Matrix of factors [N, K], .npy or .npz.", required=True)
+    flags.DEFINE_string("test_codes", "", "Codes to test on; default: a random third of the others.")
+    flags.DEFINE_string("test_factors", "", "Their factors.")
+    flags.DEFINE_list("names", [], "Names of the factors, separated by commas.")
+    flags.DEFINE_list("kinds", ["auto"], "auto, discrete or continuous: one for all, or one a factor.")
+    flags.DEFINE_enum("method", "fast", list(METHODS), "Boosted trees on histograms, or scikit-learn's (slow).")
+    flags.DEFINE_integer("num_train", 10_000, "Training examples at most.", lower_bound=1)
+    flags.DEFINE_integer("num_test", 5_000, "Test examples at most.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 0, "Random halves for intervals of all figures; 0 or 2 and more.", lower_bound=0)
+    flags.DEFINE_string("sections", "", "Also by section: a number of equal ones, or bounds as 0:128,128:512.")
+    flags.DEFINE_integer("jobs", None, "Processes; default: one a core.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the draws.")
+    flags.DEFINE_string("json", "", "File to write the figures to, too.")
+    flags.DEFINE_string("importance", "", "File to write the importance matrix [d, K] to, .npy.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main, flags_parser=parse_flags)
