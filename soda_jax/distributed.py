@@ -3,6 +3,7 @@
 Nothing here may touch a device before `initialize`.
 """
 
+import multiprocessing
 import os
 import sys
 import traceback
@@ -118,6 +119,8 @@ def leave(error: BaseException, workdir: str, *, expected: bool = False) -> NoRe
         print(f"error: {me}: {error}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
+    for child in multiprocessing.active_children():  # the data's workers, which an ordinary exit would end
+        child.kill()
     os._exit(1)
 
 

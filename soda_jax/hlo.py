@@ -105,7 +105,7 @@ def _runs(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
 
 def _group_size(line: str, num_devices: int) -> int:
     """Devices that take part in an exchange together, from any of the ways HLO writes `replica_groups`."""
-    if match := re.search(r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", line):
+    if match := re.search(r"replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}", line):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", match[2]))
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):

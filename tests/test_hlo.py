@@ -78,6 +78,10 @@ def test_one_device_exchanges_nothing():
             ("all-reduce", 3, 32),
         ),
         (
+            "%r = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([4,2]T(1,0)) {'a'}",
+            ("all-gather", 2, 32),
+        ),
+        (
             "%r = (f32[2]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1,2,3},{4,5,6,7}}",
             ("all-gather", 4, 32),
         ),
