@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
     config.data.name = "celeba_hq"
     config.data.eval_split = "test"
     config.probe.kind = "attributes"
+    config.eval.evaluators = (*config.eval.evaluators, "disentanglement")  # the paper's Table 4
     return config

@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     config.data.name = "cub"
     config.data.eval_split = "test"
     config.probe.kind = "attributes"
+    config.eval.evaluators = (*config.eval.evaluators, "disentanglement")  # the paper's Table 4
     return config

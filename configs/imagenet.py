@@ -28,4 +28,5 @@ def get_config() -> ConfigDict:
     config.probe.kind = "label"
     config.probe.bias_init = -10.0
     config.probe.label_smoothing = 0.1
+    config.eval.probe_views = "cached"  # E.1 crops anew in every epoch ("epoch"), the encoder's work 200 times
     return config

@@ -27,4 +27,5 @@ def get_config(variant: str = "toy") -> ConfigDict:
     config.train.num_steps = 200_000
     config.data.name = f"mpi3d/{variant}"
     config.probe.kind = "factors"
+    config.eval.evaluators = (*config.eval.evaluators, "disentanglement")  # the paper's Table 4
     return config

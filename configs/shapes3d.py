@@ -23,4 +23,5 @@ def get_config() -> ConfigDict:
     config.train.num_steps = 200_000
     config.data.name = "shapes3d"
     config.probe.kind = "factors"
+    config.eval.evaluators = (*config.eval.evaluators, "disentanglement")  # the paper's Table 4
     return config

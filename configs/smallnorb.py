@@ -24,4 +24,5 @@ def get_config() -> ConfigDict:
     config.data.name = "smallnorb"
     config.data.eval_split = "test"
     config.probe.kind = "factors"
+    config.eval.evaluators = (*config.eval.evaluators, "disentanglement")  # the paper's Table 4
     return config
