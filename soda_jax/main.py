@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from soda_jax import distributed
-from soda_jax.cli import parse_flags
+from soda_jax.cli import available_cores, cpu_devices, parse_flags
 from soda_jax.workdir import explain_write_error
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.", lock_config=True)
@@ -26,18 +26,13 @@ _HEARTBEAT = flags.DEFINE_integer(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Devices that a CPU is split into; 0 is one a core, or one in each of several processes.", 0
 )
+_PROFILE_STEPS = flags.DEFINE_integer(
+    "profile_steps", 0, "--mode=train: write a trace of so many steps to WORKDIR/profile.", 0
+)
 _PLAN_DEVICES = flags.DEFINE_list("plan_devices", ["8"], "--mode=plan: numbers of simulated devices, as 8,64,256.")
 _PLAN_TOPOLOGY = flags.DEFINE_list(
     "plan_topology", [], "--mode=plan: TPU slices to compile for, as v5e:4x8; needs libtpu."
 )
-
-
-def cpu_devices(config: ConfigDict, cores: int) -> int:
-    """The most devices, up to `cores`, that a microbatch of `config` divides over."""
-    microbatch = config.train.batch_size // max(config.train.grad_accum_steps, 1)
-    return max(
-        count for count in range(1, max(cores, 1) + 1) if count == 1 or (microbatch > 0 and microbatch % count == 0)
-    )
 
 
 def run(argv: list[str]) -> None:
@@ -73,12 +68,14 @@ def _act(config: ConfigDict, workdir: str) -> None:
         distributed.initialize(*explicit, heartbeat_seconds=_HEARTBEAT.value)
     else:
         # On CPU one device a core is faster than one device with all cores; on GPU and TPU it changes nothing.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cpu_devices(config, cores))
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cpu_devices(config, available_cores()))
     jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
     if _MODE.value == "train":
-        from soda_jax.train import train as action
-    elif _MODE.value == "evaluate":
+        from soda_jax.train import train
+
+        train(config, workdir, _PROFILE_STEPS.value)
+        return
+    if _MODE.value == "evaluate":
         from soda_jax.evaluate import evaluate as action
     else:
         from soda_jax.sample import sample as action

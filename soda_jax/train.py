@@ -21,6 +21,7 @@ from soda_jax.data.pipeline import iterate, train_dataset
 from soda_jax.evaluators.online import OnlineEvaluator
 from soda_jax.grids import GridWriter
 from soda_jax.inference import Inference
+from soda_jax.profiling import StepTrace, region
 from soda_jax.run_record import RunRecord
 from soda_jax.step_timer import StepTimer
 from soda_jax.stopping import Interrupted, StopSignals
@@ -41,10 +42,12 @@ class NonFiniteLossError(RuntimeError):
     """The loss, a gradient or the state stopped being a number; the state is not saved."""
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str, float]:
     """Trains `config` in `workdir`, resuming from its last checkpoint; returns the last evaluation's metrics.
 
     SIGTERM and SIGINT save and end it; the next call goes on from there.
+
+    The first process writes a trace of `profile_steps` steps (`profiling.StepTrace`).
 
     Raises:
       ConfigError: a config that cannot run.
@@ -56,10 +59,10 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     config_lib.validate(config, mesh.size)
     with training_lock(workdir), StopSignals() as stop:
-        return _train(config, workdir, mesh, stop)
+        return _train(config, workdir, mesh, stop, profile_steps)
 
 
-def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals) -> dict[str, float]:
+def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, profile_steps: int) -> dict[str, float]:
     spec = build.view_spec(config)
     sources = [
         build.source(config, s, bad_files_path(workdir)) for s in (config.data.train_split, config.data.eval_split)
@@ -77,6 +80,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals) -> d
         )
         state, position = initial_state(config, workdir, trainer, dataset[0], checkpointer, mesh)
         run = Run(config, workdir, trainer, mesh, checkpointer, start=position, stop=stop)
+        run.trace = StepTrace(workdir, position, profile_steps, active=run.is_main)
         run.step_fn = trainer.jit_step(state, mesh)
         run.evaluator = OnlineEvaluator(
             trainer,
@@ -96,6 +100,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals) -> d
                 distributed.leave(error, workdir)  # closing the checkpointer would wait for the process that is gone
             raise
         finally:
+            run.trace.close()
             run.writer.close()
             for split in sources:
                 if hasattr(split, "bad_files") and split.bad_files.names():
@@ -141,6 +146,7 @@ class Run:
 
     evaluator: OnlineEvaluator
     grid: GridWriter
+    trace: StepTrace
     step_fn: Callable[[TrainState, dict[str, jax.Array]], Any]
     targets: dict[str, Any]
 
@@ -181,23 +187,31 @@ class Run:
         with self.progress:
             for step in range(self.start, train.num_steps + 1):
                 last = step == train.num_steps
+                self.trace.before_step(step, self.pending)
                 if last or (step > self.start and step % train.log_every == 0):
-                    self.log(step, state)
+                    with region("log"):
+                        self.log(step, state)
                 if last or self.evaluation_due or (step > self.start and step % train.eval_every == 0):
-                    results = self.evaluate(step, state)
+                    with region("evaluate"):
+                        results = self.evaluate(step, state)
                 if step > self.start and (step % train.checkpoint_every == 0 or last):
-                    self.save(step, state)
+                    with region("save"):
+                        self.save(step, state)
                 signal = self.stop.requested(step)
                 if signal and (self.evaluation_due or not last):
                     self.end_early(step, state, signal)
                     return results
                 if last:
                     break
-                batch = sharding.put_batch(self.next_batch(batches, step, state), self.mesh)
-                state, metrics = self.step_fn(state, batch)
-                self.pending.append(metrics)
-                if len(self.pending) > STEPS_AHEAD:
-                    jax.block_until_ready(self.pending[-1 - STEPS_AHEAD]["loss"])
+                with self.trace.step(step):
+                    with region("input"):
+                        batch = sharding.put_batch(self.next_batch(batches, step, state), self.mesh)
+                    with region("dispatch"):
+                        state, metrics = self.step_fn(state, batch)
+                    self.pending.append(metrics)
+                    with region("wait"):
+                        if len(self.pending) > STEPS_AHEAD:
+                            jax.block_until_ready(self.pending[-1 - STEPS_AHEAD]["loss"])
                 if step == self.start:
                     self.timer.first_step_done(metrics)
                     self.stop.begin()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from soda_jax import inputs, rngs, sharding
+from soda_jax import compiler, inputs, rngs, sharding
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.models.probe import LinearProbe, probe_hits, probe_loss, probe_targets
 from soda_jax.models.soda import SODA
@@ -116,37 +116,47 @@ class Trainer:
     def jit_step(self, state: TrainState, mesh: Mesh) -> Any:
         """`step`, compiled when first called, which keeps the placement of `state`, arrays or shapes, and takes it."""
         placement = jax.tree.map(lambda x: x.sharding, state)
-        return jax.jit(self.step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+        return jax.jit(
+            self.step,
+            donate_argnums=0,
+            out_shardings=(placement, sharding.replicated(mesh)),
+            compiler_options=compiler.training_options(),
+        )
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """One step on a global batch; returns the new state and scalar metrics (`grad_norms` is a vector)."""
-        grads, batch_stats, probe_stats, metrics = self._accumulate(state, batch)
+        grads, batch_stats, probe_stats, metrics = self.gradients(state, batch)
         model_grads, probe_grads = grads
-        updates, opt_state = self.optimizer.update(model_grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay_at(state.step, self.ema_decay, self.ema_warmup)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(model_grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         probe = state.probe
         if probe is not None:
-            probe_updates, probe_opt = self.probe.optimizer.update(probe_grads, probe.opt_state, probe.params)
-            probe = ProbeState(optax.apply_updates(probe.params, probe_updates), probe_stats, probe_opt)
-        norms = module_norms(model_grads)
-        metrics["grad_norm"] = optax.global_norm(model_grads)
-        for name, subtree in model_grads.items():
-            metrics[f"grad_norm/{name}"] = optax.global_norm(subtree)
-        metrics["grad_norms"] = jnp.stack(list(norms.values()))
+            with jax.named_scope("probe_optimizer"):
+                probe_updates, probe_opt = self.probe.optimizer.update(probe_grads, probe.opt_state, probe.params)
+                probe = ProbeState(optax.apply_updates(probe.params, probe_updates), probe_stats, probe_opt)
+        with jax.named_scope("gradient_norms"):
+            metrics["grad_norm"] = optax.global_norm(model_grads)
+            for name, subtree in model_grads.items():
+                metrics[f"grad_norm/{name}"] = optax.global_norm(subtree)
+            metrics["grad_norms"] = jnp.stack(list(module_norms(model_grads).values()))
+        with jax.named_scope("ema"):
+            decay = ema_decay_at(state.step, self.ema_decay, self.ema_warmup)
+            ema_params = ema_update(state.ema_params, params, decay)
+            ema_batch_stats = ema_update(state.ema_batch_stats, batch_stats, decay)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            ema_params=ema_update(state.ema_params, params, decay),
-            ema_batch_stats=ema_update(state.ema_batch_stats, batch_stats, decay),
+            ema_params=ema_params,
+            ema_batch_stats=ema_batch_stats,
             probe=probe,
         )
         return new_state, metrics
 
-    def _accumulate(self, state: TrainState, batch: Batch) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
-        """Mean gradients and metrics over the microbatches, in one scan."""
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
+        """(gradients of model and probe, batch statistics of each, metrics): means over the microbatches, in a scan."""
         trained = (state.params, None if state.probe is None else state.probe.params)
         if self.mesh is not None:
             # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
@@ -187,7 +197,8 @@ class Trainer:
         ids = batch["id"]
 
         def draw(name: str, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-            return rngs.per_example(rngs.stream(self.root, name, step), ids, function)
+            with jax.named_scope(f"draw_{name}"):
+                return rngs.per_example(rngs.stream(self.root, name, step), ids, function)
 
         variables = {"params": params, "batch_stats": batch_stats}
         source = inputs.normalise_source(batch["source"])
@@ -219,17 +230,15 @@ class Trainer:
             method="denoise",
             rngs={"dropout": rngs.stream(self.root, "denoiser_dropout", step)},
         )
-        loss = jnp.mean(jnp.square(predicted - self.diffusion.target(x_0, t, eps)))
+        with jax.named_scope("loss"):
+            loss = jnp.mean(jnp.square(predicted - self.diffusion.target(x_0, t, eps)))
         metrics = {"loss": loss}
         probe_total = jnp.zeros(())
         if self.probe is not None:
-            probe_total, probe_stats, probe_metrics = self._probe_loss(
-                probe_params,
-                probe_stats,
-                {"latent": out["latent"], "pixels": source[:, 0]},
-                batch,
-                step,
-            )
+            features = {"latent": out["latent"], "pixels": source[:, 0]}
+            with jax.named_scope("probe"):
+                found = self._probe_loss(probe_params, probe_stats, features, batch, step)
+            probe_total, probe_stats, probe_metrics = found
             metrics |= probe_metrics
         return loss + probe_total, ((updated.get("batch_stats", {}), probe_stats), metrics)
 

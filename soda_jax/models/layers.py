@@ -93,12 +93,19 @@ class Dropout(nn.Module):
             return x
         shape = (1,) * (x.ndim - 1) if self.per_example else x.shape[1:]
         keep_rate = 1.0 - self.rate
-        keep = rngs.per_example(
-            self.make_rng("dropout"),
-            train_ids,
-            lambda key: jax.random.bernoulli(key, keep_rate, shape),
-        )
+        keep = rngs.per_example(self.make_rng("dropout"), train_ids, lambda key: _draw_mask(key, keep_rate, shape))
         return jnp.where(keep, x / keep_rate, jnp.zeros_like(x))
+
+
+def _draw_mask(key: jax.Array, keep_rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """True with probability `keep_rate`, to 1 in 65,536.
+
+    From 16 bits an element: drawing them is a good part of a training step, and `bernoulli` takes twice the time.
+    """
+    size = math.prod(shape)
+    words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
+    return halves.reshape(shape).astype(jnp.int32) < round(keep_rate * 65536)
 
 
 class DropPath(nn.Module):

@@ -31,6 +31,20 @@ def test_dropout_rate_and_scale():
     assert (dropped[0] != dropped[1]).any()
 
 
+@pytest.mark.parametrize("size", [1, 7, 8])
+def test_masks_of_odd_sizes(size):
+    dropped = drop(Dropout(0.5), np.ones((4000, size), np.float32), np.arange(4000))
+    rates = (dropped == 0).mean(axis=0)
+    assert np.abs(rates - 0.5).max() < 5 * np.sqrt(0.25 / 4000)
+
+
+def test_neighbours_are_dropped_independently():
+    """Two elements share one random word."""
+    zero = drop(Dropout(0.5), np.ones((1, 40_000), np.float32), np.arange(1))[0] == 0
+    for shift in (1, 2, 3):
+        assert abs(np.corrcoef(zero[shift:], zero[:-shift])[0, 1]) < 5 / np.sqrt(40_000)
+
+
 def test_drop_path_drops_whole_examples():
     dropped = drop(DropPath(0.25), np.ones((4000, 2, 3), np.float32), np.arange(4000))
     flat = dropped.reshape(4000, -1)
