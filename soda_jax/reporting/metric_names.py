@@ -57,7 +57,9 @@ class Metric:
 
 
 def _round(value: float, digits: int | None) -> str:
-    return f"{value:.3g}" if digits is None else f"{value:,.{digits}f}"
+    if digits is not None:
+        return f"{value:,.{digits}f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
 def describe(name: str) -> Metric:

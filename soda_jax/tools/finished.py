@@ -5,15 +5,12 @@ python -m soda_jax.tools.finished --workdir=DIR [--wait_seconds=30]
 A run that is stopped by a signal saves and ends with 0 as well, so a launcher needs this to know whether to go on.
 """
 
+import argparse
 import sys
 import time
-
-from absl import app, flags
+from collections.abc import Sequence
 
 from soda_jax.run_record import read_sessions
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
-_WAIT = flags.DEFINE_float("wait_seconds", 10.0, "For the record to appear: shared file systems take their time.", 0)
 
 
 def is_finished(workdir: str) -> bool:
@@ -22,14 +19,22 @@ def is_finished(workdir: str) -> bool:
     return bool(sessions) and sessions[-1].get("finished") is True
 
 
-def main(argv: list[str]) -> None:
-    deadline = time.monotonic() + _WAIT.value
-    while not is_finished(_WORKDIR.value):
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument(
+        "--wait_seconds",
+        type=float,
+        default=10.0,
+        help="for the record to appear: shared file systems take their time (default: 10)",
+    )
+    options = parser.parse_args(argv)
+    deadline = time.monotonic() + options.wait_seconds
+    while not is_finished(options.workdir):
         if time.monotonic() >= deadline:
             sys.exit(1)
         time.sleep(0.5)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
+    main()

@@ -1,38 +1,23 @@
-import sys
-
 import pytest
-from absl import flags
 
 from soda_jax.run_record import RunRecord
 from soda_jax.tools import finished
 from tests import tiny
 
 
-@pytest.fixture
-def flags_of(monkeypatch):
-    def parse(workdir, wait):
-        flags.FLAGS([sys.argv[0], f"--workdir={workdir}", f"--wait_seconds={wait}"])
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    yield parse
-    flags.FLAGS["workdir"].unparse()
-    flags.FLAGS["wait_seconds"].unparse()
-
-
-def test_a_run_is_finished_at_its_last_step_only(flags_of, tmp_path):
+def test_a_run_is_finished_at_its_last_step_only(tmp_path):
     workdir = str(tmp_path)
     assert not finished.is_finished(workdir)  # never started
     record = RunRecord(workdir, tiny.get_config(), 0)
     record.update(5)  # as after a save, or after a signal
     assert not finished.is_finished(workdir)
-    flags_of(workdir, 0)
+    arguments = [f"--workdir={workdir}", "--wait_seconds=0"]
     with pytest.raises(SystemExit) as ended:
-        finished.main([])
+        finished.main(arguments)
     assert ended.value.code == 1
     record.finish(10)
     assert finished.is_finished(workdir)
-    assert finished.main([]) is None
+    assert finished.main(arguments) is None
     RunRecord(workdir, tiny.get_config(), 10)  # started again, for more steps
     assert not finished.is_finished(workdir)
 
