@@ -1,14 +1,12 @@
 """Reading a run: both formats of evaluations, and files that are damaged or missing."""
 
-import json
 import math
 
 import pytest
 
-from soda_jax import checkpoint
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.reporting import workdir
-from tests import tiny
+from tests import tiny, tiny_checkpoint
 from tests.reporting import made_runs
 
 
@@ -63,10 +61,7 @@ def test_pictures_by_name_and_step(tmp_path):
 
 
 def test_config_of_the_checkpoint_goes_before_that_of_a_later_start(tmp_path):
-    meta = checkpoint.directory(str(tmp_path)) / "40" / "meta"
-    meta.mkdir(parents=True)
-    saved = {"format_version": checkpoint.FORMAT_VERSION, "config": tiny.get_config(train__batch_size=32).to_dict()}
-    (meta / "metadata").write_text(json.dumps(saved))
+    tiny_checkpoint.write(tmp_path, tiny.get_config(train__batch_size=32), 40)
     made_runs.record(tmp_path, tiny.get_config(train__batch_size=64), (0, 0))
     data = workdir.read(str(tmp_path))
     assert data.step == 40 and data.config["train"]["batch_size"] == 32
