@@ -16,6 +16,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # from an override, --config.FIELD=VALUE
         name = str(error.args[0]).replace("\\n", ". ").translate({ord(c): None for c in "\\'\""})
         sys.exit(f"error: the config has no field {name}")
+    except SyntaxError as error:
+        sys.exit(f"error: {error.filename}, line {error.lineno} is no Python: {error.msg}")
     except (TypeError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -39,6 +39,7 @@ class StopSignals:
         self._several = jax.process_count() > 1
         self._old: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
+        self._left = threading.Event()
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is not threading.main_thread():
@@ -54,6 +55,7 @@ class StopSignals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old.clear()
+        self._left.set()
         if self._pipe is not None:
             signal.set_wakeup_fd(self._old_wakeup)
             os.close(self._pipe[1])  # ends the thread
@@ -106,7 +108,6 @@ class StopSignals:
             while number := pipe.read(1):
                 if number[0] not in SIGNALS or self._began:
                     continue
-                threading.Event().wait(_START_PATIENCE)
-                if not self._began:
+                if not self._left.wait(_START_PATIENCE) and not self._began:
                     print(f"{signal.Signals(number[0]).name}: stopped before the first step", flush=True)
                     os._exit(0)

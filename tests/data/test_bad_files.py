@@ -9,7 +9,7 @@ from PIL import Image
 
 from soda_jax import data
 from soda_jax.data.decode import DecodeError
-from soda_jax.data.sources.bad_files import BadFiles, TooManyBadFilesError
+from soda_jax.data.sources.bad_files import BadFiles, DatasetGoneError, TooManyBadFilesError
 
 COUNT = 40
 BROKEN = (3, 4, 5, 20, 31)
@@ -217,18 +217,31 @@ def test_a_source_that_keeps_no_list_raises():
         data.train_dataset(Broken(), SPEC, batch_size=2, seed=0)[0]
 
 
-def test_a_list_without_files_reports_in_memory_and_pickles():
-    bad_files = BadFiles("/data", ["a.png", "b.png"], max_share=0.5)
+def test_a_list_without_files_reports_in_memory_and_pickles(tmp_path):
+    names = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    bad_files = BadFiles(tmp_path, ["a.png", "b.png"], max_share=0.5)
     assert bad_files.summary() == ""
-    bad_files.report(DecodeError("/data/a.png", "why"))
-    bad_files.report(DecodeError("/data/a.png", "why"))
+    bad_files.report(DecodeError(names[0], "why"))
+    bad_files.report(DecodeError(names[0], "why"))
     copy = pickle.loads(pickle.dumps(bad_files))
-    assert copy.names() == ["/data/a.png"]
-    assert copy.summary() == "1 of 2 files cannot be read; the first is /data/a.png."
+    assert copy.names() == names[:1]
+    assert copy.summary() == f"1 of 2 files cannot be read; the first is {names[0]}."
     with pytest.raises(TooManyBadFilesError, match="2 of 2 image files"):
-        copy.report(DecodeError("/data/b.png", "why"))
+        copy.report(DecodeError(names[1], "why"))
     with pytest.raises(ValueError, match=r"max_bad_share=-1"):
         BadFiles("/data", ["a.png"], max_share=-1)
+
+
+def test_a_folder_that_vanishes_blames_no_file(tree, tmp_path):
+    listed = tmp_path / "work" / "bad_files.txt"
+    dataset = data.train_dataset(_open(tree, bad_files=listed), SPEC, batch_size=8, seed=0)
+    before = dataset[1]
+    tree.rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetGoneError, match=f"{tree}/ cannot be read any more; bring it back"):
+        dataset[2]
+    assert not listed.exists() or len(listed.read_text().splitlines()) <= len(BROKEN)
+    (tmp_path / "elsewhere").rename(tree)
+    _assert_equal(dataset[1], before)
 
 
 def test_a_half_written_line_waits_for_its_end(tmp_path):

@@ -1,0 +1,392 @@
+"""Over a hundred hostile inputs: no hang, no crash without a message, no code run, nothing written where it should not.
+
+Images, archives, weights and saved configs go through the functions that read them, wrong command lines through `main`.
+"""
+
+import io
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+import soda_jax
+from soda_jax import checksums
+from soda_jax.checkpoint import ITEMS
+from soda_jax.data.builders import archives
+from soda_jax.data.decode import MAX_PIXELS, DecodeError, decode_image
+from soda_jax.data.sources.folder import ImageFolder
+from soda_jax.metrics.inception import load_inception
+from soda_jax.metrics.lpips import load_backbone
+from tests import hostile_images, tiny, tiny_checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+SECONDS = 60
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    def late(*_):
+        raise TimeoutError(f"it took more than {SECONDS} seconds")
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def everything(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+# Images
+
+IMAGES = hostile_images.all_files()
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_image(name, tmp_path):
+    """Refused with its name, or (where no more is asked of it) decoded to no more than was promised."""
+    (tmp_path / "x.png").write_bytes(IMAGES[name])
+    _forget_peak()
+    before = _memory("VmRSS")
+    try:
+        pixels = decode_image(tmp_path / "x.png")
+    except DecodeError as error:
+        assert "x.png" in str(error) and error.reason
+    else:
+        assert pixels.dtype == np.uint8 and pixels.size <= 3 * MAX_PIXELS
+    assert _memory("VmHWM") - before < 700 * MEBIBYTE
+    assert everything(tmp_path) == ["x.png"]
+
+
+def _memory(field):
+    """Bytes of resident memory: "VmRSS" now, "VmHWM" at its peak."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)
+
+
+def _forget_peak():
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def test_pipes_devices_and_folders_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for path in tmp_path.iterdir():
+        with pytest.raises(DecodeError, match=path.name):
+            decode_image(path)
+
+
+def test_a_folder_of_hostile_images(tmp_path):
+    """Beside good ones: each is named, and the good ones are served."""
+    for number, content in enumerate(IMAGES.values()):
+        (tmp_path / "images" / "train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / "train" / f"{number}.png").write_bytes(content[:MEBIBYTE])
+    good = tmp_path / "images" / "train" / "good.png"
+    good.write_bytes(hostile_images.valid("PNG"))
+    source = ImageFolder(tmp_path / "images", "train", max_bad_share=1.0)
+    served = 0
+    for index in range(len(source)):
+        try:
+            served += source[index]["image"].size <= 3 * MAX_PIXELS
+        except DecodeError as error:
+            source.bad_files.report(error)
+    assert served >= 1 and len(source.bad_files.names()) >= len(IMAGES) - 5
+    assert str(good) not in source.bad_files.names()
+
+
+# Archives
+
+
+def _tar(path, *members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, kind, target in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, target, 1 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(b"x"))
+
+
+def _zip(path, *names, mode=0o100644):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo("placeholder")
+            info.filename, info.external_attr = name, mode << 16
+            archive.writestr(info, "x")
+
+
+def _cut(path, share=0.6):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def _encrypted(path):
+    _zip(path, "a")
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flags of the member, and of its entry in the directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+ARCHIVES = {
+    "tar out": lambda path: _tar(path, ("../out", FILE, "")),
+    "tar out, hidden": lambda path: _tar(path, ("a/b/../../../out", FILE, "")),
+    "tar absolute": lambda path: _tar(path, (str(path.parent / "out"), FILE, "")),
+    "tar link": lambda path: _tar(path, ("a", LINK, ".."), ("a/out", FILE, "")),
+    "tar hard link": lambda path: _tar(path, ("a", HARD, "/etc/passwd")),
+    "tar device": lambda path: _tar(path, ("a", tarfile.CHRTYPE, "")),
+    "tar pipe": lambda path: _tar(path, ("a", tarfile.FIFOTYPE, "")),
+    "tar file below a file": lambda path: _tar(path, ("a", FILE, ""), ("a/b", FILE, "")),
+    "tar file twice": lambda path: _tar(path, ("a", FILE, ""), ("a", FILE, "")),
+    "tar file in a folder's place": lambda path: _tar(path, ("a/b", FILE, ""), ("a", FILE, "")),
+    "tar long name": lambda path: _tar(path, ("a" * 5000, FILE, "")),
+    "tar cut": lambda path: (_tar(path, *((f"{i}", FILE, "") for i in range(200))), _cut(path)),
+    "zip out": lambda path: _zip(path, "../out"),
+    "zip out, Windows": lambda path: _zip(path, "..\\out"),
+    "zip absolute": lambda path: _zip(path, str(path.parent / "out")),
+    "zip link": lambda path: _zip(path, "a", mode=0o120777),
+    "zip empty name": lambda path: _zip(path, ""),
+    "zip file twice": lambda path: _zip(path, "a", "a"),
+    "zip cut": lambda path: (_zip(path, *map(str, range(200))), _cut(path)),
+    "zip encrypted": _encrypted,
+    "noise": lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archive(name, tmp_path):
+    path = tmp_path / "archive"
+    ARCHIVES[name](path)
+    with pytest.raises((ValueError, OSError)) as error:
+        archives.unpack(path, tmp_path / "into")
+    assert str(error.value)
+    assert everything(tmp_path) == ["archive", "into"]
+
+
+def test_an_archive_that_would_fill_the_disk(tmp_path, monkeypatch):
+    """A thousandth of it when packed."""
+    with zipfile.ZipFile(tmp_path / "archive", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(50 * MEBIBYTE))
+    assert (tmp_path / "archive").stat().st_size < MEBIBYTE
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 * MEBIBYTE)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ValueError, match="'zeros' unpacks to 52,428,800 bytes, and 10,485,760 are free"):
+        archives.unpack(tmp_path / "archive", tmp_path / "into")
+
+
+# Weights
+
+
+class Attack:
+    """What a pickle may call."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def _state_dict(path, content, name="archive/data.pkl"):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, content)
+        archive.writestr("archive/version", "3")
+
+
+def _object_array(path, marker):
+    np.savez(path, weights=np.array([Attack(marker)], dtype=object))
+    os.replace(path.with_name(path.name + ".npz"), path)
+
+
+WEIGHTS = {
+    "pickle": lambda path, marker: path.write_bytes(pickle.dumps(Attack(marker))),
+    "pickle in a dict": lambda path, marker: path.write_bytes(pickle.dumps({"a": Attack(marker)})),
+    "old pickle": lambda path, marker: path.write_bytes(pickle.dumps(Attack(marker), protocol=0)),
+    "pickle of eval": lambda path, marker: path.write_bytes(b"cbuiltins\neval\n(S'1+1'\ntR."),
+    "pickle without end": lambda path, marker: path.write_bytes(pickle.dumps({"a": 1})[:-3]),
+    "deep pickle": lambda path, marker: path.write_bytes(b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b"."),
+    "PyTorch's zip": lambda path, marker: _state_dict(path, pickle.dumps({"a": Attack(marker)})),
+    "PyTorch's zip without a pickle": lambda path, marker: _state_dict(path, b"", "archive/other"),
+    "PyTorch's zip, TorchScript": lambda path, marker: _state_dict(path, b"", "archive/code/a.py"),
+    "NumPy's object array": _object_array,
+    "noise": lambda path, marker: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+    "empty": lambda path, marker: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("load", ["inception", "lpips"])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights(name, load, tmp_path):
+    path, marker = tmp_path / "alexnet.ckpt", tmp_path / "marker"
+    WEIGHTS[name](path, marker)
+    with pytest.raises((ValueError, OSError), match="alexnet.ckpt"):
+        load_inception(path) if load == "inception" else load_backbone("alexnet", tmp_path)
+    assert everything(tmp_path) == ["alexnet.ckpt"], "it ran code"
+
+
+# Saved configs
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    tiny_checkpoint.write(folder, tiny.get_config(), 5)
+    return folder
+
+
+def _nested(depth):
+    node = {}
+    for _ in range(depth):
+        node = {"model": node}
+    return node
+
+
+CODE = "__import__('os').system('touch marker')"
+CONFIGS = {
+    "none": lambda config: None,
+    "empty": lambda config: {},
+    "a list": lambda config: [config],
+    "a number for a section": lambda config: config | {"model": 3},
+    "no model": lambda config: {key: value for key, value in config.items() if key != "model"},
+    "deeply nested": lambda config: config | {"model": _nested(400)},
+    "code for a name": lambda config: config | {"model": config["model"] | {"encoder": {"name": CODE}}},
+    "code for a type": lambda config: config | {"model": config["model"] | {"dtype": CODE}},
+    "a type of objects": lambda config: config | {"model": config["model"] | {"dtype": "object"}},
+    "text for a size": lambda config: config | {"model": config["model"] | {"latent_dim": "many"}},
+    "a negative size": lambda config: config | {"model": config["model"] | {"latent_dim": -16}},
+    "a huge size": lambda config: config | {"model": config["model"] | {"latent_dim": 10**30}},
+    "another size": lambda config: config | {"model": config["model"] | {"latent_dim": 32}},
+    "a size that is no number": lambda config: config | {"data": config["data"] | {"resolution": float("nan")}},
+    "Python's names": lambda config: config | {"model": {"__class__": "os", "__init__": CODE}},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_in_a_workdir(name, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(saved, "run")
+    folder = pathlib.Path("run/checkpoints/5")
+    meta = json.loads((folder / "meta" / "metadata").read_text())
+    (folder / "meta" / "metadata").write_text(json.dumps(meta | {"config": CONFIGS[name](meta["config"])}))
+    checksums.write(folder, ITEMS, "5")  # whoever makes it up makes these up too
+    before = everything(tmp_path)
+    with pytest.raises((ValueError, OSError)) as error:
+        soda_jax.load("run")
+    assert str(error.value)
+    assert everything(tmp_path) == before
+
+
+# Command lines
+
+# Runs each command line of the file argv[1] in a child of one process that has imported everything.
+SERVER = """
+import json, os, sys, time
+from absl import app, flags
+from soda_jax import main
+import soda_jax.train
+flags.mark_flags_as_required(["config", "workdir"])
+ends = {}
+for name, arguments in json.load(open(sys.argv[1])).items():
+    begin, log = time.monotonic(), f"{sys.argv[1]}.{len(ends)}.log"
+    child = os.fork()
+    if not child:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        sys.argv = ["main", *arguments]
+        app.run(main.run, flags_parser=main.parse_flags)
+    while not (done := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() - begin > 60:
+            os.kill(child, 9)
+        time.sleep(0.01)
+    ends[name] = done[1], open(log, errors="replace").read()
+json.dump(ends, open(sys.argv[1], "w"))
+"""
+FLAGS = {
+    "config is a folder": ["--config=configs"],
+    "config is no code": ["--config=README.md"],
+    "config is missing": ["--config=../../../nowhere.py"],
+    "section for a number": ["--config.model=5"],
+    "number too large": ["--config.train.batch_size=99999999999999999999999999"],
+    "batch of zero": ["--config.train.batch_size=0"],
+    "batch of less": ["--config.train.batch_size=-8"],
+    "steps of less": ["--config.train.num_steps=-1"],
+    "no number": ["--config.optim.learning_rate=nan"],
+    "infinite rate": ["--config.optim.learning_rate=inf"],
+    "negative seed": ["--config.seed=-1"],
+    "code for a name": [f"--config.model.encoder.name={CODE}"],
+    "code for a type": [f"--config.model.dtype={CODE}"],
+    "path for a dataset": ["--config.data.name=../../../../etc"],
+    "path for a split": ["--config.data.train_split=../../../etc/passwd"],
+    "folder that is missing": ["--config.data.name=folder", "--config.data.root=/nowhere"],
+    "folder that is a file": ["--config.data.name=folder", "--config.data.root=/etc/passwd"],
+    "folder of devices": ["--config.data.name=folder", "--config.data.root=/dev"],
+    "tuple of text": ["--config.model.denoiser.multipliers=('a', 'b')"],
+    "tuple that is code": [f"--config.model.denoiser.multipliers=({CODE},)"],
+    "empty tuple": ["--config.model.denoiser.multipliers=()"],
+    "sources without end": ["--config.data.num_sources=-3"],
+    "unknown mode": ["--mode=../../sh"],
+    "negative devices": ["--cpu_devices=-1"],
+    "unknown flag": ["--rm=-rf"],
+    "workdir below a file": ["--workdir=/etc/passwd/run"],
+    "workdir is a file": ["--workdir=/etc/passwd"],
+    "workdir with a long name": ["--workdir=/tmp/" + "x" * 300],
+    "workdir in /proc": ["--workdir=/proc/1/run"],
+}
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """{name: (wait status, output)} of every command line, all run in a folder of their own."""
+    folder = tmp_path_factory.mktemp("flags")
+    (folder / "work").mkdir()
+    lines = {}
+    for name, arguments in FLAGS.items():
+        given = {argument.partition("=")[0] for argument in arguments}
+        usual = {"--config": f"--config={ROOT}/configs/quickstart.py", "--workdir": f"--workdir={folder}/work/run"}
+        rest = [f"--config.data.root={folder}/work/data", "--config.train.num_steps=1"]
+        first = [value for flag, value in usual.items() if flag not in given]
+        lines[name] = first + [line for line in rest if line.partition("=")[0] not in given] + arguments
+        # Overrides need the config, and a relative one is meant to be relative to the repository.
+        lines[name].sort(key=lambda line: not line.startswith("--config="))
+    (folder / "lines").write_text(json.dumps(lines))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", SERVER, str(folder / "lines")], cwd=ROOT, env=environment, check=True)
+    print(f"{len(lines)} command lines in {time.monotonic() - begin:.0f} s")
+    return json.loads((folder / "lines").read_text()), folder
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_command_line(name, ends):
+    status, output = ends[0][name]
+    assert os.WIFEXITED(status), f"killed by signal {os.WTERMSIG(status)}:\n{output}"
+    assert os.WEXITSTATUS(status) != 0, output
+    assert "error: " in output.lower(), output
+    assert "Traceback" not in output
+
+
+def test_command_lines_write_nothing_but_their_workdir(ends):
+    folder = ends[1]
+    assert {path.name for path in folder.iterdir() if not path.name.startswith("lines")} == {"work"}
+    assert not (ROOT / "marker").exists() and not pathlib.Path("/tmp/written").exists()
+
+
+def test_over_a_hundred():
+    assert sum(map(len, (IMAGES, ARCHIVES, WEIGHTS, WEIGHTS, CONFIGS, FLAGS))) > 100
