@@ -36,6 +36,7 @@ class Mishap(train_lib.Run):
 
     def next_batch(self, batches, step, state):
         if step in self.at:
+            self.checkpointer.wait()
             batches = self.at.pop(step)(batches)
         return super().next_batch(batches, step, state)
 
