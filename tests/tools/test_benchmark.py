@@ -8,7 +8,7 @@ from absl import flags
 from PIL import Image
 
 from configs import folder
-from soda_jax.tools import benchmark, data_benchmark
+from soda_jax.tools import data_benchmark, data_report
 from soda_jax.tools.data_benchmark import Case, Rate
 
 
@@ -58,10 +58,10 @@ def test_compare_measures_the_same_work(photographs, randaugment):
 def test_table_shows_median_spread_and_ratio():
     row = {"images": "x", "root": "y", "randaugment": True}
     row |= {"soda_jax": Rate((900.0, 1000.0, 1250.0)), "torchvision": Rate((400.0, 390.0, 410.0))}
-    table = benchmark.data_table([row])
+    table = data_report.data_table([row])
     assert "1,000 (900-1,250)" in table and "400 (390-410)" in table and "2.50" in table
     assert "crop, flip, RandAugment" in table
-    assert "torchvision" not in benchmark.data_table([{k: v for k, v in row.items() if k != "torchvision"}])
+    assert "torchvision" not in data_report.data_table([{k: v for k, v in row.items() if k != "torchvision"}])
 
 
 def test_verdict_in_closed_form():
@@ -100,7 +100,7 @@ def test_a_configs_own_pipeline(photographs, capsys):
     flags.DEFINE_integer("images", 64, "", flag_values=options)
     flags.DEFINE_integer("workers", 0, "", flag_values=options)
     options.mark_as_parsed()
-    report = benchmark.data(options, config)
+    report = data_report.data(options, config)
     assert report["dataset"] == "folder" and len(report["rate"]) == 2
     assert "the device is the bottleneck" in report["verdict"]
     assert report["verdict"] in capsys.readouterr().out
