@@ -120,7 +120,7 @@ class Trainer:
             self.step,
             donate_argnums=0,
             out_shardings=(placement, sharding.replicated(mesh)),
-            compiler_options=compiler.training_options(),
+            compiler_options=compiler.training_options(mesh.devices.flat[0].platform),
         )
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

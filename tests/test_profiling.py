@@ -64,7 +64,7 @@ def test_training_options_change_the_program_and_not_the_gradient():
         square = jax.grad(lambda x, kernel: jnp.square(convolution(x, kernel)).sum(), (0, 1))
         return jax.jit(square, compiler_options=options).lower(x, kernel).compile()
 
-    chosen, default = gradients(compiler.training_options()), gradients(None)
+    chosen, default = gradients(compiler.training_options("cpu")), gradients(None)
     for mine, theirs in zip(chosen(x, kernel), default(x, kernel), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-3)
     if "ynn_fusion" in default.as_text():  # what this XLA would do by itself
@@ -76,9 +76,12 @@ def test_an_unknown_option_is_left_out(monkeypatch):
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
 
     monkeypatch.setattr(compiler.jax, "jit", refuse)
-    assert compiler.training_options.__wrapped__() is None
-    monkeypatch.setattr(compiler.jax, "default_backend", lambda: "tpu")
-    assert compiler.training_options.__wrapped__() is None
+    assert compiler.training_options.__wrapped__("cpu") is None
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_other_platforms_keep_their_defaults(platform):
+    assert compiler.training_options(platform) is None
 
 
 @pytest.mark.parametrize(

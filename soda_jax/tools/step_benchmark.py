@@ -147,7 +147,7 @@ def stepper(
         bare_step if bare else trainer.step,
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)),
-        compiler_options=compiler.training_options() if options is None else options,
+        compiler_options=compiler.training_options(mesh.devices.flat[0].platform) if options is None else options,
     )
 
     def program() -> Any:

@@ -118,7 +118,7 @@ def compare(bench: Bench, python: str) -> dict[str, Any]:
     trainer = build.trainer(config, probe_targets(config), mesh)
     batch = sharding.put_whole_batch(synthetic_batch(config, mesh, config.train.batch_size), mesh)
     ours = {"soda_jax": stepper(trainer, mesh, batch)}
-    if compiler.training_options() is not None:
+    if compiler.training_options(mesh.devices.flat[0].platform) is not None:
         ours["soda_jax, XLA's default options"] = stepper(trainer, mesh, batch, options={})
     with reference(python, specification(config)) as theirs:
         compiled = {name: warm_up(program) for name, program in ours.items()}
