@@ -68,7 +68,7 @@ def mistakes(tmp_path_factory):
         ("no workdir", "error: flag --workdir=None: Flag --workdir must have a value"),
         ("no config", "error: flag --config=None: Flag --config must have a value"),
         ("no such config", "No such file or directory: 'configs/nowhere.py'"),
-        ("mode", "error: flag --mode=dream: value should be one of <train|evaluate|sample>"),
+        ("mode", "error: flag --mode=dream: value should be one of <train|evaluate|sample|plan>"),
         ("argument", "error: unexpected arguments: train"),
         ("values", "config.data.source_noise=-1.0: must be at least 0"),
         ("values", "config.model.latent_dim=2: is smaller than the denoiser's"),
