@@ -6,6 +6,7 @@ damaged later: it is named and left out, and the one before is used. This is the
 """
 
 import json
+import logging as standard_logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -237,6 +238,8 @@ class Checkpointer:
         checksums.write(folder, ITEMS, str(self._writing))
 
     def _not_written(self, error: Exception) -> CheckpointWriteError:
+        # A full disk fails every array; asyncio would print a traceback for each and bury what we say.
+        standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
         cause = next((e for e in _chain(error) if isinstance(e, OSError) and e.strerror), None)
         reason = cause.strerror if cause else " ".join(str(error).split())[:300]
         good = next((step for step in _steps(self._workdir) if step != self._writing), None)

@@ -89,7 +89,8 @@ class StopSignals:
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
         elif not self._began:
-            print(f"{signal.Signals(number).name}: stopped before the first step", flush=True)
+            with contextlib.suppress(OSError):  # where nobody reads our output any more
+                print(f"{signal.Signals(number).name}: stopped before the first step", flush=True)
             sys.exit(0)
         elif self._may_interrupt:
             self._may_interrupt = False
@@ -109,5 +110,7 @@ class StopSignals:
                 if number[0] not in SIGNALS or self._began:
                     continue
                 if not self._left.wait(_START_PATIENCE) and not self._began:
-                    print(f"{signal.Signals(number[0]).name}: stopped before the first step", flush=True)
-                    os._exit(0)
+                    try:
+                        print(f"{signal.Signals(number[0]).name}: stopped before the first step", flush=True)
+                    finally:
+                        os._exit(0)

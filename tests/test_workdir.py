@@ -41,11 +41,13 @@ def test_a_killed_process_does_not_hold_it(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
     )
-    assert process.stdout.readline() == "held\n"
-    with pytest.raises(WorkdirInUseError, match=f"process {process.pid} on"):
-        with training_lock(str(tmp_path), patience=0.0):
-            pass
-    process.send_signal(signal.SIGKILL)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(WorkdirInUseError, match=f"process {process.pid} on"):
+            with training_lock(str(tmp_path), patience=0.0):
+                pass
+    finally:
+        process.send_signal(signal.SIGKILL)
     with training_lock(str(tmp_path)):  # waits for the kernel to bury it
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
     process.wait()

@@ -1,0 +1,72 @@
+"""The fault drill, small; in full: python -m soda_jax.tools.drill --kills=50 --corruptions=200."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from soda_jax.tools import drill_corruptions
+from soda_jax.tools.drill_corruptions import KINDS, Outcome, corruptions
+from soda_jax.tools.drill_runs import same_bits
+from tests import tiny, tiny_checkpoint
+
+ROOT = pathlib.Path(__file__).parents[2]
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def drill(folder, *arguments):
+    command = [sys.executable, "-m", "soda_jax.tools.drill", "--config=tests/drill_config.py"]
+    command += [f"--folder={folder / 'drill'}", f"--json={folder / 'found.json'}", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, text=True, capture_output=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout, json.loads((folder / "found.json").read_text())
+
+
+def test_two_kills_one_in_writing(tmp_path):
+    output, found = drill(tmp_path, "--kills=2", "--kills_in_writing=1", "--corruptions=0", "--stops=")
+    assert found["passed"] and found["kills"]["kills"] >= 2 and found["kills"]["in writing"] >= 1
+    assert "bit by bit as the undisturbed run" in output and output.endswith("passed\n")
+
+
+@pytest.mark.slow
+def test_all_parts(tmp_path):
+    _, found = drill(tmp_path, "--kills=6", "--kills_in_writing=3", "--corruptions=40", "--stops=1,2")
+    assert found["passed"] and [stop["processes"] for stop in found["stops"]] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    tiny_checkpoint.write(folder, tiny.get_config(), 5, 10)
+    return folder
+
+
+def test_every_kind_of_damage_is_noticed_or_harmless(workdir, tmp_path):
+    outcomes = corruptions(workdir, tmp_path / "scratch", 3 * len(KINDS), seed=1)
+    assert [outcome for outcome in outcomes if not outcome.good] == []
+    assert {outcome.kind for outcome in outcomes} == KINDS.keys()
+    assert sum(outcome.result == "detected" for outcome in outcomes) > len(KINDS)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_without_checksums_the_drill_would_fail(workdir, tmp_path, monkeypatch):
+    """It finds flipped bits that orbax restores without a word."""
+    monkeypatch.setattr(drill_corruptions, "KINDS", {"64 bits flipped": KINDS["64 bits flipped"]})
+    monkeypatch.setattr("soda_jax.checksums.damage", lambda *_: None)
+    outcomes = corruptions(workdir, tmp_path / "scratch", 12, seed=2)
+    assert any("silently wrong" in outcome.result for outcome in outcomes)
+
+
+def test_outcomes():
+    assert Outcome("", "", "detected").good and Outcome("", "", "harmless").good
+    assert not Outcome("", "", "silently wrong: x").good
+
+
+def test_arrays_are_compared_by_their_bits():
+    assert same_bits(np.float32([np.nan, 0.0]), np.float32([np.nan, 0.0]))
+    assert not same_bits(np.float32([0.0]), np.float32([-0.0]))
+    assert not same_bits(np.float32([0.0]), np.float64([0.0]))
