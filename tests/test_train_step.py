@@ -108,7 +108,8 @@ def test_a_checkpoint_of_eight_devices_trains_on_on_two(by_devices, tmp_path):
     step, mesh = steppers[8]
     middle, _ = tiny.run(step, mesh, start, BATCHES[:4])
     with Checkpointer(str(tmp_path), 1000) as checkpointer:
-        checkpointer.save(sharding.put_replicated(middle, mesh), {})
+        meta = {"config": {}, "targets": {}, "data_position": 4}
+        checkpointer.save(sharding.put_replicated(middle, mesh), meta)
     step, mesh = steppers[2]
     place = sharding.replicated(mesh)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), middle)
