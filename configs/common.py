@@ -150,7 +150,8 @@ def get_config() -> ConfigDict:
     config.eval.probe_epochs = 100
     config.eval.probe_learning_rates = (1e-3, 3e-3, 1e-2)  # trained side by side, chosen on a part of the training set
     # Views that the probe learns from: none (as they are), cached (that many crops and flips of each image, encoded
-    # once), epoch (new ones in each epoch, the paper's E.1; encodes the training set that many times).
+    # once), epoch (new ones in each epoch, the paper's E.1; encodes the training set that many times, and again
+    # to choose among several learning rates).
     config.eval.probe_views = "none"
     config.eval.probe_cached_views = 4
     config.eval.probe_crop_rate = 0.65

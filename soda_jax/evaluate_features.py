@@ -178,7 +178,11 @@ class FeatureEvaluation:
         sectioned = is_sectioned(modulation.kind, modulation.merge_by_section)
         if not (self._config.eval.dci_sections and sectioned and self._config.eval.feature in ("latent", "z")):
             return []
-        ends = np.cumsum(section_sizes(width, self._inference.num_sections)).tolist()
+        number = self._inference.num_sections
+        if width < 2 * number:  # completeness tells codes apart
+            _say(f"no DCI by section: {width} codes in {number} sections leave one with fewer than two")
+            return []
+        ends = np.cumsum(section_sizes(width, number)).tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def _count(self, prefix: str, train: FeatureSet, test: FeatureSet) -> None:

@@ -164,6 +164,17 @@ def test_no_sections_of_what_is_no_latent(splits, workdir, monkeypatch):
         assert not [name for name in evaluate(config, str(workdir))["SODA"] if "section" in name]
 
 
+def test_no_sections_where_they_are_too_narrow(splits, tmp_path, monkeypatch, capsys):
+    """A latent as wide as its sections trains; completeness needs two codes."""
+    monkeypatch.setattr(evaluate_features, "Disentanglement", functools.partial(Disentanglement, jobs=1))
+    settings = {"eval__evaluators": ("disentanglement",), "eval__baselines": False, "eval__dci_repeats": 0}
+    config = get_config(model__latent_dim=4, **settings)
+    tiny_checkpoint.write(tmp_path, config, 3)
+    row = evaluate(config, str(tmp_path))["SODA"]
+    assert "disentanglement/d" in row and not [name for name in row if "section" in name]
+    assert "no DCI by section: 4 codes in 3 sections" in capsys.readouterr().out
+
+
 def test_frechet_distances_of_a_run(splits, workdir, tmp_path, monkeypatch):
     """From the samples to the file of reference statistics; a second run reads that."""
 

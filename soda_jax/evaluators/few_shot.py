@@ -49,8 +49,10 @@ class FewShot:
             draws = [train.subset(stratified(train.targets, share, seed)) for seed in range(self._seeds)]
             count = len(draws[0].features)
             epochs = max(self._probe.epochs, -(-MIN_STEPS * self._probe.batch_size // count))
-            held_out = [self._probe.validate(draw, epochs, normaliser=normaliser) for draw in draws]
-            rate = self._probe.learning_rates[int(np.mean(held_out, axis=0).argmax())]
+            rate = self._probe.learning_rates[0]
+            if len(self._probe.learning_rates) > 1:
+                held_out = [self._probe.validate(draw, epochs, normaliser=normaliser) for draw in draws]
+                rate = self._probe.learning_rates[int(np.mean(held_out, axis=0).argmax())]
             ranks = [self._probe.fit_and_rank(draw, test, rate, epochs, normaliser=normaliser) for draw in draws]
             scores = classification_estimates(np.stack(ranks), test.targets, train.sizes, train.names)
             prefix = f"few_shot_{100 * share:g}pct"

@@ -110,9 +110,16 @@ class Frechet:
         return found
 
     def score(
-        self, generated: "Collector", reference: "FeatureStatistics | Collector", interval: bool = True
+        self,
+        generated: "Collector",
+        reference: "FeatureStatistics | Collector",
+        interval: bool = True,
+        over: str = "images",
     ) -> Estimate | float:
         """The distance of the generated images from the reference, over all processes.
+
+        Args:
+          over: what the units of the generated images are, "images" or "objects".
 
         Returns:
           The distance with its interval; without one if asked to (it takes ten times as long), or for fewer than 20
@@ -131,7 +138,7 @@ class Frechet:
                 "distance: compare with figures of as many only"
             )
         if interval and len(groups) == GROUPS and whole.count >= 2 * GROUPS:
-            return frechet_estimate(groups, reference)
+            return frechet_estimate(groups, reference, over)
         return frechet_distance(whole, reference)
 
     def _sample(self, source: Source, spec: ViewSpec, batch_size: int, total: int) -> np.ndarray:

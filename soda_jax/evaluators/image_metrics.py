@@ -119,7 +119,7 @@ class ImageScores:
             else:
                 figures[f"{prefix}/{name}"] = mean_estimate(values, over=self._over)
         for name, frechet in self._metrics.frechet.items() if self._sets is not None else ():
-            figures[f"{prefix}/{name}"] = frechet.score(self._sets(frechet), reference(frechet))
+            figures[f"{prefix}/{name}"] = frechet.score(self._sets(frechet), reference(frechet), over=self._over)
         return figures
 
 

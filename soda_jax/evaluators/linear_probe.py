@@ -16,8 +16,8 @@ VALIDATION_SHARE = 0.1
 class LinearProbeEvaluator:
     """Softmax probe on features normalised without affine parameters, with dropout and no weight decay.
 
-    All learning rates are trained side by side; the one that does best on a held-out tenth of the training features is
-    trained once more on all of them, and that probe is measured on the test features.
+    Several learning rates are trained side by side; the one that does best on a held-out tenth of the training features
+    is trained once more on all of them, and that probe is measured on the test features. A single one is trained once.
 
     The features are frozen, so they are normalised by their exact mean and variance over the training examples (with
     augmented views: over the first view of each), where BatchNorm would keep running averages of these.
@@ -54,7 +54,7 @@ class LinearProbeEvaluator:
         """{"linear_probe/NAME": accuracy} and the other scores of `classification_estimates`; the learning rate chosen.
 
         Args:
-          train: un-augmented features; a tenth of them chooses the learning rate.
+          train: un-augmented features; a tenth of them chooses among several learning rates.
           test: held out from training altogether: neither weights nor learning rate depend on it.
           views: from the epoch to the features [N, d] to train on, of the examples of `train` in their order
             (`probe_views`); those of `train` by default.
@@ -63,8 +63,9 @@ class LinearProbeEvaluator:
           ValueError: the sets do not belong together, every training example is of one class, or there is only one.
         """
         check_pair(train, test)
-        held_out = self.validate(train, self.epochs, views=views)
-        rate = self.learning_rates[int(held_out.argmax())]
+        rate = self.learning_rates[0]
+        if len(self.learning_rates) > 1:  # views by epoch cost an epoch of the encoder each
+            rate = self.learning_rates[int(self.validate(train, self.epochs, views=views).argmax())]
         ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
         scores = classification_estimates(ranks, test.targets, train.sizes, train.names)
         results: dict[str, float | Estimate] = {f"linear_probe/{name}": score for name, score in scores.items()}

@@ -1,10 +1,26 @@
 """Metrics: pure functions on arrays, without models of ours, data or configs.
 
-`image`: PSNR and SSIM of image pairs. `lpips`: the perceptual distance LPIPS and its networks' features.
-`classification`: top-k accuracy, k-NN, F1. `bootstrap`: confidence intervals.
+`image`: PSNR and SSIM of image pairs. `lpips`: the perceptual distance LPIPS and its networks' features. `inception`,
+`frechet`: the features and the distance of FID. `knn`, `classification`: nearest neighbours; top-k accuracy and F1.
+`disentanglement`: DCI, MIG, SAP and the FactorVAE score, imported by its own name. `bootstrap`: confidence intervals.
 """
 
+from soda_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from soda_jax.metrics.image import mse, psnr, psnr_pooled, ssim, ssim_gaussian
+from soda_jax.metrics.inception import load_inception
+from soda_jax.metrics.knn import knn_predict
 from soda_jax.metrics.lpips import load_backbone, load_lpips
 
-__all__ = ["load_backbone", "load_lpips", "mse", "psnr", "psnr_pooled", "ssim", "ssim_gaussian"]
+__all__ = [
+    "FeatureStatistics",
+    "frechet_distance",
+    "knn_predict",
+    "load_backbone",
+    "load_inception",
+    "load_lpips",
+    "mse",
+    "psnr",
+    "psnr_pooled",
+    "ssim",
+    "ssim_gaussian",
+]

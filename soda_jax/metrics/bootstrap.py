@@ -17,8 +17,8 @@ class Estimate:
     Attributes:
       value: the figure on all of the data, not the mean of the resamples.
       low, high: ends of the interval.
-      count: how many units were resampled.
-      over: what these are: "images", "objects", "seeds".
+      count: how many units were resampled or left out.
+      over: what these are: "images", "objects", "random halves", "groups of images".
     """
 
     value: float

@@ -105,7 +105,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return max(float(distance), 0.0)
 
 
-def frechet_estimate(groups: Sequence[FeatureStatistics], reference: FeatureStatistics) -> Estimate:
+def frechet_estimate(
+    groups: Sequence[FeatureStatistics], reference: FeatureStatistics, over: str = "images"
+) -> Estimate:
     """The distance of all groups' examples together from the reference, and its interval.
 
     The interval is the jackknife's, by leaving out a group at a time (Student's t). The bootstrap of other figures
@@ -114,6 +116,7 @@ def frechet_estimate(groups: Sequence[FeatureStatistics], reference: FeatureStat
 
     Args:
       groups: statistics of 2 to 10 parts of the examples, of about equal size and alike in kind.
+      over: what the groups are of, for the estimate, whose count is the number of groups.
 
     Raises:
       ValueError: as for `frechet_distance`, also for all but one of the groups.
@@ -125,7 +128,7 @@ def frechet_estimate(groups: Sequence[FeatureStatistics], reference: FeatureStat
     others = [[*groups[:i], *groups[i + 1 :]] for i in range(len(groups))]
     left_out = [frechet_distance(functools.reduce(FeatureStatistics.merge, rest), reference) for rest in others]
     half = _T[len(groups) - 2] * float(np.sqrt((len(groups) - 1) * np.var(left_out)))
-    return Estimate(value, max(value - half, 0.0), value + half, whole.count, "images")
+    return Estimate(value, max(value - half, 0.0), value + half, len(groups), f"groups of {over}")
 
 
 def _check_dimensions(a: FeatureStatistics, b: FeatureStatistics) -> None:

@@ -144,7 +144,7 @@ def cell(metric: Metric, figure: float | Estimate) -> Cell:
 
 
 def interval_note(figures: Iterable[float | Estimate | None]) -> str:
-    """What a group's intervals are over: "95 % bootstrap intervals over 10,000 images"."""
+    """What a group's intervals are over: "95 % intervals over 10,000 images"."""
     found = [figure for figure in figures if isinstance(figure, Estimate)]
     if not found:
         return "No intervals: no spread was measured."
@@ -155,7 +155,7 @@ def interval_note(figures: Iterable[float | Estimate | None]) -> str:
     for over, sizes in counts.items():
         span = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
         parts.append(f"{span} {over}")
-    return f"In brackets: 95 % bootstrap intervals over {' and '.join(parts)}."
+    return f"In brackets: 95 % intervals over {' and '.join(parts)}."
 
 
 def online_table(curves: dict[str, list[tuple[int, float]]], examples: int) -> tuple[Table, int] | None:

@@ -82,8 +82,8 @@ def test_accuracy_of_logistic_regression_on_few_labels():
 
 def test_few_labels_train_for_many_passes(monkeypatch):
     seen = []
-    probe = LinearProbeEvaluator((1e-2,), epochs=7, batch_size=100)
-    monkeypatch.setattr(probe, "validate", lambda draw, epochs, **_: seen.append(epochs) or np.zeros(1))
+    probe = LinearProbeEvaluator((1e-3, 1e-2), epochs=7, batch_size=100)
+    monkeypatch.setattr(probe, "validate", lambda draw, epochs, **_: seen.append(epochs) or np.zeros(2))
     monkeypatch.setattr(probe, "fit_and_rank", lambda draw, test, *_, **__: np.zeros((len(test.features), 1), int))
     FewShot(probe, (0.05, 1.0), seeds=1).run(*make_sets(test=5, train=20_000))
     assert seen == [100, 7]

@@ -92,6 +92,20 @@ def test_frechet_distances(tmp_path, size):
     np.testing.assert_allclose(float(found), frechet_distance(*sets), rtol=1e-4)
 
 
+def test_a_frechet_distance_leaves_out_whole_objects(tmp_path):
+    metrics = ImageMetrics({}, {"frechet_means": Frechet(channel_means, "frechet_means", tmp_path)})
+    rng = np.random.default_rng(3)
+    shown, real = (rng.uniform(-1, 1, (12, 3, 8, 8, 3)), rng.integers(0, 256, (12, 3, 8, 8, 3), np.uint8))
+    reference = ImageSets(metrics)
+    reference.add(real, np.ones(12, bool))
+    found = scored(metrics, 5, shown, real, over="objects").figures("x", reference)["x/frechet_means"]
+    assert found.low < found.value < found.high and (found.count, found.over) == (10, "groups of objects")
+    alone = scored(metrics, 36, shown.reshape(36, 8, 8, 3), real.reshape(36, 8, 8, 3)).figures("x", reference)
+    alone = alone["x/frechet_means"]
+    np.testing.assert_allclose(alone.value, found.value, rtol=1e-9)
+    assert alone.over == "groups of images" and alone.high != found.high
+
+
 def test_baselines_need_no_frechet_distance(tmp_path):
     metrics = ImageMetrics({}, {"frechet_means": Frechet(channel_means, "frechet_means", tmp_path)})
     assert scored(metrics, 12, frechet=False).figures("x") == {}

@@ -116,7 +116,7 @@ def test_the_interval_covers_the_distance():
     for _ in range(100):
         x = rng.normal(size=(1000, 2)) * [1, 2] + [0.5, 0]
         found = frechet_estimate([FeatureStatistics.of(x[i::10]) for i in range(10)], reference)
-        assert found.low <= found.value <= found.high and found.count == 1000
+        assert found.low <= found.value <= found.high and (found.count, found.over) == (10, "groups of images")
         covered += found.low <= truth <= found.high
         widths += found.high - found.low
     assert covered >= 90

@@ -116,7 +116,7 @@ def test_figures_intervals_and_the_papers_numbers(pages):
         assert "resolution 64 (paper 128)" in text
         assert "1,000 steps x batch = 4.1 million images" in text
         assert "at most 700 test examples" in text
-        assert "95 % bootstrap intervals over 50,000 images" in text
+        assert "95 % intervals over 50,000 images" in text
         assert "4 x Test GPU" in text and "0123456789ab + changes" in text
 
 
