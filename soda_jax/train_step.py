@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from soda_jax import compiler, inputs, rngs, sharding
+from soda_jax import inputs, rngs, sharding
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.models.probe import LinearProbe, probe_hits, probe_loss, probe_targets
 from soda_jax.models.soda import SODA
@@ -120,7 +120,6 @@ class Trainer:
             self.step,
             donate_argnums=0,
             out_shardings=(placement, sharding.replicated(mesh)),
-            compiler_options=compiler.training_options(mesh.devices.flat[0].platform),
         )
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

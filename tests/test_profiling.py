@@ -5,10 +5,9 @@ import json
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from soda_jax import chips, compiler
+from soda_jax import chips
 from soda_jax.profiling import WARM_UP, StepTrace, region
 
 
@@ -50,38 +49,6 @@ def test_a_run_that_ends_in_the_trace_keeps_it(tmp_path):
 def test_without_a_trace_nothing_is_written(tmp_path, steps, active):
     run(StepTrace(str(tmp_path), 0, steps, active), 0, WARM_UP + 5)
     assert not list(tmp_path.iterdir())
-
-
-def convolution(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def test_training_options_change_the_program_and_not_the_gradient():
-    rng = np.random.default_rng(0)
-    x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 8, 8, 16), (3, 3, 16, 16)))
-
-    def gradients(options):
-        square = jax.grad(lambda x, kernel: jnp.square(convolution(x, kernel)).sum(), (0, 1))
-        return jax.jit(square, compiler_options=options).lower(x, kernel).compile()
-
-    chosen, default = gradients(compiler.training_options("cpu")), gradients(None)
-    for mine, theirs in zip(chosen(x, kernel), default(x, kernel), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-3)
-    if "ynn_fusion" in default.as_text():  # what this XLA would do by itself
-        assert "ynn_fusion" not in chosen.as_text()
-
-
-def test_an_unknown_option_is_left_out(monkeypatch):
-    def refuse(*_, **__):
-        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
-
-    monkeypatch.setattr(compiler.jax, "jit", refuse)
-    assert compiler.training_options.__wrapped__("cpu") is None
-
-
-@pytest.mark.parametrize("platform", ["gpu", "tpu"])
-def test_other_platforms_keep_their_defaults(platform):
-    assert compiler.training_options(platform) is None
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,7 @@ def torch(options: Options, config: ConfigDict) -> dict[str, Any]:
     bench = _bench(options, config)
     found = torch_benchmark.compare(bench, options.torch_python or sys.executable)
     print(speed_table(found["rows"]))
-    for name, ratio in found["ratios"].items():
-        print(f"{name}: {ratio:.2f} times the images/s of PyTorch {found['torch']}, the median over pairs of runs.")
+    print(f"{found['ratio']:.2f} times the images/s of PyTorch {found['torch']}, the median over pairs of runs.")
     return found
 
 

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from soda_jax import build, chips, compiler, inputs, sharding
+from soda_jax import build, chips, inputs, sharding
 from soda_jax.inference import Inference
 from soda_jax.plan import abstract_batch, probe_targets
 from soda_jax.tools import describe
@@ -122,13 +122,11 @@ def stepper(
     batch: dict[str, jax.Array],
     *,
     bare: bool = False,
-    options: dict[str, str] | None = None,
 ) -> Callable[[], Any]:
     """A function without arguments that takes one training step on `batch` and keeps the state.
 
     Args:
       bare: without EMA, online probe and gradient norms.
-      options: of the compiler; by default those of training.
     """
 
     def bare_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
@@ -147,7 +145,6 @@ def stepper(
         bare_step if bare else trainer.step,
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)),
-        compiler_options=compiler.training_options(mesh.devices.flat[0].platform) if options is None else options,
     )
 
     def program() -> Any:
