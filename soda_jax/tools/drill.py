@@ -39,7 +39,7 @@ from soda_jax.tools.drill_runs import (
 )
 
 EVERY = SETTINGS["train.checkpoint_every"]
-STEPS_A_KILL = 4 * EVERY  # that a start may come forward before it is killed
+STEPS_A_START = 4 * EVERY  # fewer than these a start comes forward before it is killed, and two checkpoints on average
 STOPPED_STEPS = 12 * EVERY  # of the runs that are stopped by SIGTERM
 GRACE_SECONDS = 30.0  # what Kubernetes and TPU preemption give by default
 
@@ -60,7 +60,7 @@ def kills(launcher: Launcher, count: int, in_writing: int, seed: int) -> dict[st
       Figures for the table; "difference" is None if the run ended as the undisturbed one.
     """
     rng = random.Random(seed)
-    steps = STEPS_A_KILL * (count + 1)
+    steps = 2 * EVERY * count + 2 * STEPS_A_START
     seconds = launcher.finish("undisturbed", steps)
     print(f"undisturbed: {steps} steps in {seconds:.0f} s", flush=True)
     launcher.lend_cache("undisturbed", "killed")
@@ -87,13 +87,13 @@ def _kill_once(
 ) -> tuple[Kill, float]:
     """A start and its kill; (what it hit, the seconds to the first checkpoint, as far as it came to one)."""
     workdir = launcher.folder / "killed"
-    before, begin = newest(workdir), time.monotonic()
+    before, since, begin = newest(workdir), time.time(), time.monotonic()
     (process,) = launcher.start("killed", steps)
-    limit = min(before + STEPS_A_KILL - EVERY, steps - EVERY)
+    limit = min(before + STEPS_A_START - EVERY, steps - EVERY)
     if in_writing:
         # The first, second or third writing of this start, at a random moment of it.
         target = min(before + EVERY * rng.randrange(3), limit - EVERY)
-        wait_until(lambda: newest(workdir) >= target and being_written(workdir), process)
+        wait_until(lambda: newest(workdir) >= target and being_written(workdir, since), process)
         first_save = time.monotonic() - begin if target == before else first_save
         time.sleep(rng.uniform(0.0, 0.05))
     else:
@@ -103,7 +103,7 @@ def _kill_once(
         process.must_end_well()
         raise DrillError(f"a run of {steps} steps ended before it was killed; its output is in {process.log}")
     process.kill()
-    return Kill(being_written(workdir), before, newest(workdir)), first_save
+    return Kill(being_written(workdir, since), before, newest(workdir)), first_save
 
 
 def corruptions(launcher: Launcher, count: int, seed: int) -> tuple[list[list[Any]], bool]:
@@ -187,6 +187,7 @@ def run(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: SIGTERM"))  # by way of `finally`, which ends the runs
     options = flags.FLAGS
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(options.folder or temporary).expanduser().resolve()

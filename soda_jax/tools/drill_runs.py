@@ -76,7 +76,11 @@ class Launcher:
     def _start(self, command: list[str]) -> "Process":
         log = self.folder / "logs" / f"{len(self.started) + 1:03d}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of steps so small, compiling is what takes time
+        }
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(log, "wb") as output:
             popen = subprocess.Popen(
@@ -146,9 +150,20 @@ def newest(workdir: pathlib.Path) -> int:
     return latest_step(str(workdir)) or 0
 
 
-def being_written(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint is being written, or was when the process died."""
-    return any(directory(str(workdir)).glob(WRITING_PATTERN))
+def being_written(workdir: pathlib.Path, since: float) -> bool:
+    """Whether a checkpoint is being written, or was when the process died, by a process that began at `since`.
+
+    Of what earlier kills left behind the files are older, and a start that clears it away makes none.
+    """
+    for folder in directory(str(workdir)).glob(WRITING_PATTERN):
+        for path, _, files in os.walk(folder):  # which passes over what vanishes meanwhile
+            for name in files:
+                try:
+                    if os.stat(os.path.join(path, name)).st_mtime >= since:
+                        return True
+                except FileNotFoundError:
+                    pass
+    return False
 
 
 def difference(workdir: pathlib.Path, reference: pathlib.Path, curves: bool = True) -> str | None:

@@ -1,4 +1,4 @@
-"""The fault drill, small; in full: python -m soda_jax.tools.drill --kills=50 --corruptions=200."""
+"""The fault drill, small; in full: python -m soda_jax.tools.drill."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from soda_jax.tools import drill_corruptions
 from soda_jax.tools.drill_corruptions import KINDS, Outcome, corruptions
-from soda_jax.tools.drill_runs import same_bits
+from soda_jax.tools.drill_runs import being_written, same_bits
 from tests import tiny, tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,11 +54,24 @@ def test_every_kind_of_damage_is_noticed_or_harmless(workdir, tmp_path):
 
 
 def test_without_checksums_the_drill_would_fail(workdir, tmp_path, monkeypatch):
-    """It finds flipped bits that orbax restores without a word."""
+    """What it judges by is what comes out, not what the checksums say."""
     monkeypatch.setattr(drill_corruptions, "KINDS", {"64 bits flipped": KINDS["64 bits flipped"]})
     monkeypatch.setattr("soda_jax.checksums.damage", lambda *_: None)
     outcomes = corruptions(workdir, tmp_path / "scratch", 12, seed=2)
-    assert any("silently wrong" in outcome.result for outcome in outcomes)
+    assert sum(not outcome.good for outcome in outcomes) > 3
+
+
+def test_a_writing_is_told_from_what_an_earlier_kill_left(tmp_path):
+    left, new = (tmp_path / "checkpoints" / f"{step}.orbax-checkpoint-tmp" / "ema" for step in (5, 10))
+    left.mkdir(parents=True)
+    (left / "part").touch()
+    since = (left / "part").stat().st_mtime + 0.01
+    assert being_written(tmp_path, since - 1) and not being_written(tmp_path, since)
+    new.mkdir(parents=True)
+    assert not being_written(tmp_path, since)
+    (new / "part").touch()
+    os.utime(new / "part", (since + 1, since + 1))
+    assert being_written(tmp_path, since)
 
 
 def test_outcomes():
