@@ -57,7 +57,7 @@ while ((${#pids[@]})); do
             continue
         fi
         code=0
-        wait "${pids[$k]}" || code=$?
+        wait "${pids[$k]}" 2>/dev/null || code=$?
         unset "pids[$k]"
         if ((code != 0 && status == 0)); then
             status=$code

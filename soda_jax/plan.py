@@ -26,6 +26,8 @@ from soda_jax.inference import Inference
 from soda_jax.tools.describe import train_flops
 
 GIB = 2**30
+# Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
+_QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CHIPS_GIB = (16, 32, 80)
 USABLE = 0.9  # of a chip's memory; the rest is the runtime's, and the compiler's margin
 # The dataset is not opened, so the online probe's targets are these; they make a thousandth of the model.
@@ -45,7 +47,8 @@ class Footprint:
       microbatch: examples that a device holds at once.
       state: bytes of parameters, optimiser state, EMA and probe.
       total: bytes at the peak of a step.
-      sent: bytes of collectives that it sends in a step, around rings.
+      sent: bytes of collectives that it sends in a step, around rings; None where the compiler refused the step
+        because it exceeds its chip's memory.
       collectives: them by kind.
       seconds: that compiling took.
     """
@@ -54,7 +57,7 @@ class Footprint:
     microbatch: int
     state: int
     total: int
-    sent: float
+    sent: float | None
     collectives: tuple[hlo.Collective, ...]
     seconds: float
 
@@ -85,7 +88,11 @@ def plan(
     footprints = []
     for mesh in meshes:
         print(f"compiling for {mesh.size} devices ...", flush=True)
-        footprints.append(measure(config, mesh))
+        found = measure(config, mesh)
+        print(
+            f"  {found.seconds:.0f} s: {found.total / GIB:.2f} GiB a device at {found.microbatch} examples", flush=True
+        )
+        footprints.append(found)
     samples = list(footprints)
     if len({sample.microbatch for sample in samples}) == 1:
         # One more point, at half or twice the microbatch, tells what an example costs.
@@ -156,10 +163,9 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     lowered = jax.jit(trainer.step, donate_argnums=0, out_shardings=placement).lower(state, batch)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     held = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state))
-    exchanged: tuple[hlo.Collective, ...] = ()
+    compiled, exchanged = None, ()
     try:
-        # Code for a CPU would take longer to optimise than all else, and says nothing about memory.
-        compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None)
+        compiled = lowered.compile(compiler_options=_QUICK_CODE if on_cpu else None)
     except jax.errors.JaxRuntimeError as error:
         total = _used_in(str(error))
         if total is None:
@@ -174,7 +180,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
         microbatch=config.train.batch_size // (mesh.size * config.train.grad_accum_steps),
         state=held,
         total=total,
-        sent=sum(one.sent for one in exchanged) if exchanged or mesh.size == 1 else float("nan"),
+        sent=sum(one.sent for one in exchanged) if compiled is not None else None,
         collectives=exchanged,
         seconds=time.perf_counter() - begin,
     )
@@ -232,7 +238,7 @@ def report(config: ConfigDict, figures: dict[str, Any]) -> str:
             f"{step['state'] / GIB:.2f}",
             f"{step['total'] / GIB:.2f}",
             f"{figures['flops_per_example'] * batch / step['devices'] / 1e12:,.1f}",
-            f"{step['sent'] / 1e9:.2f}",
+            "unknown" if step["sent"] is None else f"{step['sent'] / 1e9:.2f}",
             f"{step['seconds']:.0f}",
         ]
         for step in figures["steps"]

@@ -1,5 +1,6 @@
 """`--mode=plan`: memory and exchanges of a step that is compiled without data."""
 
+import dataclasses
 import json
 
 import jax
@@ -100,7 +101,20 @@ def test_devices_that_are_not_there():
         plan.plan(config(train__batch_size=12), [8])
 
 
-def test_what_a_compiler_says_of_a_full_chip():
+def test_a_step_that_exceeds_the_chip(monkeypatch, planned):
+    """A TPU's compiler refuses it, and says what it would take."""
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 43.51G of 15.75G hbm. Exceeded ..."
-    assert plan._used_in(message) == int(43.51 * 2**30)
-    assert plan._used_in("something else") is None
+    refuse = jax.errors.JaxRuntimeError(message)
+
+    class Lowered:
+        def compile(self, **_):
+            raise refuse
+
+    monkeypatch.setattr(plan.jax, "jit", lambda *_, **__: type("Jit", (), {"lower": lambda *_: Lowered()})())
+    found = plan.measure(config(), sharding.make_mesh(jax.devices()[:2]))
+    assert (found.total, found.sent, found.collectives) == (int(43.51 * 2**30), None, ())
+    figures = planned[0] | {"steps": [dataclasses.asdict(found)]}
+    assert "unknown" in plan.report(config(), figures) and "43.51" in plan.report(config(), figures)
+    refuse = jax.errors.JaxRuntimeError("INTERNAL: something else")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        plan.measure(config(), sharding.make_mesh(jax.devices()[:2]))

@@ -1,0 +1,207 @@
+"""Several processes on this machine, through launch/local.sh: they train as one, and end together."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soda_jax.checkpoint import latest_step
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIRST, STEPS = 4, 8
+# A lost process is noticed at once by what waits for its data, and otherwise by its heartbeat.
+SECONDS_TO_NOTICE = 90
+
+
+def start(count, *flags):
+    """launch/local.sh with `count` processes of one device each; a single process starts without it."""
+    environment = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+    }
+    several = ["bash", "launch/local.sh", str(count)]
+    command = several if count > 1 else [sys.executable, "-m", "soda_jax.main", "--cpu_devices=1"]
+    return subprocess.Popen(
+        [*command, *flags], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(count, *flags):
+    """(standard output, standard error) of a run that must end well."""
+    process = start(count, *flags)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def lines(workdir, key="loss"):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if key in row]
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """Flags of a run in a folder, so many steps long."""
+    folder = tmp_path_factory.mktemp("processes")
+
+    def flags(name, steps, *more):
+        return (
+            f"--config=tests/tiny_config.py:{folder / 'geometry'}", f"--workdir={folder / name}",
+            f"--config.train.num_steps={steps}", "--config.train.log_every=1", f"--config.train.eval_every={STEPS}",
+            "--config.train.checkpoint_every=2", *more,
+        )  # fmt: skip
+
+    flags.folder = folder
+    return flags
+
+
+@pytest.fixture(scope="module")
+def alone(flags):
+    """The workdir of one process that was not disturbed."""
+    finish(1, *flags("alone", STEPS))
+    return flags.folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def together(flags, alone):
+    """(workdir after the first steps by two processes and the rest by one, the first's output, a copy from between)"""
+    workdir = flags.folder / "together"
+    output, errors = finish(2, *flags("together", FIRST))
+    shutil.copytree(workdir, flags.folder / "between")
+    finish(1, *flags("together", STEPS))
+    return workdir, output + errors, flags.folder / "between"
+
+
+def test_two_processes_train_as_one(alone, together):
+    expected, found = lines(alone)[:FIRST], lines(together[2])
+    assert [row["step"] for row in found] == list(range(1, FIRST + 1))  # each step once: one process writes
+    for key in ("loss", "grad_norm", "probe/loss"):
+        np.testing.assert_allclose([row[key] for row in found], [row[key] for row in expected], rtol=1e-5)
+    assert len(json.loads((together[2] / "run.json").read_text())["sessions"]) == 1
+    said_by_second = [line for line in together[1].splitlines() if line.startswith("[1] ")]
+    assert all("[Gloo]" in line for line in said_by_second)
+
+
+def test_another_number_of_processes_goes_on(alone, together):
+    expected, found = lines(alone), lines(together[0])
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in expected], rtol=1e-5)
+    end, other = (lines(workdir, "eval/loss")[-1] for workdir in (alone, together[0]))
+    np.testing.assert_allclose(other["eval/loss"], end["eval/loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_evaluation_and_samples_of_two_processes_are_those_of_one(flags, together):
+    """The end of the two processes' part, once more by one process."""
+    workdir = flags.folder / "one_again"
+    shutil.copytree(together[2], workdir)
+    for path in (workdir / "images").iterdir():
+        path.unlink()
+    finish(1, *flags("one_again", FIRST))
+    expected, found = (lines(folder, "eval/loss")[-1] for folder in (workdir, together[2]))
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[k] for k in expected], [*expected.values()], rtol=1e-5)
+    name = f"images/reconstructions_{FIRST:08d}.png"
+    first, second = (np.asarray(Image.open(folder / name), np.int32) for folder in (workdir, together[2]))
+    assert np.abs(first - second).max() <= 2 and first.std() > 10
+
+
+EVALUATION = (
+    "--mode=evaluate", "--config.eval.evaluators=('knn', 'linear_probe', 'reconstruction')", "--config.eval.knn_k=(3,)",
+    "--config.eval.train_examples=61", "--config.eval.test_examples=27", "--config.eval.probe_epochs=2",
+    "--config.eval.reconstruction_examples=11", "--config.eval.baselines=False",
+)  # fmt: skip
+
+
+def figures(tree, prefix=""):
+    """The numbers of nested dicts and lists, by their path."""
+    if isinstance(tree, dict):
+        tree = tree.items()
+    elif isinstance(tree, list):
+        tree = enumerate(tree)
+    else:
+        return {prefix: tree} if isinstance(tree, (int, float)) else {}
+    return {path: value for key, node in tree for path, value in figures(node, f"{prefix}/{key}").items()}
+
+
+@pytest.mark.slow
+def test_modes_evaluate_and_sample_in_two_processes(flags, together):
+    """Counts of examples that divide by nothing: each is counted once, on whichever process."""
+    results, pictures = [], []
+    for count in (1, 2):
+        name = f"modes_{count}"
+        workdir = flags.folder / name
+        shutil.copytree(together[2], workdir)
+        finish(count, *flags(name, FIRST, *EVALUATION))
+        results.append(figures(json.loads((workdir / f"evaluation_{FIRST:08d}.json").read_text())["results"]))
+        finish(count, *flags(name, FIRST, "--mode=sample"))
+        pictures.append(np.asarray(Image.open(workdir / "samples" / f"grid_{FIRST:08d}_seed0.png"), np.int32))
+    assert results[0].keys() == results[1].keys() and len(results[0]) > 3
+    for key, value in results[0].items():
+        np.testing.assert_allclose(results[1][key], value, rtol=1e-3, atol=1e-6, err_msg=key)
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def process_of(workdir, number):
+    """The id of process `number` of the run in `workdir`."""
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:  # it ended meanwhile
+            continue
+        if f"--process_id={number}" in words and f"--workdir={workdir}" in words and "-m" in words:
+            return int(folder.name)
+    raise LookupError(f"no process {number} of {workdir}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/cmdline").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("killed", [1, 0])
+def test_a_lost_process_ends_the_others(flags, together, killed):
+    """kill -9: the other ends with a message, and the next start goes on from the last whole checkpoint."""
+    name = f"lost{killed}"
+    workdir = flags.folder / name
+    shutil.copytree(together[2], workdir)
+    process = start(2, *flags(name, 1_000_000))
+    deadline = time.monotonic() + 300
+    while (latest_step(str(workdir)) or 0) <= FIRST + 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process_of(workdir, killed), signal.SIGKILL)
+    begin = time.monotonic()
+    output, errors = process.communicate(timeout=SECONDS_TO_NOTICE + 60)
+    assert time.monotonic() - begin < SECONDS_TO_NOTICE
+    assert process.returncode == 137  # of the first that ended
+    assert f"process {killed} of 2 ended with code 137" in errors
+    said = output + errors
+    if killed == 1:
+        assert "process 0 of 2 stops: another process of this run ended" in said
+        assert f"go on from the newest whole checkpoint in {workdir}" in said
+    else:  # process 0 holds JAX's coordination service, without which JAX itself ends the others
+        assert "another process of this run ended" in said or "another task died" in said
+    step = latest_step(str(workdir))
+    output, _ = finish(1, *flags(name, step + 1))
+    assert f"resuming from step {step} of {workdir}" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_quickstart_by_several_processes(tmp_path, count):
+    """Losses of the first 20 steps of configs/quickstart.py, and of four more by one process."""
+    flags = ["--config=configs/quickstart.py", "--config.train.log_every=1", "--config.eval.num_examples=64"]
+    flags += ["--config.optim.decay_steps=3500"]  # of the whole run: by default it follows num_steps
+    finish(1, *flags, f"--workdir={tmp_path / 'one'}", "--config.train.num_steps=24")
+    for processes, steps in ((count, 20), (1, 24)):
+        finish(processes, *flags, f"--workdir={tmp_path / 'several'}", f"--config.train.num_steps={steps}")
+    expected, found = ([row["loss"] for row in lines(tmp_path / name)] for name in ("one", "several"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
