@@ -74,46 +74,48 @@ def alone(flags):
 
 
 @pytest.fixture(scope="module")
-def together(flags, alone):
-    """(workdir after the first steps by two processes and the rest by one, the first's output, a copy from between)"""
-    workdir = flags.folder / "together"
-    output, errors = finish(2, *flags("together", FIRST))
-    shutil.copytree(workdir, flags.folder / "between")
-    finish(1, *flags("together", STEPS))
-    return workdir, output + errors, flags.folder / "between"
+def between(flags):
+    """(workdir after the first steps by two processes, what they said)."""
+    output, errors = finish(2, *flags("between", FIRST))
+    return flags.folder / "between", output + errors
 
 
-def test_two_processes_train_as_one(alone, together):
-    expected, found = lines(alone)[:FIRST], lines(together[2])
+def test_two_processes_train_as_one(alone, between):
+    expected, found = lines(alone)[:FIRST], lines(between[0])
     assert [row["step"] for row in found] == list(range(1, FIRST + 1))  # each step once: one process writes
     for key in ("loss", "grad_norm", "probe/loss"):
         np.testing.assert_allclose([row[key] for row in found], [row[key] for row in expected], rtol=1e-5)
-    assert len(json.loads((together[2] / "run.json").read_text())["sessions"]) == 1
-    said_by_second = [line for line in together[1].splitlines() if line.startswith("[1] ")]
+    assert len(json.loads((between[0] / "run.json").read_text())["sessions"]) == 1
+    said_by_second = [line for line in between[1].splitlines() if line.startswith("[1] ")]
     assert all("[Gloo]" in line for line in said_by_second)
 
 
-def test_another_number_of_processes_goes_on(alone, together):
-    expected, found = lines(alone), lines(together[0])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+def test_another_number_of_processes_goes_on(flags, alone, between, count):
+    name = f"on_by_{count}"
+    shutil.copytree(between[0], flags.folder / name)
+    finish(count, *flags(name, STEPS))
+    expected, found = lines(alone), lines(flags.folder / name)
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in expected], rtol=1e-5)
-    end, other = (lines(workdir, "eval/loss")[-1] for workdir in (alone, together[0]))
+    end, other = (lines(workdir, "eval/loss")[-1] for workdir in (alone, flags.folder / name))
     np.testing.assert_allclose(other["eval/loss"], end["eval/loss"], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_evaluation_and_samples_of_two_processes_are_those_of_one(flags, together):
+def test_evaluation_and_samples_of_two_processes_are_those_of_one(flags, between):
     """The end of the two processes' part, once more by one process."""
     workdir = flags.folder / "one_again"
-    shutil.copytree(together[2], workdir)
+    shutil.copytree(between[0], workdir)
     for path in (workdir / "images").iterdir():
         path.unlink()
     finish(1, *flags("one_again", FIRST))
-    expected, found = (lines(folder, "eval/loss")[-1] for folder in (workdir, together[2]))
+    expected, found = (lines(folder, "eval/loss")[-1] for folder in (workdir, between[0]))
     assert found.keys() == expected.keys()
     np.testing.assert_allclose([found[k] for k in expected], [*expected.values()], rtol=1e-5)
     name = f"images/reconstructions_{FIRST:08d}.png"
-    first, second = (np.asarray(Image.open(folder / name), np.int32) for folder in (workdir, together[2]))
+    first, second = (np.asarray(Image.open(folder / name), np.int32) for folder in (workdir, between[0]))
     assert np.abs(first - second).max() <= 2 and first.std() > 10
 
 
@@ -136,13 +138,13 @@ def figures(tree, prefix=""):
 
 
 @pytest.mark.slow
-def test_modes_evaluate_and_sample_in_two_processes(flags, together):
+def test_modes_evaluate_and_sample_in_two_processes(flags, between):
     """Counts of examples that divide by nothing: each is counted once, on whichever process."""
     results, pictures = [], []
     for count in (1, 2):
         name = f"modes_{count}"
         workdir = flags.folder / name
-        shutil.copytree(together[2], workdir)
+        shutil.copytree(between[0], workdir)
         finish(count, *flags(name, FIRST, *EVALUATION))
         results.append(figures(json.loads((workdir / f"evaluation_{FIRST:08d}.json").read_text())["results"]))
         finish(count, *flags(name, FIRST, "--mode=sample"))
@@ -168,11 +170,11 @@ def process_of(workdir, number):
 @pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/cmdline").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("killed", [1, 0])
-def test_a_lost_process_ends_the_others(flags, together, killed):
+def test_a_lost_process_ends_the_others(flags, between, killed):
     """kill -9: the other ends with a message, and the next start goes on from the last whole checkpoint."""
     name = f"lost{killed}"
     workdir = flags.folder / name
-    shutil.copytree(together[2], workdir)
+    shutil.copytree(between[0], workdir)
     process = start(2, *flags(name, 1_000_000))
     deadline = time.monotonic() + 300
     while (latest_step(str(workdir)) or 0) <= FIRST + 2 and process.poll() is None and time.monotonic() < deadline:
