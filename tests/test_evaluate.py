@@ -12,6 +12,7 @@ from soda_jax import build, evaluate_features, evaluate_images
 from soda_jax.config import ConfigError
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.evaluate import evaluate
+from soda_jax.evaluators import few_shot
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
 
@@ -64,6 +65,7 @@ def evaluation(workdir, scenes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate_features, "CALIBRATION_BATCHES", 2)
         patch.setattr(evaluate_images, "MEAN_TARGETS", 64)
+        patch.setattr(few_shot, "MIN_STEPS", 30)
         return evaluate(get_config(scenes), str(workdir))
 
 

@@ -11,8 +11,9 @@ import pytest
 from soda_jax import build, evaluate_features, evaluate_images
 from soda_jax.data.sources import Targets
 from soda_jax.evaluate import evaluate
-from soda_jax.evaluators import frechet
+from soda_jax.evaluators import few_shot, frechet
 from soda_jax.evaluators.disentanglement import Disentanglement
+from soda_jax.metrics.disentanglement import boosting
 from tests import tiny, tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -63,6 +64,9 @@ def splits(monkeypatch):
     monkeypatch.setattr(build, "source", lambda config, split: found[split])
     monkeypatch.setattr(evaluate_features, "CALIBRATION_BATCHES", 1)
     monkeypatch.setattr(evaluate_images, "MEAN_TARGETS", 64)
+    monkeypatch.setattr(few_shot, "MIN_STEPS", 20)
+    monkeypatch.setattr(boosting, "ROUNDS", 5)
+    monkeypatch.setattr(evaluate_features, "Disentanglement", functools.partial(Disentanglement, jobs=1))
     return found
 
 
@@ -138,7 +142,6 @@ def test_weights_that_diverged(splits, tmp_path, monkeypatch):
 
 
 def test_disentanglement_by_section_beside_pixels(splits, workdir, monkeypatch):
-    monkeypatch.setattr(evaluate_features, "Disentanglement", functools.partial(Disentanglement, jobs=1))
     monkeypatch.setattr(evaluate_features, "PIXELS_SIDE", 2)
     settings = {"eval__dci_train": 80, "eval__dci_test": 20, "eval__dci_repeats": 2}
     config = get_config(eval__evaluators=("disentanglement",), **settings)
@@ -157,16 +160,14 @@ def test_disentanglement_by_section_beside_pixels(splits, workdir, monkeypatch):
     assert written["num_images"] == {"dci_train": 80, "dci_test": 20}
 
 
-def test_no_sections_of_what_is_no_latent(splits, workdir, monkeypatch):
-    monkeypatch.setattr(evaluate_features, "Disentanglement", functools.partial(Disentanglement, jobs=1))
+def test_no_sections_of_what_is_no_latent(splits, workdir):
     for change in ({"eval__feature": "pooled"}, {"eval__dci_sections": False}):
         config = get_config(eval__evaluators=("disentanglement",), eval__baselines=False, eval__dci_repeats=0, **change)
         assert not [name for name in evaluate(config, str(workdir))["SODA"] if "section" in name]
 
 
-def test_no_sections_where_they_are_too_narrow(splits, tmp_path, monkeypatch, capsys):
+def test_no_sections_where_they_are_too_narrow(splits, tmp_path, capsys):
     """A latent as wide as its sections trains; completeness needs two codes."""
-    monkeypatch.setattr(evaluate_features, "Disentanglement", functools.partial(Disentanglement, jobs=1))
     settings = {"eval__evaluators": ("disentanglement",), "eval__baselines": False, "eval__dci_repeats": 0}
     config = get_config(model__latent_dim=4, **settings)
     tiny_checkpoint.write(tmp_path, config, 3)

@@ -4,9 +4,14 @@ import pytest
 from soda_jax.evaluators import disentanglement
 from soda_jax.evaluators.disentanglement import Disentanglement
 from soda_jax.metrics.bootstrap import Estimate
-from soda_jax.metrics.disentanglement import DCI, dci, mig, sap
+from soda_jax.metrics.disentanglement import DCI, boosting, dci, mig, sap
 
 NAMES = ("hue", "size", "shape")
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(boosting, "ROUNDS", 20)
 
 
 def data(count=450, train=300, seed=0):

@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from soda_jax.evaluators import few_shot
 from soda_jax.evaluators.features import FeatureSet
 from soda_jax.evaluators.few_shot import FewShot, stratified
 from soda_jax.evaluators.linear_probe import LinearProbeEvaluator
@@ -59,7 +60,8 @@ def test_draws_differ_by_seed_and_are_at_random():
     assert often.max() < 20 and (often > 0).mean() > 0.98  # each is in 5 draws on average
 
 
-def test_accuracy_of_logistic_regression_on_few_labels():
+def test_accuracy_of_logistic_regression_on_few_labels(monkeypatch):
+    monkeypatch.setattr(few_shot, "MIN_STEPS", 300)
     train, test = make_sets()
     results = FewShot(LinearProbeEvaluator((3e-3, 1e-2), epochs=10, batch_size=64), (0.02, 0.1), seeds=2).run(
         train, test
