@@ -89,10 +89,16 @@ def is_several() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process of the run is gone, rather than that this one failed."""
-    text = str(error).lower()
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(sign in text for sign in _LOST_PEER)
+def lost_peer(error: BaseException) -> BaseException | None:
+    """What says that another process of the run is gone: `error` itself or a cause of it; None if this one failed."""
+    found: BaseException | None = error
+    for _ in range(10):
+        if found is None:
+            break
+        if isinstance(found, jax.errors.JaxRuntimeError) and any(sign in str(found).lower() for sign in _LOST_PEER):
+            return found
+        found = found.__cause__
+    return None
 
 
 def leave(error: BaseException, workdir: str, *, expected: bool = False) -> NoReturn:
@@ -107,9 +113,9 @@ def leave(error: BaseException, workdir: str, *, expected: bool = False) -> NoRe
       expected: a user's mistake, whose message suffices; otherwise the traceback is printed as well.
     """
     me = f"process {jax.process_index()} of {jax.process_count()}"
-    if lost_peer(error):
+    if lost := lost_peer(error):
         print(
-            f"error: {me} stops: another process of this run ended or cannot be reached ({_first_line(error)}). "
+            f"error: {me} stops: another process of this run ended or cannot be reached ({_first_line(lost)}). "
             f"Start all processes again, in any number: they go on from the newest whole checkpoint in {workdir}",
             file=sys.stderr,
         )

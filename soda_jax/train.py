@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from soda_jax import build, distributed, sharding
 from soda_jax import config as config_lib
-from soda_jax.checkpoint import Checkpointer, check_same_model, latest_step
+from soda_jax.checkpoint import Checkpointer, CheckpointWriteError, check_same_model, latest_step
 from soda_jax.data.pipeline import iterate, train_dataset
 from soda_jax.evaluators.online import OnlineEvaluator
 from soda_jax.grids import GridWriter
@@ -95,7 +95,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
         batches = iterate(dataset, position, num_workers=config.data.num_workers)
         try:
             return run.loop(state, batches)
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, CheckpointWriteError) as error:  # the processes write checkpoints together
             if distributed.is_several() and distributed.lost_peer(error):
                 distributed.leave(error, workdir)  # closing the checkpointer would wait for the process that is gone
             raise

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from soda_jax import distributed
+from soda_jax.checkpoint import CheckpointWriteError
 
 
 @pytest.fixture
@@ -76,7 +77,19 @@ def test_others_that_never_come(monkeypatch):
     ],
 )
 def test_which_errors_mean_a_lost_process(error, lost):
-    assert distributed.lost_peer(error) is lost
+    assert distributed.lost_peer(error) is (error if lost else None)
+
+
+def test_a_process_lost_while_all_write_a_checkpoint(leave):
+    """What the checkpoint says is wrong would send the user to look at a disk that is sound."""
+    barrier = jax.errors.JaxRuntimeError("INTERNAL: Barrier failed because: UNAVAILABLE: Task 1 heartbeat timeout.")
+    written = CheckpointWriteError("the checkpoint of step 8 could not be written. Mend that (room, permissions)")
+    written.__cause__ = barrier
+    errors, _ = leave(written, expected=True)
+    assert "another process of this run ended or cannot be reached (INTERNAL: Barrier" in errors
+    assert "room" not in errors
+    written.__cause__ = OSError(28, "No space left on device")
+    assert "room" in leave(written, expected=True)[0]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from soda_jax.checkpoint import CheckpointWriteError, latest_step, read_arrays, 
 from soda_jax.data.sources.bad_files import DatasetGoneError
 from soda_jax.run_record import read_sessions
 from soda_jax.train import train
+from soda_jax.train_step import Trainer
 from soda_jax.workdir import WorkdirInUseError, training_lock
 from tests import tiny
 
@@ -75,20 +76,29 @@ def disk_full(batches):
     return batches
 
 
+def once(function):
+    """`function`, whose first result serves every call: the runs have the same config, and tracing it takes long."""
+    found = []
+
+    def call(*args, **kwargs):
+        if not found:
+            found.append(function(*args, **kwargs))
+        return found[0]
+
+    return call
+
+
 @pytest.fixture(scope="module")
-def patch(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    settings = {"jax_compilation_cache_dir": str(cache), "jax_persistent_cache_min_compile_time_secs": 0.0}
-    old = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
+def patch():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_lib, "Run", Mishap)
         one = sharding.make_mesh(jax.devices()[:1])
         patch.setattr(train_lib.sharding, "make_mesh", lambda **_: one)
+        patch.setattr(train_lib.build, "trainer", once(train_lib.build.trainer))
+        patch.setattr(Trainer, "jit_step", once(Trainer.jit_step))
+        for name in ("Inference", "OnlineEvaluator"):
+            patch.setattr(train_lib, name, once(getattr(train_lib, name)))
         yield patch
-    for name, value in old.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
