@@ -72,6 +72,8 @@ def describe(name: str) -> Metric:
         return Metric(name, group, _join(_setting(base, number), _FACTS[leaf]))
     if base in ("knn", "linear_probe", "few_shot", "online_probe", "probe"):
         return _classification(name, base, _setting(base, number), [*middle, leaf])
+    if name == "diversity/std":
+        return Metric(name, _GROUPS[base], "standard deviation of pixels in [0, 1]", digits=4, main=True)
     if leaf in _IMAGES or leaf.startswith("frechet_"):
         return _image(name, base, number, middle, leaf)
     if base == "disentanglement":

@@ -29,7 +29,7 @@ from soda_jax.reporting.metric_names import describe
         ("disentanglement/i/wall_hue", "Disentanglement", "informativeness (I), wall hue", ""),
         ("disentanglement/section_3/c", "Disentanglement", "section 3: completeness (C)", ""),
         ("diversity/lpips_vgg16", "Diversity", "LPIPS, VGG16, between samples", ""),
-        ("diversity/std", "Diversity", "std", ""),
+        ("diversity/std", "Diversity", "standard deviation of pixels in [0, 1]", ""),
         ("something_new/some_score", "Something new", "some score", ""),
         ("bare", "Bare", "", ""),
     ],
