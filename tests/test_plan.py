@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from soda_jax import plan, sharding
+from soda_jax import hlo, plan, sharding
 from soda_jax.config import ConfigError
 from tests import tiny
 
@@ -69,20 +69,32 @@ def test_fewest_microbatches():
     assert plan._fitting(of_4096, 8, -3.0) == {"microbatch": 0, "grad_accum_steps": None}
 
 
-def test_a_split_state(monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_split_state(monkeypatch, planned):
     monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
-    whole = plan.measure(config(), sharding.make_mesh(jax.devices()[:4]))
     split = plan.measure(config(train__fsdp=4), sharding.make_mesh(jax.devices()[:4], 4))
-    assert whole.state / 4 < split.state < whole.state / 3
+    whole = planned[0]["steps"][0]["state"]
+    assert whole / 4 < split.state < whole / 3
     kinds = {one.kind for one in split.collectives}
     assert "all-gather" in kinds and {one.group for one in split.collectives} == {4}
 
 
-def test_one_number_of_devices_is_measured_twice(capsys, tmp_path):
-    figures = plan.plan(config(train__batch_size=8, probe__kind="none"), [4])
-    assert figures["bytes_per_example"] > 0 and len(figures["steps"]) == 1
+def test_one_number_of_devices_is_measured_twice(monkeypatch, planned, capsys):
+    """Once more at half the microbatch: two points make the line."""
+    eight = planned[0]["steps"][1]
+    exchanged = tuple(hlo.Collective(**one) for one in eight["collectives"])
+
+    def measure(config, mesh):
+        microbatch = config.train.batch_size // mesh.size
+        fields = {"devices": mesh.size, "microbatch": microbatch, "total": 5000 + 70 * microbatch}
+        return plan.Footprint(**(eight | {"collectives": exchanged} | fields))
+
+    monkeypatch.setattr(plan, "measure", measure)
+    figures = plan.plan(config(train__batch_size=32), [4])
+    assert (figures["fixed_bytes"], figures["bytes_per_example"]) == (5000, 70)
+    assert [step["microbatch"] for step in figures["steps"]] == [8]
     report = capsys.readouterr().out
-    assert "batch 8 in 1 microbatches" in report and "all-reduce" in report and "80 GiB" in report
+    assert "batch 32 in 1 microbatches" in report and "all-reduce" in report and "80 GiB" in report
 
 
 def test_poses_have_their_shapes():
