@@ -1,15 +1,11 @@
-"""Test settings: eight simulated devices, so that sharded code runs on any machine."""
+"""Test settings: eight simulated devices, so that sharded code runs on any machine, and code that compiles quickly."""
 
-import jax
-import pytest
+import os
+
+# For jax, which reads it on import, here and in the programs that tests start: most of their time is compiling.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402
 
 # Before any test touches a device: afterwards the number is fixed.
 jax.config.update("jax_num_cpu_devices", 8)
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Compiles without optimisations: a quarter of the time, for tests that run a whole training step."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

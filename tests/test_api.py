@@ -10,8 +10,6 @@ import pytest
 import soda_jax
 from tests import tiny, tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIDE, LATENT_DIM, SECTIONS = 8, 16, 3
 SECTION_SIZES = (6, 5, 5)
 

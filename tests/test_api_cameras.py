@@ -9,8 +9,6 @@ import soda_jax
 from soda_jax.data import cameras
 from tests import tiny, tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIDE = 8
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 3, SIDE, SIDE, 3), np.uint8)

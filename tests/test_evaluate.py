@@ -16,8 +16,6 @@ from soda_jax.evaluators import few_shot
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 FACTORS = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 ROWS = ["SODA", "untrained encoder", "raw pixels"]
 

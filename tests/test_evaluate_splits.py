@@ -16,8 +16,6 @@ from soda_jax.evaluators.disentanglement import Disentanglement
 from soda_jax.metrics.disentanglement import boosting
 from tests import tiny, tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NAMES, SIZES = ("hue", "light"), (3, 2)
 
 

@@ -23,8 +23,6 @@ from soda_jax.train_step import Trainer
 from soda_jax.workdir import WorkdirInUseError, training_lock
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 STEPS, EVERY = 24, 4
 
 

@@ -8,8 +8,6 @@ from soda_jax import inputs, sharding
 from soda_jax.inference import Inference
 from tests import tiny, tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def config():

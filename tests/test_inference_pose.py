@@ -9,8 +9,6 @@ from soda_jax.inference import Inference
 from soda_jax.models.pose import Camera
 from tests import tiny, tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 BATCH = tiny.posed_batch(6, views=2)
 
 

@@ -11,8 +11,6 @@ from soda_jax.data.sources import Targets
 from soda_jax.evaluators.online import OnlineEvaluator
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 COUNT = 21
 
 

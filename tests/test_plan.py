@@ -11,8 +11,6 @@ from soda_jax import hlo, plan, sharding
 from soda_jax.config import ConfigError
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def config(**overrides):
     return tiny.get_config(**({"probe__kind": "label", "data__name": "imagenet2012"} | overrides))

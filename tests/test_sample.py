@@ -11,8 +11,6 @@ from soda_jax.sample import sample
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

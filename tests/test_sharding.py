@@ -97,7 +97,7 @@ def small_arrays_too(monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
 
 
-@pytest.mark.usefixtures("small_arrays_too", "quick_compile")
+@pytest.mark.usefixtures("small_arrays_too")
 def test_a_split_state_trains_to_the_same_numbers():
     """Adam and plain SGD, two microbatches, on four devices: whole on each, and split over two and over all four."""
     batches = [tiny.batch(seed=seed) for seed in range(2)]

@@ -18,8 +18,6 @@ from soda_jax.run_record import read_sessions
 from soda_jax.train import DEAD_ENCODER_STEPS, EncoderWatch, NonFiniteLossError, StepTimer, train
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 STEPS, SETTLED = 50, 25  # by step 25 everything has run once: log, evaluation, save
 
 

@@ -14,8 +14,6 @@ from soda_jax.train_state import ema_decay_at, ema_update
 from soda_jax.train_step import module_names
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 STEPS = 5
 BATCHES = [tiny.batch(seed=seed) for seed in range(STEPS)]
 

@@ -15,8 +15,6 @@ from soda_jax.models.pose import PoseEncoding
 from soda_jax.train_step import Trainer
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 COUNT, VIEWS, SECTIONS = 4000, 3, 2
 ABSOLUTE = PoseEncoding(vector="absolute", encoding_dim=24)
 

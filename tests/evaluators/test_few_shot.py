@@ -12,8 +12,6 @@ from soda_jax.evaluators.features import FeatureSet
 from soda_jax.evaluators.few_shot import FewShot, stratified
 from soda_jax.evaluators.linear_probe import LinearProbeEvaluator
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def make_sets(train=2000, test=800, noise=1.0):
     rng = np.random.default_rng(0)

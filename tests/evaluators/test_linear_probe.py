@@ -13,8 +13,6 @@ from soda_jax.evaluators.features import FeatureSet
 from soda_jax.evaluators.linear_probe import LinearProbeEvaluator
 from soda_jax.evaluators.probe_fit import ProbeOptions
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CLASSES = 4
 
 

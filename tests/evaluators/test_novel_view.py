@@ -14,8 +14,6 @@ from soda_jax.models.pose import Camera
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SPEC = ViewSpec(policy="camera", num_sources=2, min_sources=1, source_resolution=8, target_resolution=8)
 OBJECTS = Objects()
 

@@ -7,8 +7,6 @@ from skimage import metrics
 
 from soda_jax.metrics import image
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def smooth(rng, shape):
     """Random colour gradients: like photographs, neighbouring pixels are close."""

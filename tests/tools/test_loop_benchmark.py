@@ -8,8 +8,6 @@ from soda_jax import build
 from soda_jax.tools import benchmark, loop_benchmark
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 WAIT = 0.2
 
 

@@ -20,8 +20,6 @@ from soda_jax.tools.step_benchmark import Bench, Row
 from soda_jax.tools.timing import Timing, in_turn
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 OPTIONS = SimpleNamespace(repeats=2, seconds=0.0, batch_sizes=[], sampling_steps=0)
 
 
