@@ -26,6 +26,7 @@ def drill(folder, *arguments):
     return ended.stdout, json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_kills_one_in_writing(tmp_path):
     output, found = drill(tmp_path, "--kills=2", "--kills_in_writing=1", "--corruptions=0", "--stops=")
     assert found["passed"] and found["kills"]["kills"] >= 2 and found["kills"]["in writing"] >= 1

@@ -8,6 +8,8 @@ from soda_jax import build
 from soda_jax.tools import benchmark, loop_benchmark
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 WAIT = 0.2
 
 

@@ -57,6 +57,7 @@ def test_batch_sizes_that_do_not_fit_are_passed_over(monkeypatch, capsys):
     assert "batch 32: out of memory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_bare_step_trains_all_the_same(bench):
     """Its third loss is the third loss of training."""
     trainer = build.trainer(bench.config, probe_targets(bench.config), bench.mesh)
