@@ -14,7 +14,7 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.train.num_steps = 3500
+    config.train.num_steps = 3000
     config.train.batch_size = 32
     config.train.ema_decay = 0.99
     config.train.log_every = 50

@@ -201,7 +201,7 @@ def test_a_lost_process_ends_the_others(flags, between, killed):
 def test_quickstart_by_several_processes(tmp_path, count):
     """Losses of the first 20 steps of configs/quickstart.py, and of four more by one process."""
     flags = ["--config=configs/quickstart.py", "--config.train.log_every=1", "--config.eval.num_examples=64"]
-    flags += ["--config.optim.decay_steps=3500"]  # of the whole run: by default it follows num_steps
+    flags += ["--config.optim.decay_steps=3000"]  # of the whole run: by default it follows num_steps
     finish(1, *flags, f"--workdir={tmp_path / 'one'}", "--config.train.num_steps=24")
     for processes, steps in ((count, 20), (1, 24)):
         finish(processes, *flags, f"--workdir={tmp_path / 'several'}", f"--config.train.num_steps={steps}")
