@@ -157,7 +157,8 @@ def test_section_choice_mixes_latents(model, latents):
 def test_frames_end_with_the_images(model, latents):
     frames = model.sample(latents, steps=4, num_frames=3)
     assert frames.shape == (3, 5, SIDE, SIDE, 3) and frames.dtype == np.uint8
-    np.testing.assert_array_equal(frames[-1], model.sample(latents, steps=4))
+    images = model.sample(latents, steps=4).astype(np.int32)  # of another program, so up to rounding
+    assert np.abs(frames[-1].astype(np.int32) - images).max() <= 1
     assert (frames[0] != frames[-1]).any()
 
 
