@@ -48,10 +48,10 @@ def directory(workdir: str) -> pathlib.Path:
 
 def latest_step(workdir: str) -> int | None:
     """The newest checkpoint's step, its content unseen; None where there is none."""
-    return next((step for step in _steps(workdir) if (directory(workdir) / str(step) / "meta").is_dir()), None)
+    return next((step for step in saved_steps(workdir) if (directory(workdir) / str(step) / "meta").is_dir()), None)
 
 
-def _steps(workdir: str) -> list[int]:
+def saved_steps(workdir: str) -> list[int]:
     """Of all checkpoints, whole or not, newest first."""
     names = (child.name for child in directory(workdir).glob("*") if child.is_dir())
     return sorted((int(name) for name in names if name.isascii() and name.isdigit()), reverse=True)
@@ -123,7 +123,7 @@ def _parse_meta(path: pathlib.Path) -> dict[str, Any]:
 def _newest_sound(workdir: str, items: Sequence[str]) -> tuple[int | None, dict[int, str]]:
     """(step of the newest sound checkpoint or None, what is wrong with those after it)."""
     damaged: dict[int, str] = {}
-    for step in _steps(workdir):
+    for step in saved_steps(workdir):
         found = damage(workdir, step, items)
         if found is None:
             return step, damaged
@@ -242,7 +242,7 @@ class Checkpointer:
         standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
         cause = next((e for e in _chain(error) if isinstance(e, OSError) and e.strerror), None)
         reason = cause.strerror if cause else " ".join(str(error).split())[:300]
-        good = next((step for step in _steps(self._workdir) if step != self._writing), None)
+        good = next((step for step in saved_steps(self._workdir) if step != self._writing), None)
         return CheckpointWriteError(
             f"the checkpoint of step {self._writing} could not be written to {directory(self._workdir)} ({reason}); "
             + ("none was written before" if good is None else f"the last whole one is of step {good}")
@@ -286,7 +286,7 @@ def _checked_step(workdir: str, step: int | None) -> int:
     if step is None:
         found, damaged = _newest_sound(workdir, items)
     else:
-        found = step if step in _steps(workdir) else None
+        found = step if step in saved_steps(workdir) else None
         if found is not None and (wrong := damage(workdir, step, items)):
             raise DamagedCheckpointError(f"checkpoint {directory(workdir) / str(step)} is damaged: {wrong}")
     for number, wrong in damaged.items():

@@ -355,12 +355,12 @@ FLAGS = {
 def ends(tmp_path_factory):
     """{name: (wait status, output)} of every command line, all run in a folder of their own."""
     folder = tmp_path_factory.mktemp("flags")
-    (folder / "work").mkdir()
+    (folder / "allowed").mkdir()
     lines = {}
     for name, arguments in FLAGS.items():
         given = {argument.partition("=")[0] for argument in arguments}
-        usual = {"--config": f"--config={ROOT}/configs/quickstart.py", "--workdir": f"--workdir={folder}/work/run"}
-        rest = [f"--config.data.root={folder}/work/data", "--config.train.num_steps=1"]
+        usual = {"--config": f"--config={ROOT}/configs/quickstart.py", "--workdir": f"--workdir={folder}/allowed/run"}
+        rest = [f"--config.data.root={folder}/allowed/data", "--config.train.num_steps=1"]
         first = [value for flag, value in usual.items() if flag not in given]
         lines[name] = first + [line for line in rest if line.partition("=")[0] not in given] + arguments
         # Overrides need the config, and a relative one is meant to be relative to the repository.
@@ -384,7 +384,7 @@ def test_command_line(name, ends):
 
 def test_command_lines_write_nothing_but_their_workdir(ends):
     folder = ends[1]
-    assert {path.name for path in folder.iterdir() if not path.name.startswith("lines")} == {"work"}
+    assert {path.name for path in folder.iterdir() if not path.name.startswith("lines")} == {"allowed"}
     assert not (ROOT / "marker").exists() and not pathlib.Path("/tmp/written").exists()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from soda_jax.checkpoint import Checkpointer, damage, directory, read_arrays, read_meta
+from soda_jax.checkpoint import Checkpointer, damage, directory, read_arrays, read_meta, saved_steps
 from soda_jax.tools.drill_runs import same_bits
 
 Arrays = dict[str, np.ndarray]
@@ -42,7 +42,7 @@ def corruptions(workdir: pathlib.Path, scratch: pathlib.Path, count: int, seed: 
     The kinds of damage take turns; file and place are random.
     """
     rng = random.Random(seed)
-    newest, before = sorted(_steps(workdir), reverse=True)[:2]
+    newest, before = saved_steps(str(workdir))[:2]
     true = {step: read_arrays(str(workdir), step) for step in (newest, before)}
     outcomes = []
     for number in range(count):
@@ -87,10 +87,6 @@ def _judge(scratch: pathlib.Path, newest: int, before: int, true: dict[int, Arra
     aside = directory(str(scratch)) / f"{newest}.damaged"
     named = named is not None and f"checkpoint {newest} is damaged ({named})" in said.getvalue()
     return "detected" if resumed == before and named and aside.is_dir() else "detected, but not named or not set aside"
-
-
-def _steps(workdir: pathlib.Path) -> list[int]:
-    return [int(path.name) for path in directory(str(workdir)).iterdir() if path.name.isdigit()]
 
 
 def _truncate(file: pathlib.Path, folder: pathlib.Path, rng: random.Random) -> None:

@@ -54,17 +54,15 @@ class Launcher:
     Attributes:
       config: the value of --config.
       folder: where workdirs and the runs' output go.
-      settings: fields of the config, over `SETTINGS`.
     """
 
     config: str
     folder: pathlib.Path
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     started: list["Process"] = dataclasses.field(default_factory=list)
 
     def start(self, name: str, steps: int, processes: int = 1) -> list["Process"]:
         """A run of `steps` in the workdir `name`, in one process or several; it has no terminal to wait for."""
-        settings = {**SETTINGS, "data.root": str(self.folder / "data"), **self.settings, "train.num_steps": steps}
+        settings = {**SETTINGS, "data.root": str(self.folder / "data"), "train.num_steps": steps}
         command = [sys.executable, "-m", "soda_jax.main", f"--config={self.config}", "--cpu_devices=1"]
         command += [f"--workdir={self.folder / name}", *(f"--config.{key}={value}" for key, value in settings.items())]
         several: list[list[str]] = [[]]
