@@ -9,6 +9,7 @@ import json
 import logging as standard_logging
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,8 +138,13 @@ def _newest_sound(workdir: str, items: Sequence[str]) -> tuple[int | None, dict[
     return None, damaged
 
 
-def _set_damaged_aside(workdir: str) -> int | None:
-    """The newest sound checkpoint's step; those after it are renamed, as a run writes them again."""
+def _tidied(workdir: str) -> int | None:
+    """The newest sound checkpoint's step; what a killed run left half written goes, and damaged ones are renamed.
+
+    orbax's own clearing works in a thread, which fails loudly where the run ends at once for another reason.
+    """
+    for unfinished in directory(workdir).glob(WRITING_PATTERN):
+        shutil.rmtree(unfinished)
     step, damaged = _newest_sound(workdir, ITEMS)
     for number, found in damaged.items():
         path = directory(workdir) / str(number)
@@ -147,6 +153,16 @@ def _set_damaged_aside(workdir: str) -> int | None:
         os.replace(path, aside)
         print(f"checkpoint {number} is damaged ({found}): set aside as {aside}; using {step} instead", flush=True)
     return step
+
+
+def _one_copy(state: TrainState) -> TrainState:
+    """Of what every device holds whole, one device's: else orbax cuts each of a thousand small arrays among them all.
+
+    Several processes have to share the work as orbax does.
+    """
+    if jax.process_count() > 1:
+        return state
+    return jax.tree.map(lambda x: x.addressable_data(0) if x.is_fully_replicated else x, state)
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -158,7 +174,7 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
 class Checkpointer:
     """Writes and restores the checkpoints of a run. Use as a context manager: leaving waits for pending writes.
 
-    Damaged checkpoints are set aside, so only the run that holds the workdir's lock may make one.
+    Damaged checkpoints are set aside and unfinished ones removed, so only the run that holds the workdir's lock may make one.
 
     Args:
       workdir: the run's folder.
@@ -175,14 +191,13 @@ class Checkpointer:
 
     def __init__(self, workdir: str, keep_every: int):
         self._workdir = workdir
-        self.step = decided_by_first(lambda: _set_damaged_aside(workdir))
+        self.step = decided_by_first(lambda: _tidied(workdir))
         self.meta = {} if self.step is None else _parse_meta(directory(workdir) / str(self.step))
         self._writing: int | None = None
         self._manager = ocp.CheckpointManager(
             directory(workdir),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every)]),
-                cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
             ),
             item_names=ITEMS,
@@ -211,7 +226,7 @@ class Checkpointer:
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Starts writing `state`; `meta` is JSON data (config, targets, data position)."""
         self.wait()  # so that its errors are told from this one's
-        ema, train = _split(state)
+        ema, train = _split(_one_copy(state))
         step = int(state.step)
         self._writing = step
         meta = {

@@ -92,6 +92,8 @@ def test_what_a_kill_leaves_behind_is_ignored(tmp_path):
     (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
     (tmp_path / "checkpoints" / "15").mkdir()  # orbax alone would take this for the newest, and save nothing below 15
     assert latest_step(str(tmp_path)) == 5
+    with Checkpointer(str(tmp_path), 1000):
+        assert steps(tmp_path) == ["15.damaged", "5"]  # at once: a run may end here
     save(tmp_path, 10)
     assert latest_step(str(tmp_path)) == 10
     assert steps(tmp_path) == ["10", "15.damaged", "5"]
