@@ -196,14 +196,24 @@ def test_a_lost_process_ends_the_others(flags, between, killed):
     assert f"resuming from step {step} of {workdir}" in output
 
 
+QUICKSTART = (
+    "--config=configs/quickstart.py", "--config.train.log_every=1", "--config.optim.decay_steps=3000",
+    "--config.eval.num_examples=64", "--config.sampling.num_images=4", "--config.sampling.num_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quickstart_alone(tmp_path_factory):
+    """Losses of the first 24 steps of configs/quickstart.py."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    finish(1, *QUICKSTART, f"--workdir={folder}", "--config.train.num_steps=24")
+    return [row["loss"] for row in lines(folder)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_quickstart_by_several_processes(tmp_path, count):
-    """Losses of the first 20 steps of configs/quickstart.py, and of four more by one process."""
-    flags = ["--config=configs/quickstart.py", "--config.train.log_every=1", "--config.eval.num_examples=64"]
-    flags += ["--config.optim.decay_steps=3000"]  # of the whole run: by default it follows num_steps
-    finish(1, *flags, f"--workdir={tmp_path / 'one'}", "--config.train.num_steps=24")
+def test_quickstart_by_several_processes(tmp_path, quickstart_alone, count):
+    """Twenty steps by them, and four more by one process."""
     for processes, steps in ((count, 20), (1, 24)):
-        finish(processes, *flags, f"--workdir={tmp_path / 'several'}", f"--config.train.num_steps={steps}")
-    expected, found = ([row["loss"] for row in lines(tmp_path / name)] for name in ("one", "several"))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+        finish(processes, *QUICKSTART, f"--workdir={tmp_path}", f"--config.train.num_steps={steps}")
+    np.testing.assert_allclose([row["loss"] for row in lines(tmp_path)], quickstart_alone, rtol=1e-5)
