@@ -137,6 +137,8 @@ def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Sour
     options = {"resolution": max(data.resolution, data.source_resolution)}
     if data.name in ("folder", "multiview"):
         options |= {"bad_files": bad_files, "max_bad_share": data.max_bad_share}
+    if data.name == "multiview" and data.view_policy == "camera":
+        options |= {"min_views": data.num_sources + 1}
     return load_source(data.name, data.root or None, split, **options)
 
 

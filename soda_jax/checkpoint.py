@@ -174,7 +174,8 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
 class Checkpointer:
     """Writes and restores the checkpoints of a run. Use as a context manager: leaving waits for pending writes.
 
-    Damaged checkpoints are set aside and unfinished ones removed, so only the run that holds the workdir's lock may make one.
+    Damaged checkpoints are set aside and unfinished ones removed, so only the run that holds the workdir's lock may
+    make one.
 
     Args:
       workdir: the run's folder.

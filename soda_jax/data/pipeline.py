@@ -231,7 +231,7 @@ class _EvalBatches:
         partner = None
         if self._classes is not None:
             partner = _example(self._source, self._classes.next_partner(index))
-        return eval_views(example, self._spec, partner)
+        return eval_views(example, self._spec, partner, index=index)
 
     def _augmented_views(self) -> MakeViews:
         generator = _KeyedGenerator(self._view_key)  # one for each batch: batches are made in several threads

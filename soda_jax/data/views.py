@@ -1,7 +1,6 @@
 """Source and target views of an example (the paper's section 3.3)."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -122,15 +121,16 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partn
     return batch
 
 
-def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None) -> Example:
+def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None, *, index: int = 0) -> Example:
     """Views for evaluation, without randomness; arguments and keys as in `make_views`.
 
-    Images are centre-cropped, all sources present. For "camera" the views come from a fixed order:
-    the target is the same for every number of sources, and fewer sources are a subset of more.
+    Images are centre-cropped, all sources present. For "camera" the views come in an order that the example's `index`
+    alone decides (sets like NMR have the same cameras for every object, of which all should be targets): the target is
+    the same for every number of sources, and fewer sources are a subset of more.
     """
     if spec.policy == "camera":
         views = _views_of(example, spec)
-        order = _eval_order(len(views))
+        order = np.random.default_rng((len(views), index)).permutation(len(views))
         return _camera_views(example, views, order[1 : spec.num_sources + 1], order[0], spec)
     image = example["image"] if "image" in example else example["views"][0]["image"]
     target_image = image
@@ -172,11 +172,6 @@ def _augmented_views(example, rng, spec, partner) -> Example:
     ]
     target = _View(target_crop, spec.target_resolution, target_distortion)
     return _image_views(example, image, sources, target_image, target)
-
-
-@functools.lru_cache
-def _eval_order(num_views: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(num_views)).permutation(num_views)
 
 
 def _random_image(example: Example, rng: np.random.Generator):

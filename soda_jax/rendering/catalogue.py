@@ -10,6 +10,7 @@ import re
 from soda_jax.rendering.meshes import EXTENSIONS
 
 MANIFEST = "manifest.json"
+_PREFERRED = (".glb", ".gltf", ".obj", ".ply")  # by how surely textures and materials come along
 _LICENCE_NAME = re.compile(r"licen[cs]e|copying", re.IGNORECASE)
 
 
@@ -40,7 +41,8 @@ def find_models(root: pathlib.Path, *, folder_categories: bool = False) -> list[
     """The models in a folder, sorted by name.
 
     With a `manifest.json` in it, a list of {"path", and optionally "name", "category", "creator",
-    "library", "licence" or "license"}, those; otherwise every OBJ, GLB, glTF and PLY file below.
+    "library", "licence" or "license"}, those; otherwise every OBJ, GLB, glTF and PLY file below. Files of one path in
+    several formats are one model; the same model in several folders is several, which may end up in several splits.
 
     Args:
         folder_categories: without a manifest, take the first folder below `root` for the category.
@@ -79,12 +81,19 @@ def _manifest(root: pathlib.Path) -> list[dict]:
 
 
 def _files(root: pathlib.Path, folder_categories: bool) -> list[dict]:
-    paths = (path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    relative = (path.relative_to(root) for path in paths)
+    """One entry a model; of files that differ in their format alone, the one that `_PREFERRED` has first."""
+    chosen: dict[pathlib.PurePath, pathlib.PurePath] = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or path.suffix.lower() not in EXTENSIONS or not path.is_file():
+            continue
+        other = chosen.get(relative.with_suffix(""))
+        if other is None or _PREFERRED.index(path.suffix.lower()) < _PREFERRED.index(other.suffix.lower()):
+            chosen[relative.with_suffix("")] = relative
     return [
         {"path": path.as_posix(), "category": path.parts[0] if folder_categories and len(path.parts) > 1 else None}
-        for path in relative
-        if not any(part.startswith(".") for part in path.parts)
+        for path in chosen.values()
     ]
 
 

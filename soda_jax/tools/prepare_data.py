@@ -22,7 +22,10 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
+from requests import RequestException
 from tabulate import tabulate
+from tensorflow_datasets.core.download import download_manager
+from tensorflow_datasets.core.download import util as download_util
 
 from soda_jax.cli import parse_flags
 from soda_jax.data.builders import BUILDERS, ArchiveError, archives, catalogue
@@ -70,7 +73,7 @@ def prepare(name: str, manual_dir: str | None, data_dir: str | None) -> str:
         else:
             _check_packages(entry)
             _check_tfds_files(entry, manual_path)
-        _run(builder, manual_path)
+        _run(entry, builder, manual_path)
         return f"{entry.name} is prepared: {_describe(entry, builder)}"
 
 
@@ -81,9 +84,14 @@ def _builder(entry: catalogue.Dataset, data_path: pathlib.Path):
     return BUILDERS[base](config=config or None, data_dir=data_path, file_format="array_record")
 
 
-def _run(builder, manual_path: pathlib.Path) -> None:
+def _run(entry: catalogue.Dataset, builder, manual_path: pathlib.Path) -> None:
     manual_path.mkdir(parents=True, exist_ok=True)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_path))
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_path))
+    except (download_manager.NonMatchingChecksumError, download_util.DownloadError, RequestException) as error:
+        if not entry.downloads:
+            raise
+        raise ValueError(_what_to_get(entry, list(entry.downloads), manual_path, error)) from error
 
 
 @contextlib.contextmanager

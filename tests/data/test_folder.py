@@ -60,6 +60,23 @@ def test_split_folders_are_used_when_they_exist(tmp_path):
         data.load_source("folder", tmp_path, "validation")
 
 
+def test_val_is_validation_and_what_is_not_read_is_named(tmp_path, caplog):
+    for split in ("train", "val", "car"):
+        _save(tmp_path / split / "a" / "1.png")
+    assert len(data.load_source("folder", tmp_path, "train")) == 1
+    assert len(data.load_source("folder", tmp_path, "validation")) == 1
+    assert "nothing else in it is read: not car." in caplog.text
+    with pytest.raises(ValueError, match=r"'test' .* empty.*not car.*config.data.eval_split"):
+        data.load_source("folder", tmp_path, "test")
+
+
+def test_links_double_no_file(tree):
+    count = sum(map(len, _open_splits(tree)))
+    (tree / "latest").symlink_to(tree / "cat")
+    (tree / "round").symlink_to(tree)
+    assert sum(map(len, _open_splits(tree))) == count
+
+
 def test_flat_folder_has_no_label(tmp_path):
     for number in range(10):
         _save(tmp_path / "train" / f"{number}.png")

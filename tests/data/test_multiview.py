@@ -165,6 +165,35 @@ def test_split_folders(tmp_path):
         assert source.targets["label"].classes == ("chair", "lamp")
 
 
+def test_objects_beside_split_folders_are_left_out_of_all_splits(tmp_path, caplog):
+    for number, split in enumerate(("train", "test", "demo")):
+        _write_object(tmp_path / split / "chair", 2, 10 * number)
+    assert _open(tmp_path).names == ["train/chair"] and _open(tmp_path, "test").names == ["test/chair"]
+    assert "nothing else in it is read: not demo/chair." in caplog.text
+    with pytest.raises(ValueError, match=r"'validation' .* is empty.*not demo/chair.*config.data.eval_split"):
+        _open(tmp_path, "validation")
+
+
+def test_a_linked_object_is_one_object(tmp_path):
+    _write_object(tmp_path / "train" / "a")
+    (tmp_path / "train" / "again").symlink_to(tmp_path / "train" / "a")
+    (tmp_path / "train" / "round").symlink_to(tmp_path)
+    assert _open(tmp_path).names == ["train/a"]
+
+
+def test_objects_with_too_few_views_are_named_and_left_out(tmp_path, caplog):
+    for name, count in (("a", 3), ("b", 2), ("c", 4)):
+        _write_object(tmp_path / "train" / name, count)
+    for cache_bytes in (0, 1 << 20):
+        source = _open(tmp_path, min_views=3, cache_bytes=cache_bytes)
+        assert source.names == ["train/a", "train/c"] and len(source[1]["views"]) == 4
+    assert "1 of 3 objects" in caplog.text and "have fewer than 3 views: train/b; they are left out" in caplog.text
+    (tmp_path / "train" / "a" / "transforms_0.png").write_bytes(b"no image")
+    assert _open(tmp_path, min_views=3, max_bad_share=0.2).names == ["train/c"]
+    with pytest.raises(ValueError, match="3 of 3 objects .* fewer than 5 views.*lower config.data.num_sources"):
+        _open(tmp_path, min_views=5, cache_bytes=0)
+
+
 def test_labels_come_from_categories_or_folders(many, tmp_path_factory):
     for split in ("train", "validation", "test"):
         source = _open(many, split)

@@ -80,12 +80,16 @@ def test_camera_views_are_distinct_and_bring_their_cameras():
 
 def test_eval_cameras_share_the_target_and_nest_their_sources():
     example = _multi_view(7)
-    shown = []
-    for count in (1, 3, 5):
-        views = eval_views(example, ViewSpec("camera", num_sources=count))
-        shown.append((views["target"][0, 0, 0], views["source"][:, 0, 0, 0].tolist()))
-    assert shown[0][0] == shown[1][0] == shown[2][0]
-    assert shown[2][1][:3] == shown[1][1] and shown[1][1][:1] == shown[0][1]
+    targets = set()
+    for index in range(60):
+        shown = []
+        for count in (1, 3, 5):
+            views = eval_views(example, ViewSpec("camera", num_sources=count), index=index)
+            shown.append((views["target"][0, 0, 0], views["source"][:, 0, 0, 0].tolist()))
+        assert shown[0][0] == shown[1][0] == shown[2][0]
+        assert shown[2][1][:3] == shown[1][1] and shown[1][1][:1] == shown[0][1]
+        targets.add(int(shown[0][0]))
+    assert len(targets) == 7  # every camera of a set whose objects share them
 
 
 def test_single_image_policies_take_a_random_view_of_many():

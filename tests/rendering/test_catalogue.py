@@ -11,7 +11,8 @@ def _touch(path):
 
 
 def test_every_model_file_is_found_and_named_uniquely(tmp_path):
-    for name in ("a/chair/chair.obj", "a/chair.glb", "b/lamp 1/model.PLY", "b/notes.txt", ".hidden/x.obj", "top.gltf"):
+    others = ("b/lamp 1/model.PLY", "b/notes.txt", ".hidden/x.obj", "top.gltf", "top.obj", "top.ply")
+    for name in ("a/chair/chair.obj", "a/chair.glb", *others):
         _touch(tmp_path / name)
     models = find_models(tmp_path)
     paths = [model.path for model in models]

@@ -13,6 +13,7 @@ import time
 import zipfile
 
 import pytest
+import requests
 import tensorflow_datasets as tfds
 
 from soda_jax import data
@@ -144,6 +145,28 @@ def test_tensorflow_is_asked_for_where_it_is_needed(folders, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
     with pytest.raises(ValueError, match="needs tensorflow, h5py .*(?s:.)*pip install 'tensorflow-cpu.*' h5py"):
         prepare_data.prepare("shapes3d", *folders)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "smallnorb", "shapes3d", "oxford_flowers102"])
+def test_a_download_that_fails_says_what_to_get(folders, monkeypatch, name):
+    """Sizes and checksums are TFDS's own for the files that its builder fetches."""
+    monkeypatch.setattr(prepare_data, "_check_packages", lambda entry: None)
+
+    class Unreachable:
+        data_path = folders[1] / name / "1.0.0"
+
+        def download_and_prepare(self, **_):
+            raise requests.ConnectionError("no route to host")
+
+    monkeypatch.setattr(prepare_data, "_builder", lambda *_: Unreachable())
+    with pytest.raises(ValueError, match="no route to host") as error:
+        prepare_data.prepare(name, *folders)
+    known = tfds.builder_cls(name).url_infos
+    downloads = catalogue.DATASETS[name].downloads
+    assert {file.url for file in downloads} == known.keys()
+    for file in downloads:
+        assert (file.size, file.checksum) == (known[file.url].size, f"sha256:{known[file.url].checksum}")
+        assert file.name == known[file.url].filename and file.name in str(error.value) and file.url in str(error.value)
 
 
 def _tar(path, *members):

@@ -45,22 +45,26 @@ class Dataset:
         title: in a few words.
         counts: number of records in every split; empty where the archive's own lists decide.
         files: what our builder reads from the manual folder, or TFDS's builder does not download itself.
+        downloads: what TFDS's builder downloads itself, or takes from the manual folder if it lies there.
         own: whether our own builder prepares it, without TensorFlow.
         packages: that TFDS's builder needs besides TensorFlow.
-        size: of the download in bytes, 0 if unknown.
     """
 
     name: str
     title: str
     counts: dict[str, int]
     files: tuple[File, ...] = ()
+    downloads: tuple[File, ...] = ()
     own: bool = False
     packages: tuple[str, ...] = ()
-    size: int = 0
 
     @property
     def download_size(self) -> int:
-        return self.size or sum(file.size for file in self.files if not file.optional)
+        return sum(file.size for file in (*self.files, *self.downloads) if not file.optional)
+
+
+def _download(url: str, size: int, sha256: str) -> File:
+    return File(url.rpartition("/")[2], url, size, f"sha256:{sha256}", _TFDS_SUMS)
 
 
 def _mpi3d(config: str, file: str, url: str, md5: str = "", note: str = "") -> Dataset:
@@ -123,6 +127,17 @@ def _rendered(name: str, title: str, models: str) -> Dataset:
     )
 
 
+_FLOWERS_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+_NORB_URL = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small"
+_NORB_TRAIN, _NORB_TEST = "5x46789x9x18x6x2x96x96-training", "5x01235x9x18x6x2x96x96-testing"
+_NORB_FILES = (
+    (f"{_NORB_TRAIN}-cat", 348, "2784e542c1922060691090952b6cd6278879a216c90f81476f0f00256d42cdaa"),
+    (f"{_NORB_TRAIN}-dat", 131_896_188, "5ffd6272a07d32695ee1082a26a41a93a37aab8c28da047f8c34ed348d214873"),
+    (f"{_NORB_TRAIN}-info", 71_052, "de7eb932ebe7a4ee16217fead60660d0eb3d23632c2f4d1c51f88c501c17bf32"),
+    (f"{_NORB_TEST}-cat", 347, "ecaf6d5bb8c3bc5eab9cf0258f6d2198dd474e016e374836fc097f2e5ff509ff"),
+    (f"{_NORB_TEST}-dat", 130_799_817, "cf7104eed3e51174d2f65b66d1e5878b9da233b886f161b0d88f4510ba2c7474"),
+    (f"{_NORB_TEST}-info", 10_428, "16adf314226327ee006d1a44db8cfef52773c06c829951d5653a9f6f310248a2"),
+)
 _MPI3D_URL = "https://storage.googleapis.com/disentanglement_dataset/Final_Dataset"
 
 _ENTRIES = (
@@ -240,8 +255,24 @@ _ENTRIES = (
         "oxford_flowers102",
         "Oxford Flowers 102",
         {"train": 1_020, "validation": 1_020, "test": 6_149},
+        downloads=(
+            _download(
+                f"{_FLOWERS_URL}/102flowers.tgz",
+                344_862_509,
+                "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+            ),
+            _download(
+                f"{_FLOWERS_URL}/imagelabels.mat",
+                502,
+                "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+            ),
+            _download(
+                f"{_FLOWERS_URL}/setid.mat",
+                14_989,
+                "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+            ),
+        ),
         packages=("scipy",),
-        size=344_862_509 + 502 + 14_989,
     ),
     Dataset(
         "nmr",
@@ -265,9 +296,26 @@ _ENTRIES = (
         "https://app.gazebosim.org/GoogleResearch/fuel/collections/Scanned%20Objects%20by%20Google%20Research",
     ),
     _rendered("rendered_objects", "Any textured models", "models of your own (OBJ, GLB, glTF, PLY)"),
-    Dataset("smallnorb", "SmallNORB", {"train": 24_300, "test": 24_300}, size=262_777_780),
     Dataset(
-        "shapes3d", "3DShapes; one split, read as 80/10/10", {"train": 480_000}, packages=("h5py",), size=267_573_662
+        "smallnorb",
+        "SmallNORB",
+        {"train": 24_300, "test": 24_300},
+        downloads=tuple(
+            _download(f"{_NORB_URL}/smallnorb-{part}.mat.gz", size, sha256) for part, size, sha256 in _NORB_FILES
+        ),
+    ),
+    Dataset(
+        "shapes3d",
+        "3DShapes; one split, read as 80/10/10",
+        {"train": 480_000},
+        downloads=(
+            _download(
+                "https://storage.googleapis.com/3d-shapes/3dshapes.h5",
+                267_573_662,
+                "0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785",
+            ),
+        ),
+        packages=("h5py",),
     ),
     _mpi3d("toy", "mpi3d_toy.npz", f"{_MPI3D_URL}/mpi3d_toy.npz", "55889cb7c7dfc655d6e0277beee88868"),
     _mpi3d("realistic", "mpi3d_realistic.npz", f"{_MPI3D_URL}/mpi3d_realistic.npz", "59a6225b88b635365f70c91b3e52f70f"),
@@ -294,8 +342,30 @@ _ENTRIES = (
         ),
         own=True,
     ),
-    Dataset("cifar10", "CIFAR-10", {"train": 50_000, "test": 10_000}, size=170_052_171),
-    Dataset("cifar100", "CIFAR-100", {"train": 50_000, "test": 10_000}, size=168_513_733),
+    Dataset(
+        "cifar10",
+        "CIFAR-10",
+        {"train": 50_000, "test": 10_000},
+        downloads=(
+            _download(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                170_052_171,
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            ),
+        ),
+    ),
+    Dataset(
+        "cifar100",
+        "CIFAR-100",
+        {"train": 50_000, "test": 10_000},
+        downloads=(
+            _download(
+                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+                168_513_733,
+                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            ),
+        ),
+    ),
     Dataset(
         "tiny_imagenet",
         "Tiny-ImageNet",

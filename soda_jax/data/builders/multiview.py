@@ -24,6 +24,7 @@ from soda_jax.data.builders.base import (
 )
 from soda_jax.data.decode import EncodedImage
 from soda_jax.data.sources import transforms_json
+from soda_jax.data.sources.base import SPLIT_FOLDERS
 
 
 class Thing(NamedTuple):
@@ -156,18 +157,21 @@ class RenderedObjects(MultiViewBuilder):
     def find_things(self, manual_dir: pathlib.Path) -> tuple[dict[str, list[Thing]], list[str]]:
         root = find_folder(manual_dir, (self.name, ""), "splits.json")
         splits: dict[str, list[Thing]] = {split: [] for split in SPLITS}
-        categories = []
-        for split, names in json.loads((root / "splits.json").read_text(encoding="utf-8")).items():
+        categories: dict[str, str | None] = {}
+        for written, names in json.loads((root / "splits.json").read_text(encoding="utf-8")).items():
+            split = SPLIT_FOLDERS.get(written)
+            if split is None:
+                raise ArchiveError(f"{root / 'splits.json'} has {written!r}; name its parts {', '.join(SPLITS)}.")
             for name in names:
                 document = transforms_json.read_json(root / name / transforms_json.TRANSFORMS)
-                categories.append(document.get("category"))
+                categories[name] = document.get("category")
                 splits[split].append(Thing(name, -1, len(document["frames"]), root / name))
-        if None in categories:
+        if None in categories.values():
             return splits, []
-        classes = sorted(set(categories))
-        labels = iter(classes.index(category) for category in categories)
+        classes = sorted(set(categories.values()))
         return {
-            split: [thing._replace(label=next(labels)) for thing in things] for split, things in splits.items()
+            split: [thing._replace(label=classes.index(categories[thing.name])) for thing in things]
+            for split, things in splits.items()
         }, classes
 
     def read_views(self, thing: Thing) -> Iterator[View]:

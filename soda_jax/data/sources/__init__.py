@@ -25,8 +25,8 @@ def load_source(
             the tree; TFDS: its `data_dir` (None: TFDS's own default).
         split: "train", "validation", "test", or whatever the TFDS dataset calls its splits.
         resolution: side of rendered images. Stored images keep their size; views resize them.
-        **options: of the source: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS), `bad_files` and
-            `max_bad_share` (folder, multiview).
+        **options: of the source: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS), `min_views` (multiview),
+            `bad_files` and `max_bad_share` (folder, multiview).
 
     Raises:
         ValueError: unknown split, missing or unprepared data, or an option that does not fit,

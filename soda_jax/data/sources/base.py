@@ -2,13 +2,16 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 Example = dict[str, Any]
 SPLITS = ("train", "validation", "test")
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LABEL_CHUNK = 1024
 
 
@@ -106,3 +109,34 @@ def hashed_split(name: str) -> str:
     """
     tenth = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
     return "train" if tenth < 8 else "validation" if tenth == 8 else "test"
+
+
+def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk from the top, without what is hidden, and through links to folders.
+
+    No folder is entered twice: by a link, its files would be in two places, and perhaps in two splits.
+    """
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield folder, folders, [name for name in files if not name.startswith(".")]
+
+
+def left_out_beside_splits(root: str | os.PathLike, names: Iterable[str]) -> str:
+    """A sentence on the folders and files (`names`) that lie beside split folders, so are not read; it is logged too.
+
+    Returns:
+        "" if there are none.
+    """
+    names = sorted(set(names))
+    if not names:
+        return ""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    text = f"As {root} has folders for splits ({', '.join(SPLIT_FOLDERS)}), nothing else in it is read: not {shown}."
+    logging.getLogger(__name__).warning(text)
+    return " " + text

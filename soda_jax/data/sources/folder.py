@@ -7,7 +7,15 @@ import numpy as np
 
 from soda_jax.data.decode import EncodedImage
 from soda_jax.data.sources.bad_files import BadFiles
-from soda_jax.data.sources.base import SPLITS, Example, Targets, hashed_split
+from soda_jax.data.sources.base import (
+    SPLIT_FOLDERS,
+    SPLITS,
+    Example,
+    Targets,
+    hashed_split,
+    left_out_beside_splits,
+    walk,
+)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -15,8 +23,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 class ImageFolder:
     """JPEG, PNG and WebP files below a folder, in the order of their paths.
 
-    If `root` has a sub-folder called "train", "validation" or "test", those are the splits.
-    Otherwise every file belongs to one of the three by a hash of its path relative to `root`
+    If `root` has a sub-folder called "train", "validation" (or "val") or "test", those are the splits, and nothing
+    beside them is read. Otherwise every file belongs to one of the three by a hash of its path relative to `root`
     (80/10/10 percent), so that adding files moves no other file.
 
     `image` uint8 [h, w, 3] as `decode_image` makes it. `label` int32 [], if the images lie in
@@ -47,11 +55,13 @@ class ImageFolder:
         self._root = pathlib.Path(root).expanduser().absolute()
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-        files = _files_by_split(self._root)
+        files, left_out = _files_by_split(self._root)
+        left_out = left_out_beside_splits(self._root, left_out)
         counts = ", ".join(f"{name} ({len(files[name])})" for name in SPLITS)
         if not files[split]:
             raise ValueError(
                 f"split={split!r} of {self._root} is empty; images (of type {', '.join(EXTENSIONS)}) found: {counts}."
+                f"{left_out} Add images, or choose another split (config.data.train_split, config.data.eval_split)."
             )
         self._paths = [path for path, _ in files[split]]
         self.bad_files = BadFiles(self._root, self._paths, max_share=max_bad_share, path=bad_files)
@@ -83,31 +93,28 @@ class ImageFolder:
         return example
 
 
-def _files_by_split(root: pathlib.Path) -> dict[str, list[tuple[str, str | None]]]:
-    """For each split its (path relative to `root`, class folder or None), sorted by path."""
-    has_split_folders = any((root / name).is_dir() for name in SPLITS)
+def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[tuple[str, str | None]]], set[str]]:
+    """(for each split its (path relative to `root`, class folder or None), sorted by path; what is left out)."""
+    has_split_folders = any((root / name).is_dir() for name in SPLIT_FOLDERS)
     files: dict[str, list[tuple[str, str | None]]] = {name: [] for name in SPLITS}
+    left_out = set()
     for relative in _image_paths(root):
         parts = relative.split("/")
         if has_split_folders:
-            if parts[0] not in SPLITS:
+            if parts[0] not in SPLIT_FOLDERS:
+                left_out.add(parts[0])
                 continue
-            split, below = parts[0], parts[1:]
+            split, below = SPLIT_FOLDERS[parts[0]], parts[1:]
         else:
             split, below = hashed_split(relative), parts
         files[split].append((relative, below[0] if len(below) > 1 else None))
-    return files
+    return files, left_out
 
 
 def _image_paths(root: pathlib.Path) -> list[str]:
     """Sorted "/"-separated paths of the images below `root`, without what is hidden."""
     paths = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, _, names in walk(root):
         relative = pathlib.PurePath(os.path.relpath(folder, root))
-        paths += [
-            (relative / name).as_posix()
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
+        paths += [(relative / name).as_posix() for name in names if name.lower().endswith(EXTENSIONS)]
     return sorted(paths)

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from concurrent import futures
@@ -11,12 +12,19 @@ import numpy as np
 
 from soda_jax.data.decode import DecodeError, EncodedImage
 from soda_jax.data.sources.bad_files import BadFiles
-from soda_jax.data.sources.base import SPLITS, Example, Targets, hashed_split
+from soda_jax.data.sources.base import (
+    SPLIT_FOLDERS,
+    SPLITS,
+    Example,
+    Targets,
+    hashed_split,
+    left_out_beside_splits,
+    walk,
+)
 from soda_jax.data.sources.cache import CachedArray, cache_dir
 from soda_jax.data.sources.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
 
 SPLIT_FILE = "splits.json"
-_ALIASES = {"val": "validation"}
 
 
 class MultiViewFolder:
@@ -29,7 +37,8 @@ class MultiViewFolder:
 
     - `splits.json` in `root`: {"train": [...], "validation": [...], "test": [...]} with the objects'
       paths relative to `root`; objects that it does not name are left out;
-    - else the folders `train`, `validation` (or `val`) and `test` in `root`, if objects lie in them;
+    - else the folders `train`, `validation` (or `val`) and `test` in `root`, if objects lie in any of them; those
+      that lie elsewhere are left out;
     - else 80/10/10 percent by a hash of the object's path, so that adding objects moves no other.
 
     `root` may itself be one object with `transforms_train.json`, `transforms_val.json` and
@@ -59,6 +68,7 @@ class MultiViewFolder:
         root: the folder.
         split: "train", "validation" or "test", or another name in splits.json.
         cache_bytes: largest decoded size of a split that is cached; 0 turns caching off.
+        min_views: objects with fewer are left out, which is logged.
         bad_files: where to list the images that cannot be read; None keeps the list in memory.
         max_bad_share: share of the split's images that may be unreadable before an error stops all.
 
@@ -75,12 +85,14 @@ class MultiViewFolder:
         split: str,
         *,
         cache_bytes: int = 2 << 30,
+        min_views: int = 1,
         bad_files: str | os.PathLike | None = None,
         max_bad_share: float = 0.05,
     ):
         if root is None or not pathlib.Path(root).expanduser().is_dir():
             raise ValueError(f"root={root!r} is not a folder; give the folder that has one folder for each object.")
         self._root = pathlib.Path(root).expanduser().absolute()
+        self._min_views = min_views
         index = _Index(self._root)
         members = index.members(split)
         views = {name: index.frames(name, split) for name in members}
@@ -121,11 +133,18 @@ class MultiViewFolder:
         return example
 
     def _readable(self, views: dict[str, Frames]) -> dict[str, Frames]:
-        """`views` without the images known to be broken, and without objects that have no others."""
+        """`views` without the images known to be broken, and without objects that have too few others."""
         broken = set(self.bad_files.names())
-        if not broken:
+        views = {name: frames.without(broken) for name, frames in views.items()} if broken else views
+        few = [name for name, frames in views.items() if len(frames) < self._min_views]
+        if not few:
             return views
-        return {name: left for name, frames in views.items() if len(left := frames.without(broken))}
+        shown = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
+        text = f"{len(few)} of {len(views)} objects of {self._root} have fewer than {self._min_views} views: {shown}"
+        if len(few) == len(views):
+            raise ValueError(f"{text}; lower config.data.num_sources, or add views.")
+        logging.getLogger(__name__).warning("%s; they are left out", text)
+        return {name: frames for name, frames in views.items() if name not in few}
 
     def _cache(self, split: str, cache_bytes: int, views: dict[str, Frames]) -> CachedArray | None:
         """The readable images of the split in the views' order, or None if they are too large or of several sizes."""
@@ -194,9 +213,21 @@ class _Index:
         if not self._names:
             raise ValueError(f"no {TRANSFORMS} below {root}; every object needs one in its folder.")
         self._documents = functools.cache(self._read)
-        first_folders = {name.split("/")[0] for name in self._names}
-        self._has_split_folders = not self._single and first_folders <= {*SPLITS, *_ALIASES}
+        self._left_out = ""
+        self._has_split_folders = False
+        if not self._single:
+            self._use_split_folders()
         self._splits = self._find_splits()
+
+    def _use_split_folders(self) -> None:
+        """Where any object lies in a folder for a split, only such objects count: the others would be in any split."""
+        beside = {name for name in self._names if name.split("/")[0] not in SPLIT_FOLDERS}
+        if not beside or (self._root / SPLIT_FILE).exists():
+            self._has_split_folders = not beside
+        elif len(beside) < len(self._names):
+            self._has_split_folders = True
+            self._left_out = left_out_beside_splits(self._root, beside)
+            self._names = [name for name in self._names if name not in beside]
 
     def members(self, split: str) -> list[str]:
         """Names of the objects of a split."""
@@ -205,8 +236,9 @@ class _Index:
             raise ValueError(f"split={split!r} of {self._root} is unknown; its splits, with their objects: {counts}.")
         if not self._splits[split]:
             raise ValueError(
-                f"split={split!r} of {self._root} is empty; objects: {counts}. Add objects, or say in "
-                f"{self._root / SPLIT_FILE} which belong to each split."
+                f"split={split!r} of {self._root} is empty; objects: {counts}.{self._left_out} Add objects, say in "
+                f"{self._root / SPLIT_FILE} which belong to each split, or choose another split "
+                "(config.data.train_split, config.data.eval_split)."
             )
         return self._splits[split]
 
@@ -252,7 +284,7 @@ class _Index:
         splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         for name in self._names:
             first = name.split("/")[0]
-            splits[_ALIASES.get(first, first) if self._has_split_folders else hashed_split(name)].append(name)
+            splits[SPLIT_FOLDERS[first] if self._has_split_folders else hashed_split(name)].append(name)
         return splits
 
 
@@ -306,14 +338,15 @@ def _is_object(folder: str | os.PathLike) -> bool:
 
 
 def _find_objects(root: pathlib.Path) -> list[str]:
-    """Sorted "/"-separated paths of the objects below `root`, without what is hidden."""
-    names = []
-    for folder, folders, _ in os.walk(root, followlinks=True):
-        found = [name for name in folders if not name.startswith(".") and _is_object(os.path.join(folder, name))]
+    """Sorted "/"-separated paths of the objects below `root`, without what is hidden, and each only once."""
+    names = {}
+    for folder, folders, _ in walk(root):
+        found = [name for name in folders if _is_object(os.path.join(folder, name))]
+        folders[:] = [name for name in folders if name not in found]
         relative = pathlib.PurePath(os.path.relpath(folder, root))
-        names += [(relative / name).as_posix() for name in found]
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in found]
-    return sorted(names)
+        for name in found:
+            names.setdefault(os.path.realpath(os.path.join(folder, name)), (relative / name).as_posix())
+    return sorted(names.values())
 
 
 def _read_splits(file: pathlib.Path, names: set[str]) -> dict[str, list[str]]:
@@ -332,4 +365,4 @@ def _read_splits(file: pathlib.Path, names: set[str]) -> dict[str, list[str]]:
     if len(set(members)) < len(members):
         twice = next(name for name in members if members.count(name) > 1)
         raise ValueError(f"{file} has {twice!r} more than once; an object belongs to one split.")
-    return {_ALIASES.get(split, split): sorted(members) for split, members in splits.items()}
+    return {SPLIT_FOLDERS.get(split, split): sorted(members) for split, members in splits.items()}

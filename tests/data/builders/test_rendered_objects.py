@@ -7,6 +7,7 @@ import pytest
 
 from soda_jax import data
 from soda_jax.data import cameras
+from soda_jax.data.builders import ArchiveError
 from tests.data.builders import miniatures
 
 SPLITS = {"train": ["chair-1", "lamp-1", "lamp-2"], "validation": ["chair-2"], "test": []}
@@ -23,7 +24,9 @@ def _write(root, with_categories=True):
         if with_categories:
             document["category"] = name.split("-")[0]
         (root / name / "transforms.json").write_text(json.dumps({**document, "frames": frames}))
-    (root / "splits.json").write_text(json.dumps(SPLITS))
+    written = {"validation": "val"}  # neither in this order nor by these names in ours
+    splits = {written.get(split, split): names for split, names in reversed(SPLITS.items())}
+    (root / "splits.json").write_text(json.dumps(splits))
 
 
 @pytest.mark.parametrize(("name", "folder"), [("rendered_objects", "."), ("shapenet", "shapenet"), ("gso", ".")])
@@ -43,6 +46,13 @@ def test_records_equal_the_folder(tmp_path, prepare, name, folder):
                     np.testing.assert_array_equal(records[i]["views"][j][key], direct[i]["views"][j][key])
     with pytest.raises(ValueError, match=r"split='test' of .* is empty"):
         data.load_source(name, root, "test")
+
+
+def test_a_split_of_another_name_is_refused(tmp_path, prepare):
+    _write(tmp_path / "manual")
+    (tmp_path / "manual" / "splits.json").write_text('{"training": ["chair-1"]}')
+    with pytest.raises(ArchiveError, match="splits.json has 'training'; name its parts train, validation, test"):
+        prepare("gso", tmp_path / "manual")
 
 
 def test_without_categories_there_is_no_label(tmp_path, prepare):
