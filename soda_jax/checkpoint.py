@@ -143,8 +143,11 @@ def _tidied(workdir: str) -> int | None:
 
     orbax's own clearing works in a thread, which fails loudly where the run ends at once for another reason.
     """
-    for unfinished in directory(workdir).glob(WRITING_PATTERN):
-        shutil.rmtree(unfinished)
+    for number, unfinished in enumerate(directory(workdir).glob(WRITING_PATTERN)):
+        os.replace(unfinished, unfinished.with_name(f"{os.getpid()}.{number}.unfinished"))
+    for unfinished in directory(workdir).glob("*.unfinished"):
+        # Another host's process may hold a file of it for a moment longer; the next start has another try.
+        shutil.rmtree(unfinished, ignore_errors=True)
     step, damaged = _newest_sound(workdir, ITEMS)
     for number, found in damaged.items():
         path = directory(workdir) / str(number)

@@ -15,8 +15,9 @@ from soda_jax.data.sources import Source
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation_record import Results
+from soda_jax.evaluators.batches import of_all_processes
 from soda_jax.evaluators.disentanglement import Disentanglement
-from soda_jax.evaluators.features import FeatureSet, collect, of_all_processes, probe_spec, probe_views, raw_pixels
+from soda_jax.evaluators.features import FeatureSet, collect, probe_spec, probe_views, raw_pixels
 from soda_jax.evaluators.few_shot import FewShot
 from soda_jax.evaluators.knn import KNN
 from soda_jax.evaluators.linear_probe import LinearProbeEvaluator
@@ -112,7 +113,9 @@ class FeatureEvaluation:
             augment_seed=augment_seed,
         )
         memory = self._config.eval.feature_memory_gib
-        return collect(batches, extract, self._task, memory_gib=memory, folder=self._workdir)
+        # Several processes may share the workdir, on a slow disk; each has a temporary folder of its own.
+        folder = self._workdir if jax.process_count() == 1 else None
+        return collect(batches, extract, self._task, memory_gib=memory, folder=folder)
 
     def _classify(self, name: str, extract: Extract, row: dict) -> None:
         """k-NN and probes."""

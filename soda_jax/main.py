@@ -1,6 +1,7 @@
 """Command line: `python -m soda_jax.main --config=configs/X.py --workdir=DIR [--mode=train|evaluate|sample|plan]`."""
 
 import os
+import signal
 import sys
 
 import jax
@@ -66,6 +67,8 @@ def _act(config: ConfigDict, workdir: str) -> None:
     if _DISTRIBUTED.value or any(value is not None for value in explicit):
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or 1)
         distributed.initialize(*explicit, heartbeat_seconds=_HEARTBEAT.value)
+        if _MODE.value != "train":  # JAX catches it for those who ask it, and only training does
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     else:
         # On CPU one device a core is faster than one device with all cores; on GPU and TPU it changes nothing.
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cpu_devices(config, available_cores()))

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT as requests to save and end.
 
-On one process the request takes effect after the step in progress; an evaluation in progress is broken off. On several,
-JAX's coordination service hears SIGTERM on any of them and names a step at which all of them stop.
+The request takes effect after the step in progress; an evaluation in progress is broken off. On several processes,
+JAX's coordination service hears SIGTERM on any of them and names the question of `requested` at which all of them stop.
 """
 
 import contextlib
@@ -37,6 +37,7 @@ class StopSignals:
         self._began = False
         self._may_interrupt = False
         self._several = jax.process_count() > 1
+        self._questions, self._agreed = 0, False  # of several processes
         self._old: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._left = threading.Event()
@@ -65,15 +66,18 @@ class StopSignals:
         """From here on there is something to save."""
         self._began = True
 
-    def requested(self, step: int) -> str | None:
-        """The signal's name if the run is to stop at `step`. With several processes, all must ask at every step."""
+    def requested(self) -> str | None:
+        """The signal's name if the run is to stop now. Several processes must all ask at the same points."""
         if self._several:
-            return signal.SIGTERM.name if multihost_utils.reached_preemption_sync_point(step) else None
+            if not self._agreed:
+                self._questions += 1
+                self._agreed = multihost_utils.reached_preemption_sync_point(self._questions)
+            return signal.SIGTERM.name if self._agreed else None
         return None if self._signal is None else signal.Signals(self._signal).name
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """What runs in it raises Interrupted when a request comes (not with several processes: they go together)."""
+        """What runs in it raises Interrupted when a request comes; with several processes, where it calls `check`."""
         if self._signal is not None and not self._several:
             raise Interrupted
         self._may_interrupt = True
@@ -81,6 +85,11 @@ class StopSignals:
             yield
         finally:
             self._may_interrupt = False
+
+    def check(self) -> None:
+        """Lets several processes break off together what is `interruptible`; one does not wait for it."""
+        if self._several and self.requested():
+            raise Interrupted
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal == signal.SIGINT == number:

@@ -197,7 +197,7 @@ class Run:
                 if step > self.start and (step % train.checkpoint_every == 0 or last):
                     with region("save"):
                         self.save(step, state)
-                signal = self.stop.requested(step)
+                signal = self.stop.requested()
                 if signal and (self.evaluation_due or not last):
                     self.end_early(step, state, signal)
                     return results
@@ -216,6 +216,7 @@ class Run:
                     self.timer.first_step_done(metrics)
                     self.stop.begin()
                 self.progress.update()
+        self.checkpointer.wait()  # who finds the record finished will look for the last checkpoint
         self.record.finish(step)
         self.report(results)
         return results
@@ -241,12 +242,11 @@ class Run:
             self.save(step, state)
         self.checkpointer.wait()
         self.progress.close()
-        if self.is_main:
-            print(
-                f"{signal}: stopped after step {step} of {self.config.train.num_steps}, which is saved in "
-                f"{self.workdir}; the same command goes on from there",
-                flush=True,
-            )
+        if not self.is_main:
+            return
+        saved = f"after step {step} of {self.config.train.num_steps}, which is saved in {self.workdir}; "
+        where = saved + "the same command goes on from there" if step else "before the first step"
+        print(f"{signal}: stopped {where}", flush=True)
 
     def log(self, step: int, state: TrainState) -> None:
         """Fetches and writes the means of the pending metrics."""
@@ -297,7 +297,7 @@ class Run:
                 state = state.replace(ema_params=whole[0], ema_batch_stats=whole[1], probe=whole[2])
             try:
                 with self.stop.interruptible():
-                    metrics = self.evaluator.run(state)
+                    metrics = self.evaluator.run(state, between=self.stop.check)
                     grid = self.grid.draw(state.ema_variables)
             except Interrupted:
                 self.evaluation_due = True

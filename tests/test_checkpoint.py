@@ -90,6 +90,8 @@ def test_the_last_two_and_every_nth_are_kept(tmp_path):
 def test_what_a_kill_leaves_behind_is_ignored(tmp_path):
     save(tmp_path, 5)
     (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp-2").mkdir()
+    (tmp_path / "checkpoints" / "1.0.unfinished").mkdir()  # of a start that could not remove all of it
     (tmp_path / "checkpoints" / "15").mkdir()  # orbax alone would take this for the newest, and save nothing below 15
     assert latest_step(str(tmp_path)) == 5
     with Checkpointer(str(tmp_path), 1000):

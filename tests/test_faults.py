@@ -51,7 +51,7 @@ class Mishap(train_lib.Run):
 
     def disturbed(self, step):
         run, happen = self.evaluator.run, self.in_evaluation.pop(step, None)
-        return lambda state: (happen() if happen else None, run(state))[1]
+        return lambda state, **rest: (happen() if happen else None, run(state, **rest))[1]
 
 
 def stop(batches=None):
@@ -142,12 +142,13 @@ def disturbed(undisturbed, config, tmp_path_factory):
     run("stop in an evaluation")
     Mishap.at[11] = data_gone
     run("data", DatasetGoneError)
-    Mishap.at[14] = disk_full
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        run("disk", CheckpointWriteError)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    for name, step in (("disk", 14), ("disk at the last save", STEPS - 1)):
+        Mishap.at[step] = disk_full
+        try:
+            run(name, CheckpointWriteError)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     run("end")
     return folder, found
 
@@ -168,7 +169,7 @@ def test_a_request_saves_the_step_it_comes_at(disturbed):
 def test_a_request_breaks_an_evaluation_off_which_is_made_up_for(disturbed):
     folder, found = disturbed
     assert found["stop in an evaluation"] == ({}, 8)
-    assert Mishap.evaluated == [8, 16, 16, STEPS]  # the full disk lost one
+    assert Mishap.evaluated == [8, 16, 16, STEPS, STEPS]  # the full disk lost two
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "eval/loss" in line] == [8, 16, STEPS]
     assert read_meta(str(folder))[1]["evaluation_due"] is False
@@ -192,7 +193,8 @@ def test_the_record_tells_of_every_start(disturbed):
         (7, 8, False),
         (8, 11, False),
         (11, 16, False),
-        (12, STEPS, True),
+        (12, STEPS, False),  # whoever sees it finished would miss the last checkpoint
+        (20, STEPS, True),
     ]
 
 

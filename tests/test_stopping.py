@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 
 from soda_jax.stopping import Interrupted, StopSignals
 
@@ -35,9 +37,9 @@ def send(number=signal.SIGTERM):
 def test_noted_once_training_has_begun():
     with StopSignals() as stop:
         stop.begin()
-        assert stop.requested(1) is None
+        assert stop.requested() is None
         send()
-        assert stop.requested(2) == stop.requested(3) == "SIGTERM"
+        assert stop.requested() == stop.requested() == "SIGTERM"
 
 
 def test_handlers_are_put_back():
@@ -55,7 +57,7 @@ def test_what_may_be_broken_off_is():
             with stop.interruptible():
                 send(signal.SIGINT)
                 time.sleep(10)
-        assert stop.requested(1) == "SIGINT"
+        assert stop.requested() == "SIGINT"
         with pytest.raises(Interrupted):  # and is not begun any more
             with stop.interruptible():
                 raise AssertionError
@@ -77,12 +79,38 @@ def test_before_training_python_is_left_with_success():
     assert ended.value.code == 0
 
 
+def test_several_processes_stop_at_one_question(monkeypatch):
+    """Asked by the loop and between the batches of an evaluation; what JAX answers after its point does not count."""
+    asked = []
+
+    def reached(number):
+        asked.append(number)
+        return number == 4
+
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    stop = StopSignals()
+    assert stop.requested() is None
+    with pytest.raises(Interrupted):
+        with stop.interruptible():
+            for _ in range(5):
+                stop.check()
+    assert asked == [1, 2, 3, 4] and stop.requested() == "SIGTERM" and asked[-1] == 4
+
+
+def test_one_process_is_not_stopped_by_a_check(monkeypatch):
+    with StopSignals() as stop:
+        stop.begin()
+        send()
+        stop.check()
+
+
 def test_elsewhere_than_in_the_main_thread_nothing_is_caught():
     found = []
 
     def enter():
         with StopSignals() as stop:
-            found.append((signal.getsignal(signal.SIGTERM), stop.requested(1)))
+            found.append((signal.getsignal(signal.SIGTERM), stop.requested()))
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=enter)

@@ -9,7 +9,11 @@ another example takes its place, which follows from the index of the unreadable 
 """
 
 import functools
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import grain
@@ -77,9 +81,24 @@ def iterate(dataset: grain.MapDataset, start: int = 0, *, num_workers: int = 0, 
     batches = dataset[start:].to_iter_dataset(options)
     if num_workers:
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch)
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch), _begin_worker
         )
     return iter(batches)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Ties a worker process to the one that started it: it ends with it, also where that is killed, and not before.
+
+    A signal for the whole group of processes is the other's to answer, which may still need batches.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def eval_batches(

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluators.batches import whole_batches
 from soda_jax.evaluators.image_metrics import Figures, ImageMetrics
 from soda_jax.inference import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
@@ -50,7 +50,7 @@ class Diversity:
         """
         values: dict[str, list[np.ndarray]] = {}
         first, size = 0, self._inference.sample_batch_size
-        for batch in eval_batches(self._source, self._spec, batch_size=size, limit=self._limit):
+        for batch in whole_batches(self._source, self._spec, batch_size=size, limit=self._limit):
             seen_from, seen_at = self._inference.conditions(batch)
             z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
             samples = np.stack(

@@ -5,12 +5,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluators.batches import of_all_processes
 from soda_jax.models.probe import probe_targets
 from soda_jax.train_step import ProbeTask
 
@@ -132,11 +131,6 @@ def raw_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:
     if max(source.shape[1:3]) > PIXELS_SIDE:
         source = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in source])
     return of_all_processes(source.reshape(len(source), -1).astype(np.float32) / 255.0)
-
-
-def of_all_processes(part: np.ndarray) -> np.ndarray:
-    """The parts of all processes, joined in their order."""
-    return part if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(part, tiled=True))
 
 
 def probe_spec(spec: ViewSpec, crop_rate: float) -> ViewSpec:

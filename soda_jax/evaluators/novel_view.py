@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluators.batches import whole_batches
 from soda_jax.evaluators.image_metrics import Figures, ImageMetrics, ImageScores, ImageSets
 from soda_jax.inference import Inference, Variables
 
@@ -51,7 +51,7 @@ class NovelView:
         self._metrics = ImageMetrics.load() if metrics is None else metrics
         self.counts = self._possible(counts)
         self._spec = dataclasses.replace(spec, num_sources=num_targets - 1 + max(self.counts), min_sources=0)
-        self._batch_size = min(inference.sample_batch_size, self.num_objects)
+        self._batch_size = inference.round_up(min(inference.sample_batch_size, self.num_objects))
 
     @property
     def num_objects(self) -> int:
@@ -141,7 +141,7 @@ class NovelView:
             )
 
     def _read(self, spec: ViewSpec) -> Iterator[dict[str, np.ndarray]]:
-        return eval_batches(self._source, spec, batch_size=self._batch_size, limit=self._limit)
+        return whole_batches(self._source, spec, batch_size=self._batch_size, limit=self._limit)
 
     def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
         """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""

@@ -1,5 +1,6 @@
 """The evaluation that training runs as it goes: held-out denoising loss and the online probe, with EMA weights."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,8 +44,12 @@ class OnlineEvaluator:
         self._limit = limit
         self._step = jax.jit(self._evaluate_batch, out_shardings=sharding.replicated(mesh))
 
-    def run(self, state: TrainState) -> dict[str, float]:
-        """Metrics: `eval/loss`, `probe/NAME` for each target, `probe/mean`, and the same with `probe_pixels`."""
+    def run(self, state: TrainState, between: Callable[[], None] | None = None) -> dict[str, float]:
+        """Metrics: `eval/loss`, `probe/NAME` for each target, `probe/mean`, and the same with `probe_pixels`.
+
+        Args:
+          between: called before every batch, on all processes alike; what it raises ends the evaluation.
+        """
         totals: Any = None
         batches = eval_batches(
             self._source,
@@ -55,6 +60,8 @@ class OnlineEvaluator:
             limit=self._limit,
         )
         for batch in batches:
+            if between is not None:
+                between()
             sums = self._step(state, sharding.put_batch(batch, self._mesh))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
         totals = jax.tree.map(np.asarray, totals)

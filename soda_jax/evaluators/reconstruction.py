@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluators.batches import whole_batches
 from soda_jax.evaluators.frechet import Frechet
 from soda_jax.evaluators.image_metrics import Figures, ImageMetrics, ImageScores
 from soda_jax.inference import Inference, Variables
@@ -63,7 +63,7 @@ class Reconstruction:
 
     def _batches(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         size = self._inference.sample_batch_size
-        for number, batch in enumerate(eval_batches(self._source, self._spec, batch_size=size, limit=self._limit)):
+        for number, batch in enumerate(whole_batches(self._source, self._spec, batch_size=size, limit=self._limit)):
             yield number * size, batch
 
     def _statistics(self, frechet: Frechet) -> FeatureStatistics:

@@ -78,10 +78,18 @@ class Bench:
         self.mesh = sharding.make_mesh(fsdp=config.train.fsdp)
         self.inference = Inference(config, sharding.make_mesh())
         self.flops = _model_flops(config)
+        self._peak = 0
 
     def memory(self) -> int | None:
-        """Bytes at the peak on a device so far; None where the platform does not tell, as on CPUs."""
-        return (self.mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
+        """Bytes at the peak on a device, if they rose above what was asked for before; None where it is not known.
+
+        The platform keeps one peak for the whole process (and CPUs none), so that what needs less leaves no trace.
+        """
+        peak = (self.mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
+        if peak is None or peak <= self._peak:
+            return None
+        self._peak = peak
+        return peak
 
     def row(
         self, name: str, batch: int, timing: Timing, compile_seconds: float, flops: float, memory: int | None

@@ -1,9 +1,18 @@
 import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from soda_jax import data
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Numbered:
@@ -112,6 +121,52 @@ def test_workers_change_nothing(scenes):
     for step in range(3, 8):
         _assert_equal(next(iterator), dataset[step])
     iterator.close()
+
+
+# Says the numbers of its workers, and goes on until it is killed.
+WORKERS = """
+import multiprocessing, sys, time
+from absl import flags
+from soda_jax import data
+if __name__ == "__main__":
+    flags.FLAGS(sys.argv)
+    source = data.load_source("folder", sys.argv[1], "train")
+    spec = data.ViewSpec(source_resolution=8, target_resolution=8)
+    batches = data.iterate(data.train_dataset(source, spec, batch_size=4, seed=0), num_workers=2)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+def _runs(number):
+    try:
+        return pathlib.Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="looks for the processes in /proc")
+def test_workers_end_with_a_killed_run_and_not_by_signals_to_all(tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / f"{number}.png")
+    (tmp_path / "run.py").write_text(WORKERS)
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "images")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    workers = [int(word) for word in process.stdout.readline().split()]
+    assert len(workers) == 2
+    for number in workers:
+        os.kill(number, signal.SIGTERM)
+        os.kill(number, signal.SIGINT)
+    time.sleep(0.3)
+    assert all(map(_runs, workers))
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(map(_runs, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_runs, workers))
 
 
 def test_multi_view_batches(free_scenes):

@@ -34,6 +34,9 @@ class Oracle:
         self.noise = noise
         self.encoded, self.sampled = [], []
 
+    def round_up(self, batch_size):
+        return batch_size
+
     def conditions(self, batch):
         source = Camera(batch["source_pose"], batch["source_intrinsics"], reference=batch["source_pose"][:, :1])
         target = Camera(batch["target_pose"], batch["target_intrinsics"], reference=batch["source_pose"][:, 0])
