@@ -5,7 +5,8 @@
 #
 # Start it in the checkout, in the environment that soda_jax is installed in. Process 0 writes to the terminal as it is,
 # the others' lines begin with their number. When one fails, the others end too, by themselves or after GRACE seconds,
-# and so does this script, with that one's exit code. SIGTERM and SIGINT are passed on to all.
+# and so does this script, with that one's exit code. SIGTERM and SIGINT are passed on to all as SIGTERM, at which they
+# save and end; a second one, two seconds later or more, kills them.
 #
 # Environment: PYTHON (python), GRACE (120), PORT of the coordinator (a free one).
 set -euo pipefail
@@ -47,7 +48,19 @@ send() { # signal
         kill "-$1" "${pids[$k]}" 2>/dev/null || true
     done
 }
-trap 'send TERM' TERM INT
+
+asked_at=""
+# shellcheck disable=SC2329 # the trap calls it
+stop() {
+    if [[ -z "$asked_at" ]]; then
+        asked_at=$SECONDS
+        echo "launch/local.sh: the processes save and end; another signal, later, kills them" >&2
+        send TERM
+    elif ((SECONDS - asked_at > 1)); then # `timeout` sends its signal to the script and then to its group
+        send KILL
+    fi
+}
+trap stop TERM INT
 
 status=0
 failed_at=""

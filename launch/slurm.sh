@@ -48,7 +48,8 @@ while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not the step
     wait "$step" || status=$?
 done
 
-if ((status == 0)) && ! "$python" -m soda_jax.tools.finished "--workdir=$workdir"; then
+# 143 is the same signal before the run could heed it: its imports alone can take minutes on a shared file system.
+if ((status == 0 || status == 143)) && ! "$python" -m soda_jax.tools.finished "--workdir=$workdir"; then
     echo "launch/slurm.sh: stopped before its end; queued again"
     scontrol requeue "$SLURM_JOB_ID"
 fi

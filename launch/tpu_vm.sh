@@ -21,6 +21,7 @@
 #   SHARE              HOST:/PATH of an NFS share (Filestore), mounted at /mnt/soda on every host: a slice of several
 #                      hosts needs the workdir there, and one that may be preempted too
 #   POLL               seconds between looks (60)
+#   PATIENCE           seconds without an answer from gcloud or from the first host after which this gives up (3600)
 #   RETRY_AFTER        a run that fails later than so many seconds after its start is started again (600)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,6 +36,7 @@ action="${1:-}"
 shift
 : "${NAME:?set NAME, ZONE and TYPE; see launch/tpu_vm.sh}" "${ZONE:?set ZONE}" "${TYPE:?set TYPE}"
 poll="${POLL:-60}"
+patience="${PATIENCE:-3600}"
 where=("--zone=$ZONE")
 [[ -z "${PROJECT:-}" ]] || where+=("--project=$PROJECT")
 case "$TYPE" in
@@ -45,24 +47,55 @@ case "$TYPE" in
 esac
 image="${VERSION:-$image}"
 
+# What gcloud says beside its answer.
+errors="$(mktemp)"
+trap 'rm -f "$errors"' EXIT
+
 on() { # worker ("all" or a number), command
     gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker="$1" --command="$2"
 }
 
-# State of the request, such as ACTIVE or SUSPENDED (preempted); NONE where there is none.
+# State of the request, such as ACTIVE or SUSPENDED (preempted). NONE only where gcloud says so: a lost network or an
+# expired login tells nothing about the slice, and is UNKNOWN.
 state() {
-    gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format="value(state.state)" 2>/dev/null ||
+    local now
+    if now="$(gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" \
+        --format="value(state.state)" 2>"$errors")" && [[ -n "$now" ]]; then
+        echo "$now"
+    elif grep -q NOT_FOUND "$errors"; then
         echo NONE
+    else
+        cat "$errors" >&2
+        echo UNKNOWN
+    fi
+}
+
+wait_or_give_up() { # what is wrong, since when
+    echo "launch/tpu_vm.sh: $1" >&2
+    if ((SECONDS - $2 >= patience)); then
+        echo "launch/tpu_vm.sh: giving up; the slice and its run are left as they are: see status, go on with watch" >&2
+        return 1
+    fi
+    sleep "$poll"
+}
+
+known_state() {
+    local now since=$SECONDS
+    while now="$(state)" && [[ "$now" == UNKNOWN ]]; do
+        wait_or_give_up "the state of $NAME is unknown" "$since" || return
+    done
+    echo "$now"
 }
 
 create() {
     local options=("--node-id=$NAME" "--accelerator-type=$TYPE" "--runtime-version=$image") now
     [[ "${SPOT:-0}" != 1 ]] || options+=(--spot)
-    if [[ "$(state)" == NONE ]]; then
+    now="$(known_state)" || return
+    if [[ "$now" == NONE ]]; then
         gcloud compute tpus queued-resources create "$NAME" "${where[@]}" "${options[@]}"
     fi
     while :; do
-        now="$(state)"
+        now="$(known_state)" || return
         case "$now" in
             ACTIVE) return ;;
             FAILED | SUSPENDED | SUSPENDING | NONE)
@@ -76,11 +109,13 @@ create() {
 }
 
 install() {
-    local archive mount=""
+    local archive copied=0 mount=""
     archive="$(mktemp)"
-    git archive --format=tar.gz --output="$archive" HEAD
-    gcloud compute tpus tpu-vm scp "$archive" "$NAME:soda_jax.tar.gz" "${where[@]}" --worker=all
+    # Where watch calls this, set -e is off.
+    git archive --format=tar.gz --output="$archive" HEAD &&
+        gcloud compute tpus tpu-vm scp "$archive" "$NAME:soda_jax.tar.gz" "${where[@]}" --worker=all || copied=$?
     rm -f "$archive"
+    ((copied == 0)) || return "$copied"
     if [[ -n "${SHARE:-}" ]]; then
         mount="sudo apt-get install -y -q nfs-common && sudo mkdir -p /mnt/soda &&
             { mountpoint -q /mnt/soda || sudo mount -t nfs $(printf %q "$SHARE") /mnt/soda; } &&"
@@ -93,7 +128,9 @@ install() {
 
 start() { # flags of soda_jax.main
     (($#)) || usage
-    on all "cd soda_jax && nohup .venv/bin/python -m soda_jax.main --distributed $(printf '%q ' "$@") \
+    # The redirections and \$! must be Python's own. A list before the & would run in a shell between the two, which
+    # holds the connection open until the run ends, and takes the signal of stop.
+    on all "cd soda_jax || exit; nohup .venv/bin/python -m soda_jax.main --distributed $(printf '%q ' "$@") \
         > ~/soda_jax.log 2>&1 < /dev/null & echo \$! > ~/soda_jax.pid"
 }
 
@@ -110,35 +147,59 @@ workdir_of() {
     return 2
 }
 
+# The run on the first host: up, finished or down, and nothing where the host does not answer. It is asked by words: the
+# exit code of a lost connection looks like that of a run that has ended.
+look() { # workdir, quoted for the shell
+    local run
+    run="$(on 0 "if { kill -0 \$(cat soda_jax.pid); } 2>/dev/null; then echo up
+        elif (cd soda_jax && .venv/bin/python -m soda_jax.tools.finished --workdir=$1) >&2; then echo finished
+        else echo down; fi" 2>"$errors" | tail -n 1)" || true
+    [[ "$run" == up ]] || cat "$errors" >&2
+    echo "$run"
+}
+
 watch() { # flags of soda_jax.main
-    local workdir now started=$SECONDS
+    local workdir now started=$SECONDS silent=""
     workdir="$(workdir_of "$@")"
     while :; do
         sleep "$poll"
-        now="$(state)"
+        now="$(known_state)" || return
         if [[ "$now" != ACTIVE ]]; then
             echo "launch/tpu_vm.sh: $NAME is $now; making it anew"
+            started="" silent=""
             # Both may be half done already.
             delete || true
             create || continue
             install || continue
             start "$@" || continue
             started=$SECONDS
-        elif on 0 "kill -0 \$(cat soda_jax.pid)" >/dev/null 2>&1; then
             continue
-        elif on 0 "cd soda_jax && .venv/bin/python -m soda_jax.tools.finished --workdir=$workdir"; then
-            echo "launch/tpu_vm.sh: finished"
-            return
-        elif [[ "$(state)" == ACTIVE ]]; then
-            on 0 "tail -n 20 soda_jax.log" || true
-            if ((SECONDS - started < ${RETRY_AFTER:-600})); then
-                echo "launch/tpu_vm.sh: the run ended soon after its start; its log is above" >&2
-                return 1
-            fi
-            echo "launch/tpu_vm.sh: the run ended before its last step; starting it again"
-            # A host that was repaired comes back without mounts.
-            install && start "$@" && started=$SECONDS
         fi
+        now="$(look "$workdir")"
+        case "$now" in
+            up) silent="" ;;
+            finished)
+                echo "launch/tpu_vm.sh: finished"
+                return
+                ;;
+            down)
+                silent=""
+                # A preemption ends the run before it shows in the state.
+                [[ "$(state)" == ACTIVE ]] || continue
+                on 0 "tail -n 20 soda_jax.log" || true
+                if [[ -n "$started" ]] && ((SECONDS - started < ${RETRY_AFTER:-600})); then
+                    echo "launch/tpu_vm.sh: the run ended soon after its start; its log is above" >&2
+                    return 1
+                fi
+                echo "launch/tpu_vm.sh: the run ended before its last step; starting it again"
+                # A host that was repaired comes back without mounts.
+                install && start "$@" && started=$SECONDS
+                ;;
+            *)
+                silent="${silent:-$SECONDS}"
+                wait_or_give_up "host 0 of $NAME does not answer" "$silent" || return
+                ;;
+        esac
     done
 }
 

@@ -196,6 +196,28 @@ def test_a_lost_process_ends_the_others(flags, between, killed):
     assert f"resuming from step {step} of {workdir}" in output
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/cmdline").exists(), reason="finds the processes in /proc")
+def test_a_request_to_one_of_two_in_an_evaluation_stops_both(flags, alone, between):
+    """Evaluations take nearly all of the time here."""
+    workdir = flags.folder / "stopped"
+    shutil.copytree(between[0], workdir)
+    evaluating = ("--config.train.eval_every=1", "--config.eval.batch_size=2", "--config.eval.num_examples=0")
+    process = start(2, *flags("stopped", STEPS, *evaluating))
+    deadline = time.monotonic() + 300
+    while len(lines(workdir)) <= FIRST and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process_of(workdir, 1), signal.SIGTERM)
+    begin = time.monotonic()
+    output, errors = process.communicate(timeout=SECONDS_TO_NOTICE)
+    assert process.returncode == 0, errors
+    assert "SIGTERM: stopped after step" in output and time.monotonic() - begin < 30
+    assert latest_step(str(workdir)) < STEPS
+    finish(1, *flags("stopped", STEPS))
+    expected, found = lines(alone), lines(workdir)
+    np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in expected], rtol=1e-5)
+
+
 QUICKSTART = (
     "--config=configs/quickstart.py", "--config.train.log_every=1", "--config.optim.decay_steps=3000",
     "--config.eval.num_examples=64", "--config.sampling.num_images=4", "--config.sampling.num_steps=2",

@@ -53,12 +53,22 @@ class Stand:
 
     def run(self, script, *arguments, **environment):
         process = self.start(script, *arguments, **environment)
-        output, errors = process.communicate(timeout=60)
+        try:
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()  # a watch that never ends would outlive its test
         return process.returncode, output, errors
 
     @property
     def calls(self):
         return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -121,14 +131,37 @@ def test_local_passes_a_signal_on(stand):
     stand = stand("python")
     stand.does(python="trap 'echo saved; exit 0' TERM; echo started >> $FOLDER/up; while :; do sleep 0.1; done")
     process = stand.start("local.sh", "2", "--config=a", PORT="1")
-    deadline = time.monotonic() + 30
     up = stand.folder / "up"
-    while (not up.exists() or len(up.read_text().splitlines()) < 2) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: up.exists() and len(up.read_text().splitlines()) == 2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert sorted(output.splitlines()) == ["[1] saved", "saved"]
+
+
+def test_local_kills_at_a_second_signal(stand):
+    stand = stand("python")
+    stand.does(python="trap '' TERM; echo started >> $FOLDER/up; exec sleep 60")
+    process = stand.start("local.sh", "2", "--config=a", PORT="1")
+    up = stand.folder / "up"
+    wait_for(lambda: up.exists() and len(up.read_text().splitlines()) == 2)
+    begin = time.monotonic()
+    # Two at once are what `timeout` sends, to the script and to its group: they count as one.
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.7)
+    assert process.poll() is None
+
+    def ends_at_another():
+        process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+
+    wait_for(ends_at_another)
+    _, errors = process.communicate(timeout=30)
+    # Of the kill, or of the signals that cut short bash's own wait for it.
+    assert process.returncode > 128 and time.monotonic() - begin < 30
+    assert errors.count("another signal, later, kills them") == 1
 
 
 @pytest.mark.parametrize("arguments", [(), ("2",), ("0", "--config=a"), ("two", "--config=a"), ("--config=a", "2")])
@@ -139,7 +172,13 @@ def test_local_says_how_to_use_it(stand, arguments):
 
 @pytest.mark.parametrize(
     ("step", "finished", "code", "requeued"),
-    [("exit 0", "exit 0", 0, False), ("exit 0", "exit 1", 0, True), ("exit 5", "exit 1", 5, False)],
+    [
+        ("exit 0", "exit 0", 0, False),
+        ("exit 0", "exit 1", 0, True),
+        ("exit 5", "exit 1", 5, False),
+        ("exit 143", "exit 1", 143, True),
+        ("exit 143", "exit 0", 143, False),
+    ],
 )
 def test_slurm_queues_an_unfinished_run_again(stand, step, finished, code, requeued):
     stand = stand("python", "srun", "scontrol")
@@ -171,12 +210,22 @@ def test_slurm_asks_for_a_task_for_each_gpu_and_a_signal_before_the_end():
     assert options["signal"].startswith("TERM@") and "requeue" in options
 
 
+# Takes its answers from files: one line of `states` a question, as long as there are several, and one line of `silent`
+# for each question to which host 0 does not answer. The second start of the run is the one that comes to its end.
 GCLOUD = """
+fail() { echo "ERROR: (gcloud.compute.tpus) $1" >&2; exit 1; }
 case "$*" in
-  *queued-resources*describe*) head -n 1 $FOLDER/states
-    [ "$(wc -l < $FOLDER/states)" = 1 ] || sed -i 1d $FOLDER/states ;;
-  *kill*-0*) [ ! -e $FOLDER/up ] || { rm $FOLDER/up; exit 0; }; exit 1 ;;
-  *tools.finished*) [ -e $FOLDER/finished ] ;;
+  *queued-resources*describe*) now=$(head -n 1 $FOLDER/states)
+    [ "$(wc -l < $FOLDER/states)" = 1 ] || sed -i 1d $FOLDER/states
+    case $now in
+      NONE) fail "NOT_FOUND: Resource 'projects/p/locations/zone-b/queuedResources/soda' was not found" ;;
+      UNKNOWN) fail "There was a problem refreshing your current auth tokens" ;;
+      *) echo $now ;;
+    esac ;;
+  *kill*-0*) if [ -s $FOLDER/silent ]; then sed -i 1d $FOLDER/silent; fail "ssh: connection timed out"
+    elif [ -e $FOLDER/up ]; then rm $FOLDER/up; echo up
+    elif [ -e $FOLDER/finished ]; then echo finished
+    else echo down; fi ;;
   *nohup*) touch $FOLDER/up; [ ! -e $FOLDER/once ] || touch $FOLDER/finished; touch $FOLDER/once ;;
 esac
 """
@@ -220,9 +269,127 @@ def test_tpu_vm_goes_on_after_a_preemption(stand):
 def test_tpu_vm_stops_at_a_run_that_fails_at_once(stand):
     stand = stand("gcloud", "git")
     (stand.folder / "states").write_text("ACTIVE\n")
-    stand.does(gcloud='case "$*" in *describe*) echo ACTIVE ;; *kill*-0*|*tools.finished*) exit 1 ;; esac')
+    stand.does(gcloud='case "$*" in *describe*) echo ACTIVE ;; *kill*-0*) echo down ;; esac')
     code, _, errors = stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/r", **SLICE | {"RETRY_AFTER": "600"})
     assert code == 1 and "the run ended soon after its start" in errors
+
+
+def test_tpu_vm_waits_while_the_state_is_unknown(stand):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text("UNKNOWN\nNONE\nUNKNOWN\nACTIVE\nUNKNOWN\nUNKNOWN\nACTIVE\n")
+    (stand.folder / "once").touch()
+    stand.does(gcloud=GCLOUD)
+    code, output, errors = stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/r", **SLICE)
+    assert code == 0, errors
+    assert output.splitlines()[-1] == "launch/tpu_vm.sh: finished"
+    assert errors.count("the state of soda is unknown") == 4 and "refreshing your current auth tokens" in errors
+    done = verbs([call for call in stand.calls if call[0] == "gcloud"])
+    assert "delete" not in done and done.count("create") == done.count("scp") == 1
+
+
+def test_tpu_vm_waits_while_its_host_does_not_answer(stand):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text("ACTIVE\n")
+    (stand.folder / "silent").write_text("1\n2\n3\n")
+    (stand.folder / "once").touch()
+    stand.does(gcloud=GCLOUD)
+    code, output, errors = stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/r", **SLICE)
+    assert code == 0, errors
+    assert output.splitlines()[-1] == "launch/tpu_vm.sh: finished"
+    assert errors.count("host 0 of soda does not answer") == 3 and "ssh: connection timed out" in errors
+    done = verbs([call for call in stand.calls if call[0] == "gcloud"])
+    assert "delete" not in done and done.count("scp") == sum("nohup" in command for command in done) == 1
+
+
+@pytest.mark.parametrize(
+    ("states", "silent", "message"),
+    [
+        ("ACTIVE\nACTIVE\nUNKNOWN\n", "", "the state of soda is unknown"),
+        ("ACTIVE\n", "1\n2\n", "host 0 of soda does not answer"),
+    ],
+)
+def test_tpu_vm_gives_up_without_an_answer_and_leaves_the_slice_alone(stand, states, silent, message):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text(states)
+    (stand.folder / "silent").write_text(silent)
+    stand.does(gcloud=GCLOUD)
+    code, _, errors = stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/r", **SLICE, PATIENCE="0")
+    assert code == 1 and message in errors and "giving up" in errors
+    done = verbs([call for call in stand.calls if call[0] == "gcloud"])
+    assert "delete" not in done and done.count("scp") == 1
+
+
+def test_tpu_vm_installs_on_a_new_slice_until_it_succeeds(stand):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text("ACTIVE\nACTIVE\nSUSPENDED\nNONE\nACTIVE\n")
+    (stand.folder / "fails").touch()
+    # The copy to the slice that is made anew, shortly after the first start, fails once.
+    fails = "*delete*) mv $FOLDER/fails $FOLDER/now ;; *scp*) [ ! -e $FOLDER/now ] || { rm $FOLDER/now; exit 1; } ;;"
+    stand.does(gcloud=f'case "$*" in {fails} esac\n{GCLOUD}')
+    code, output, errors = stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/r", **SLICE | {"RETRY_AFTER": "600"})
+    assert code == 0, errors
+    assert output.splitlines()[-1] == "launch/tpu_vm.sh: finished"
+    done = verbs([call for call in stand.calls if call[0] == "gcloud"])
+    assert done.count("delete") == 1 and done.count("scp") == 3
+
+
+# In place of a host's Python: a run that takes its time and ends on SIGTERM, and the tool that asks about it.
+HOST_PYTHON = """#!/usr/bin/env bash
+case "$*" in
+  *soda_jax.main*) trap 'touch ~/stopped; exit 0' TERM
+    echo $$ > ~/own_pid
+    for k in {1..200}; do sleep 0.1; done ;;
+  *"soda_jax.tools.finished --workdir=/mnt/soda/a b") echo asked; [ -e ~/done ] ;;
+esac
+"""
+
+
+def test_tpu_vm_commands_do_on_a_host_what_they_should(stand, tmp_path):
+    stand = stand("gcloud", "git")
+    (stand.folder / "states").write_text("ACTIVE\n")
+    (stand.folder / "once").touch()
+    stand.does(gcloud=GCLOUD)
+    stand.run("tpu_vm.sh", "run", "--config=a", "--workdir=/mnt/soda/a b", **SLICE)
+    stand.run("tpu_vm.sh", "stop", **SLICE)
+    done = verbs([call for call in stand.calls if call[0] == "gcloud"])
+    start = next(command for command in done if "nohup" in command)
+    look = next(command for command in done if "kill -0" in command)
+    stop = next(command for command in done if "kill -TERM" in command)
+
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def on_host(command):
+        # With pipes, as under sshd, whose session lasts until all that hold them are gone.
+        return subprocess.run(
+            ["bash", "-c", command], cwd=home, env=os.environ | {"HOME": str(home)}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+
+    assert on_host(start).returncode != 0 and not (home / "soda_jax.pid").exists()
+    assert on_host(look).stdout == "down\n"
+
+    python = home / "soda_jax" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(HOST_PYTHON)
+    python.chmod(0o755)
+    begin = time.monotonic()
+    started = on_host(start)
+    assert (started.returncode, started.stdout, started.stderr) == (0, "", "") and time.monotonic() - begin < 5
+    own = home / "own_pid"
+    wait_for(lambda: own.exists() and own.read_text())
+    assert (home / "soda_jax.pid").read_text() == own.read_text()
+    assert on_host(look).stdout == "up\n"
+    assert on_host(stop).returncode == 0
+    wait_for((home / "stopped").exists)
+
+    # Where nothing reaps orphans the stopped one keeps its number; this one's is free.
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (home / "soda_jax.pid").write_text(f"{gone.pid}\n")
+    assert on_host(look).stdout == "down\n"
+    (home / "done").touch()
+    assert on_host(look).stdout == "finished\n"
 
 
 def test_tpu_vm_says_how_to_use_it(stand):
@@ -241,6 +408,8 @@ def test_gke_describes_one_job_whose_parts_agree():
         text = text.replace(f"${{{name}}}", value)
     job = yaml.safe_load(text)
     assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    topology = job["metadata"]["annotations"]["alpha.jobset.sigs.k8s.io/exclusive-topology"]
+    assert topology == "cloud.google.com/gke-nodepool"
     (workers,) = job["spec"]["replicatedJobs"]
     spec = workers["template"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
