@@ -3,8 +3,10 @@
 Nothing here may touch a device before `initialize`.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -126,7 +128,8 @@ def leave(error: BaseException, workdir: str, *, expected: bool = False) -> NoRe
     sys.stdout.flush()
     sys.stderr.flush()
     for child in multiprocessing.active_children():  # the data's workers, which an ordinary exit would end
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)  # joblib's have no `kill`
     os._exit(1)
 
 

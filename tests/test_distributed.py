@@ -1,5 +1,9 @@
 """Joining the processes of a run, and what is said when one is lost; tests/test_processes.py runs them."""
 
+import signal
+import subprocess
+import types
+
 import jax
 import pytest
 
@@ -107,6 +111,8 @@ def leave(monkeypatch, capsys):
     def end(code):
         raise SystemExit(code)
 
+    # Else it would end the workers that other tests have left.
+    monkeypatch.setattr(distributed.multiprocessing, "active_children", list)
     monkeypatch.setattr(distributed.os, "_exit", end)
     return left
 
@@ -123,6 +129,16 @@ def test_a_mistake_is_one_line_and_a_fault_keeps_its_traceback(leave):
     assert (errors, code) == ("error: process 0 of 1: config.data.name='x': unknown\n", 1)
     errors, code = leave(KeyError("latent"))
     assert code == 1 and "Traceback" in errors and errors.endswith("error: process 0 of 1: 'latent'\n")
+
+
+def test_its_workers_end_too(leave, monkeypatch):
+    """Of any library: joblib's have a process number, and a `kill` that fails."""
+    worker, ended = subprocess.Popen(["sleep", "600"]), subprocess.Popen(["true"])
+    ended.wait()
+    children = [types.SimpleNamespace(pid=process.pid) for process in (ended, worker)]
+    monkeypatch.setattr(distributed.multiprocessing, "active_children", lambda: children)
+    assert leave(ValueError("x"), expected=True)[1] == 1
+    assert worker.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_one_process_is_not_several():
