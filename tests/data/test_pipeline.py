@@ -133,7 +133,7 @@ if __name__ == "__main__":
     source = data.load_source("folder", sys.argv[1], "train")
     spec = data.ViewSpec(source_resolution=8, target_resolution=8)
     batches = data.iterate(data.train_dataset(source, spec, batch_size=4, seed=0), num_workers=2)
-    next(batches)
+    next(batches), next(batches)  # one of each worker
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
 """
