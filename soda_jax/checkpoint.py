@@ -10,6 +10,7 @@ import logging as standard_logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,7 +145,7 @@ def _tidied(workdir: str) -> int | None:
     orbax's own clearing works in a thread, which fails loudly where the run ends at once for another reason.
     """
     for number, unfinished in enumerate(directory(workdir).glob(WRITING_PATTERN)):
-        os.replace(unfinished, unfinished.with_name(f"{os.getpid()}.{number}.unfinished"))
+        os.replace(unfinished, unfinished.with_name(f"{time.time_ns()}.{number}.unfinished"))
     for unfinished in directory(workdir).glob("*.unfinished"):
         # Another host's process may hold a file of it for a moment longer; the next start has another try.
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -136,15 +136,16 @@ class MultiViewFolder:
         """`views` without the images known to be broken, and without objects that have too few others."""
         broken = set(self.bad_files.names())
         views = {name: frames.without(broken) for name, frames in views.items()} if broken else views
-        few = [name for name, frames in views.items() if len(frames) < self._min_views]
+        enough = {name: frames for name, frames in views.items() if len(frames) >= self._min_views}
+        few = [name for name in views if name not in enough]
         if not few:
             return views
         shown = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
         text = f"{len(few)} of {len(views)} objects of {self._root} have fewer than {self._min_views} views: {shown}"
-        if len(few) == len(views):
+        if not enough:
             raise ValueError(f"{text}; lower config.data.num_sources, or add views.")
         logging.getLogger(__name__).warning("%s; they are left out", text)
-        return {name: frames for name, frames in views.items() if name not in few}
+        return enough
 
     def _cache(self, split: str, cache_bytes: int, views: dict[str, Frames]) -> CachedArray | None:
         """The readable images of the split in the views' order, or None if they are too large or of several sizes."""
