@@ -10,7 +10,6 @@ import re
 from soda_jax.rendering.meshes import EXTENSIONS
 
 MANIFEST = "manifest.json"
-_PREFERRED = (".glb", ".gltf", ".obj", ".ply")  # by how surely textures and materials come along
 _LICENCE_NAME = re.compile(r"licen[cs]e|copying", re.IGNORECASE)
 
 
@@ -81,16 +80,13 @@ def _manifest(root: pathlib.Path) -> list[dict]:
 
 
 def _files(root: pathlib.Path, folder_categories: bool) -> list[dict]:
-    """One entry a model; of files that differ in their format alone, the one that `_PREFERRED` has first."""
+    """One entry a model; of files that differ in their format alone, the one whose format `EXTENSIONS` has first."""
+    paths = (path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    relative = (path.relative_to(root) for path in paths)
+    visible = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
     chosen: dict[pathlib.PurePath, pathlib.PurePath] = {}
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or path.suffix.lower() not in EXTENSIONS or not path.is_file():
-            continue
-        other = chosen.get(relative.with_suffix(""))
-        if other is None or _PREFERRED.index(path.suffix.lower()) < _PREFERRED.index(other.suffix.lower()):
-            chosen[relative.with_suffix("")] = relative
+    for path in sorted(visible, key=lambda path: EXTENSIONS.index(path.suffix.lower())):
+        chosen.setdefault(path.with_suffix(""), path)
     return [
         {"path": path.as_posix(), "category": path.parts[0] if folder_categories and len(path.parts) > 1 else None}
         for path in chosen.values()

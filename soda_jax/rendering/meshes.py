@@ -8,7 +8,7 @@ from PIL import Image
 
 from soda_jax.rendering.errors import INSTALL, MeshError, RendererError
 
-EXTENSIONS = (".obj", ".glb", ".gltf", ".ply")
+EXTENSIONS = (".glb", ".gltf", ".obj", ".ply")  # by how surely textures and materials come along
 UPS = ("auto", "y", "z")
 # Faces that meet at a smaller angle are shaded as one smooth surface.
 _CREASE_COSINE = np.cos(np.deg2rad(40))

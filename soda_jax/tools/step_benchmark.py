@@ -80,7 +80,7 @@ class Bench:
         self.flops = _model_flops(config)
         self._peak = 0
 
-    def memory(self) -> int | None:
+    def new_peak(self) -> int | None:
         """Bytes at the peak on a device, if they rose above what was asked for before; None where it is not known.
 
         The platform keeps one peak for the whole process (and CPUs none), so that what needs less leaves no trace.
@@ -114,7 +114,7 @@ def train(bench: Bench, batch_size: int, extras: bool = True) -> dict[str, Any]:
     trainer = build.trainer(config, probe_targets(config), bench.mesh)
     batch = sharding.put_whole_batch(synthetic_batch(config, bench.mesh, batch_size), bench.mesh)
     whole = stepper(trainer, bench.mesh, batch)
-    seconds, memory = warm_up(whole), bench.memory()
+    seconds, memory = warm_up(whole), bench.new_peak()
     programs = {"whole": whole}
     if extras:
         programs["bare"] = stepper(trainer, bench.mesh, batch, bare=True)
@@ -182,7 +182,7 @@ def encode(bench: Bench) -> Row:
     seconds = warm_up(program)
     timing = bench.in_turn({"encode": program})["encode"]
     flops = bench.flops["encode"] * bench.config.data.num_sources
-    return bench.row(f"encode, {bench.config.model.dtype}", size, timing, seconds, flops, bench.memory())
+    return bench.row(f"encode, {bench.config.model.dtype}", size, timing, seconds, flops, bench.new_peak())
 
 
 def sample(bench: Bench, num_steps: int) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def sample(bench: Bench, num_steps: int) -> dict[str, Any]:
 
     calls = 1 if scale == 1.0 else 2  # guided, a step shows the denoiser every image twice
     bare = _bare_denoiser(bench, variables, *(_twice(x, calls) for x in (z, camera)))
-    seconds, memory = warm_up(walk), bench.memory()
+    seconds, memory = warm_up(walk), bench.new_peak()
     bare_seconds = warm_up(bare)
     timings = bench.in_turn({"walk": walk, "denoiser": bare})
     a_step = Timing(tuple(value / num_steps for value in timings["walk"].values))
