@@ -12,11 +12,20 @@ import traceback
 from typing import NoReturn
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 60  # after which a silent process counts as dead and ends the others
 CONNECT_SECONDS = 300  # for every process to start
 # What JAX's runtime, Gloo and NCCL say when a collective's other end is gone.
 _LOST_PEER = ("gloo", "connection closed", "connection reset", "heartbeat", "coordination", "unavailable", "nccl")
+
+
+class SharedError(RuntimeError):
+    """An error that all processes of the run raise at the same point, so that none is left waiting for another.
+
+    Its cause is this process's own error, if it has one.
+    """
 
 
 def initialize(
@@ -84,6 +93,21 @@ def _check(given: dict[str, str | int | None], missing: list[str]) -> None:
         raise ValueError(f"--num_processes={count}: must be at least 1")
     if not 0 <= number < count:
         raise ValueError(f"--process_id={number}: must lie in 0..{count - 1}, below --num_processes")
+
+
+def share(error: Exception | None, where: str) -> None:
+    """Raises SharedError in every process if any of them has an `error` to share; all must call this.
+
+    Args:
+      where: it happened, or how things stand, for the message.
+    """
+    has = np.array(error is not None)
+    failed = np.flatnonzero(multihost_utils.process_allgather(has) if is_several() else has)
+    if failed.size == 0:
+        return
+    number = failed[0] if error is None else jax.process_index()
+    said = "could not go on" if error is None else f"could not go on: {error}"
+    raise SharedError(f"process {number} of {jax.process_count()} {said} ({where})") from error
 
 
 def is_several() -> bool:

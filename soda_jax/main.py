@@ -48,10 +48,12 @@ def run(argv: list[str]) -> None:
         sys.exit(130)
     except Exception as error:
         # A user's mistake ends with its message; a fault of ours keeps its traceback.
-        mistake = isinstance(error, (ValueError, OSError, RuntimeError)) and not (
-            type(error).__module__.startswith("jax") or os.environ.get("SODA_JAX_TRACEBACK")
+        shared = isinstance(error, distributed.SharedError)
+        cause = error.__cause__ if shared and error.__cause__ is not None else error
+        mistake = isinstance(cause, (ValueError, OSError, RuntimeError)) and not (
+            type(cause).__module__.startswith("jax") or os.environ.get("SODA_JAX_TRACEBACK")
         )
-        if distributed.is_several():
+        if distributed.is_several() and not shared:
             distributed.leave(error, workdir, expected=mistake)
         if not mistake:
             raise

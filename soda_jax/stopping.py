@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -19,6 +20,8 @@ from jax.experimental import multihost_utils
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds for Python to answer before anything is trained; compiling may keep it busy for minutes.
 _START_PATIENCE = 3.0
+# That JAX takes to hear of a signal (it looks once a second) and to tell the other processes.
+_HEARD_SECONDS = 5.0
 
 
 class Interrupted(BaseException):
@@ -65,6 +68,11 @@ class StopSignals:
     def begin(self) -> None:
         """From here on there is something to save."""
         self._began = True
+
+    def request_all(self) -> None:
+        """Makes all of several processes stop at one question, as SIGTERM to one does; returns when they have heard."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_HEARD_SECONDS)
 
     def requested(self) -> str | None:
         """The signal's name if the run is to stop now. Several processes must all ask at the same points."""

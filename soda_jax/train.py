@@ -1,7 +1,8 @@
 """The training loop. Its order is fixed: log, evaluate, save, stop if asked to, take a batch, step."""
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict
 from tabulate import tabulate
 from tqdm import tqdm
 
-from soda_jax import build, distributed, sharding
+from soda_jax import build, distributed, health, sharding
 from soda_jax import config as config_lib
 from soda_jax.checkpoint import Checkpointer, CheckpointWriteError, check_same_model, latest_step
 from soda_jax.data.pipeline import iterate, train_dataset
+from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.evaluators.online import OnlineEvaluator
 from soda_jax.grids import GridWriter
 from soda_jax.inference import Inference
@@ -30,16 +32,9 @@ from soda_jax.train_step import Trainer, module_names
 from soda_jax.workdir import training_lock
 from soda_jax.writers import MetricWriter
 
-DEAD_ENCODER_NORM = 1e-8
-DEAD_ENCODER_STEPS = 100
 STEPS_AHEAD = 2  # that the host may queue: each holds its batch on the device
-
-
-NON_FINITE_REMEDY = "Lower config.optim.learning_rate, or use config.model.dtype=float32."
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss, a gradient or the state stopped being a number; the state is not saved."""
+# That several processes read early: those of the steps that the others are ahead, and some to spare.
+BATCHES_AHEAD = STEPS_AHEAD + 4
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str, float]:
@@ -93,6 +88,10 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
         run.grid = GridWriter(run.inference, held_out, spec, config.sampling.num_images)
         run.targets = {kind: list(found.sizes) for kind, found in source.targets.items()}
         batches = iterate(dataset, position, num_workers=config.data.num_workers)
+        batches = ReadAhead(
+            itertools.islice(batches, config.train.num_steps - position),
+            BATCHES_AHEAD if distributed.is_several() else 0,
+        )
         try:
             return run.loop(state, batches)
         except (jax.errors.JaxRuntimeError, CheckpointWriteError) as error:  # the processes write checkpoints together
@@ -172,12 +171,13 @@ class Run:
         self.schedule = build.schedule(config)
         self.gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
         self.params_finite = jax.jit(lambda params: jnp.isfinite(optax.global_norm(params)))
+        self.data_error: Exception | None = None  # of this process, where it is one of several
         self.pending: list[dict[str, jax.Array]] = []  # metrics of the steps since the last log, still on the device
-        self.encoder_watch = EncoderWatch()
+        self.encoder_watch = health.EncoderWatch()
         self.timer = StepTimer()
         self.progress: tqdm | None = None
 
-    def loop(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, float]:
+    def loop(self, state: TrainState, batches: ReadAhead) -> dict[str, float]:
         train = self.config.train
         results: dict[str, float] = {}
         self.progress = tqdm(
@@ -221,27 +221,45 @@ class Run:
         self.report(results)
         return results
 
-    def next_batch(self, batches: Iterator[dict[str, np.ndarray]], step: int, state: TrainState) -> dict[str, Any]:
-        """The next batch; data that cannot be read ends the run, and then `state` is saved first."""
+    def next_batch(self, batches: ReadAhead, step: int, state: TrainState) -> dict[str, Any]:
+        """The next batch. Data that cannot be read any more end the run, and the steps that were taken are saved.
+
+        One process saves at once. Of several the others may have got their batches, so that this one takes part in
+        further steps, with those that it has read ahead, until all stop together.
+        """
         try:
-            return next(batches)
+            batch = next(batches)
         except Exception:
-            # Several processes save together, and the others may have got their batch.
-            if jax.process_count() == 1 and step != self.saved:
-                try:
-                    self.save(step, state)
-                    self.checkpointer.wait()
-                    self.progress.write(f"the data failed; step {step} is saved")
-                except (NonFiniteLossError, OSError) as error:
-                    logging.warning("the data failed, and step %d could not be saved: %s", step, error)
+            if jax.process_count() == 1:
+                self.save_for_lost_data(step, state)
             raise
+        if batches.error is not None and self.data_error is None:
+            self.data_error = batches.error
+            self.stop.request_all()
+        return batch
+
+    def save_for_lost_data(self, step: int, state: TrainState) -> None:
+        """Saves, if that is needed and possible; the error that follows is of the data."""
+        if step == self.saved:
+            return
+        try:
+            self.save(step, state)
+            self.checkpointer.wait()
+            self.progress.write(f"the data failed; step {step} is saved")
+        except (health.NonFiniteLossError, OSError) as error:
+            logging.warning("the data failed, and step %d could not be saved: %s", step, error)
 
     def end_early(self, step: int, state: TrainState, signal: str) -> None:
-        """Saves, unless that has happened at this very step, and says how to go on."""
+        """Saves, unless that has happened at this very step, and says how to go on.
+
+        Raises:
+          SharedError: the reason is that a process could not read its data.
+        """
         if step != self.saved:
             self.save(step, state)
         self.checkpointer.wait()
         self.progress.close()
+        distributed.share(self.data_error, f"step {step} is saved in {self.workdir}")
         if not self.is_main:
             return
         saved = f"after step {step} of {self.config.train.num_steps}, which is saved in {self.workdir}; "
@@ -257,7 +275,7 @@ class Run:
         seconds = self.timer.interval(count)
         self.pending.clear()
         first = step - count
-        self._stop_if_not_finite(first, rows, state)
+        health.check_steps(first, rows, module_names(state.params), self._last_good)
         self.encoder_watch.update([row["grad_norm/encoder"] for row in rows])
         scalars = {key: np.mean([row[key] for row in rows]) for key in rows[0] if key != "grad_norms"}
         scalars["learning_rate"] = float(self.schedule(step - 1))
@@ -272,18 +290,6 @@ class Run:
             shown["probe"] = f"{scalars['probe/accuracy']:.3f}"
         self.progress.set_postfix(shown, refresh=False)
 
-    def _stop_if_not_finite(self, first: int, rows: list[dict[str, np.ndarray]], state: TrainState) -> None:
-        for offset, row in enumerate(rows):
-            if np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"]):
-                continue
-            names = module_names(state.params)
-            norms = [(name, f"{norm:.4g}") for name, norm in zip(names, row["grad_norms"], strict=True)]
-            table = tabulate(norms, headers=["module", "norm"])
-            raise NonFiniteLossError(
-                f"loss {row['loss']} (gradient norm {row['grad_norm']}) at step {first + offset + 1}; nothing of it is "
-                f"saved, {self._last_good()}. Gradient norms by module:\n{table}\n{NON_FINITE_REMEDY}"
-            )
-
     def _last_good(self) -> str:
         self.checkpointer.wait()  # the newest may still be on its way to the disk
         good = latest_step(self.workdir)
@@ -292,6 +298,7 @@ class Run:
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         jax.block_until_ready(state.step)  # the steps before it count as training time
         with self.timer.paused():
+            trained = state
             if self.trainer.mesh is not None:
                 whole = self.gather((state.ema_params, state.ema_batch_stats, state.probe))
                 state = state.replace(ema_params=whole[0], ema_batch_stats=whole[1], probe=whole[2])
@@ -302,6 +309,10 @@ class Run:
             except Interrupted:
                 self.evaluation_due = True
                 return {}
+            except distributed.SharedError:  # the held-out data failed
+                self.evaluation_due = True
+                self.save_for_lost_data(step, trained)
+                raise
             self.evaluation_due = False
             self.writer.scalars(step, metrics)
             path = self.writer.image(step, "reconstructions", grid)
@@ -315,9 +326,9 @@ class Run:
         self.log(step, state)
         with self.timer.paused():
             if not self.params_finite(state.params):
-                raise NonFiniteLossError(
+                raise health.NonFiniteLossError(
                     f"the update of step {step} made the parameters overflow; nothing of it is saved, "
-                    f"{self._last_good()}. {NON_FINITE_REMEDY}"
+                    f"{self._last_good()}. {health.NON_FINITE_REMEDY}"
                 )
             meta = {"config": self.config.to_dict(), "targets": self.targets, "data_position": step}
             self.checkpointer.save(state, meta | {"evaluation_due": self.evaluation_due})
@@ -346,22 +357,3 @@ class Run:
             print(tabulate(rows, headers=headers, disable_numparse=True))
         print(f"\nReconstructions: {getattr(self, 'last_grid', 'none drawn')}")
         print(f"Load the encoder with soda_jax.load({self.workdir!r})")
-
-
-class EncoderWatch:
-    """Warns once when the encoder has got no gradient for many steps in a row: the classic failure of this model."""
-
-    def __init__(self) -> None:
-        self._steps = 0
-
-    def update(self, norms: Sequence[float]) -> None:
-        """Takes the encoder's gradient norm of each further step."""
-        for norm in norms:
-            self._steps = self._steps + 1 if norm < DEAD_ENCODER_NORM else 0
-            if self._steps == DEAD_ENCODER_STEPS:
-                logging.warning(
-                    "the encoder's gradient norm has been below %g for %d steps: the denoiser ignores the latent. "
-                    "Check modulation and masking rates, or lower the learning rate.",
-                    DEAD_ENCODER_NORM,
-                    DEAD_ENCODER_STEPS,
-                )

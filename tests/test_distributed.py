@@ -5,6 +5,7 @@ import subprocess
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from soda_jax import distributed
@@ -143,3 +144,20 @@ def test_its_workers_end_too(leave, monkeypatch):
 
 def test_one_process_is_not_several():
     assert not distributed.is_several()
+
+
+def test_an_error_is_shared_with_its_cause():
+    distributed.share(None, "step 3 is saved")
+    error = OSError("the folder is gone")
+    with pytest.raises(distributed.SharedError, match=r"process 0 of 1 .* gone \(step 3 is saved\)") as raised:
+        distributed.share(error, "step 3 is saved")
+    assert raised.value.__cause__ is error
+
+
+def test_an_error_of_another_process_has_no_cause_here(monkeypatch):
+    monkeypatch.setattr(distributed, "is_several", lambda: True)
+    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", lambda has: np.array([False, False, True]))
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(distributed.SharedError, match="process 2 of 3 could not go on") as raised:
+        distributed.share(None, "in an evaluation")
+    assert raised.value.__cause__ is None

@@ -16,7 +16,9 @@ import pytest
 from soda_jax import sharding
 from soda_jax import train as train_lib
 from soda_jax.checkpoint import CheckpointWriteError, latest_step, read_arrays, read_meta
+from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.data.sources.bad_files import DatasetGoneError
+from soda_jax.distributed import SharedError
 from soda_jax.run_record import read_sessions
 from soda_jax.train import train
 from soda_jax.train_step import Trainer
@@ -65,7 +67,11 @@ def data_gone(batches):
         raise DatasetGoneError("the dataset's folder /data/ cannot be read any more")
         yield
 
-    return fail()
+    return ReadAhead(fail(), 0)
+
+
+def held_out_gone():
+    raise SharedError("the dataset's folder /data/ cannot be read any more")
 
 
 def disk_full(batches):
@@ -143,12 +149,18 @@ def disturbed(undisturbed, config, tmp_path_factory):
     Mishap.at[11] = data_gone
     run("data", DatasetGoneError)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for name, step in (("disk", 14), ("disk at the last save", STEPS - 1)):
+
+    def run_into_full_disk(name, step):
         Mishap.at[step] = disk_full
         try:
             run(name, CheckpointWriteError)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+    run_into_full_disk("disk", 14)
+    Mishap.in_evaluation[16] = held_out_gone
+    run("held-out data", SharedError)
+    run_into_full_disk("disk at the last save", STEPS - 1)
     run("end")
     return folder, found
 
@@ -180,6 +192,11 @@ def test_data_that_vanishes_loses_no_step(disturbed):
     assert "cannot be read any more" in message and step == 11
 
 
+def test_held_out_data_that_vanish_lose_no_step(disturbed):
+    message, step = disturbed[1]["held-out data"]
+    assert "cannot be read any more" in message and step == 16
+
+
 def test_a_full_disk_loses_nothing_that_was_saved(disturbed):
     message, step = disturbed[1]["disk"]
     assert step == 12
@@ -193,7 +210,8 @@ def test_the_record_tells_of_every_start(disturbed):
         (7, 8, False),
         (8, 11, False),
         (11, 16, False),
-        (12, STEPS, False),  # whoever sees it finished would miss the last checkpoint
+        (12, 16, False),
+        (16, STEPS, False),  # whoever sees it finished would miss the last checkpoint
         (20, STEPS, True),
     ]
 

@@ -8,7 +8,9 @@ import pytest
 
 from soda_jax import build, inputs, sharding
 from soda_jax.data.sources import Targets
-from soda_jax.evaluators.online import OnlineEvaluator
+from soda_jax.data.sources.bad_files import DatasetGoneError
+from soda_jax.distributed import SharedError
+from soda_jax.evaluators.online import OnlineEvaluator, _Unbroken
 from tests import tiny
 
 COUNT = 21
@@ -126,3 +128,34 @@ def test_cameras_and_random_sources_are_evaluated_too():
     assert loss(source, 16, 8) == pytest.approx(found, abs=1e-5)
     source.batch["source_pose"] = np.roll(source.batch["source_pose"], 1, axis=0)
     assert abs(loss(source, 7, 1) - found) > 1e-4
+
+
+def gone_after(count):
+    for number in range(count):
+        yield {"mask": np.array([True, False]), "number": number}
+    raise DatasetGoneError("the folder is gone")
+
+
+def test_held_out_data_that_vanish_end_one_process_at_once(setup):
+    trainer, state, spec = setup
+    images = Images()
+    images.images = images.images[:9]
+    evaluator = OnlineEvaluator(trainer, images, spec, sharding.make_mesh(jax.devices()[:1]), batch_size=7, limit=None)
+    with pytest.raises(SharedError, match="out of bounds") as raised:
+        evaluator.run(state)
+    assert isinstance(raised.value.__cause__, IndexError)
+
+
+def test_of_several_processes_none_waits_for_one_whose_data_vanish(monkeypatch):
+    """It gives padding for the batches that are left, and tells at the end."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    batches = _Unbroken(gone_after(2), spare=None)
+    found = [next(batches) for _ in range(4)]
+    assert [(batch["number"], batch["mask"].tolist()) for batch in found] == [
+        (0, [True, False]), (1, [True, False]), (1, [False, False]), (1, [False, False]),
+    ]  # fmt: skip
+    with pytest.raises(SharedError, match="the folder is gone"):
+        batches.check()
+    assert next(_Unbroken(gone_after(0), spare=found[0]))["mask"].tolist() == [False, False]
+    with pytest.raises(DatasetGoneError):
+        next(_Unbroken(gone_after(0), spare=None))

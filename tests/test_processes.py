@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -216,6 +217,79 @@ def test_a_request_to_one_of_two_in_an_evaluation_stops_both(flags, alone, betwe
     finish(1, *flags("stopped", STEPS))
     expected, found = lines(alone), lines(workdir)
     np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in expected], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trees(flags):
+    """Two folders of the same images, one for each process, as (flags of a run on them, the folders)."""
+    folders = [flags.folder / f"images_{number}" for number in (0, 1)]
+    rng = np.random.default_rng(0)
+    for split, number in ((split, number) for split in ("train", "test") for number in range(16)):
+        image = Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8))
+        for folder in folders:
+            path = folder / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    settings = ("--config.data.name=folder", "--config.eval.batch_size=4", "--config.eval.num_examples=0")
+    return lambda name, steps, *more: flags(name, steps, *settings, *more), folders
+
+
+@pytest.fixture(scope="module")
+def on_images(trees):
+    """The losses of one process on images that stay."""
+    flags, folders = trees
+    named = flags("images_alone", 60, f"--config.data.root={folders[0]}", "--config.train.eval_every=60")
+    finish(1, *named)
+    return [row["loss"] for row in lines(pathlib.Path(named[1].partition("=")[2]))]
+
+
+def start_two(flags, folders):
+    """Two processes, each on images of its own; their outputs are apart."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % found.getsockname()[1]
+    several = f"--coordinator_address={address}", "--num_processes=2"
+    return [
+        start(1, *flags, *several, f"--process_id={number}", f"--config.data.root={folder}")
+        for number, folder in enumerate(folders)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("losing", "eval_every"), [((0,), 100), ((1,), 100), ((0, 1), 100), ((1,), 1)], ids=["0", "1", "both", "evaluation"]
+)
+def test_images_that_vanish_lose_no_step(trees, on_images, losing, eval_every):
+    """Of one process's folder or of both: all save the same step, say why, and end; the next start goes on from it."""
+    flags, folders = trees
+    name = "gone_" + "_".join(map(str, losing)) + f"_{eval_every}"
+    several = flags(
+        name, 1_000_000, "--config.train.checkpoint_every=1000000", f"--config.train.eval_every={eval_every}"
+    )
+    workdir = pathlib.Path(several[1].partition("=")[2])
+    processes = start_two(several, folders)
+    deadline = time.monotonic() + 300
+    while len(lines(workdir) if (workdir / "metrics.jsonl").exists() else ()) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    away = [(folders[number], folders[number].with_suffix(".away")) for number in losing]
+    for folder, hidden in away:
+        folder.rename(hidden)
+    try:
+        said = [process.communicate(timeout=SECONDS_TO_NOTICE) for process in processes]
+    finally:
+        for folder, hidden in away:
+            hidden.rename(folder)
+    assert [process.returncode for process in processes] == [1, 1], said
+    step = latest_step(str(workdir))
+    assert step >= 5 and lines(workdir)[-1]["step"] == step
+    for number, (_, errors) in enumerate(said):
+        failed = number if number in losing else losing[0]
+        assert f"process {failed} of 2 could not go on" in errors and "Traceback" not in errors
+        assert ("cannot be read any more" in errors) == (number in losing)
+    if step < len(on_images):
+        finish(1, *flags(name, step + 2, f"--config.data.root={folders[0]}"))
+        found = [row["loss"] for row in lines(workdir)]
+        np.testing.assert_allclose(found, on_images[: step + 2], rtol=1e-5)
 
 
 QUICKSTART = (

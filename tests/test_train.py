@@ -14,8 +14,9 @@ from soda_jax import sharding
 from soda_jax import train as train_lib
 from soda_jax.checkpoint import latest_step, read_meta
 from soda_jax.config import ConfigError
+from soda_jax.health import DEAD_ENCODER_STEPS, EncoderWatch, NonFiniteLossError
 from soda_jax.run_record import read_sessions
-from soda_jax.train import DEAD_ENCODER_STEPS, EncoderWatch, NonFiniteLossError, StepTimer, train
+from soda_jax.train import StepTimer, train
 from tests import tiny
 
 STEPS, SETTLED = 50, 25  # by step 25 everything has run once: log, evaluation, save

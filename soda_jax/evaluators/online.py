@@ -1,6 +1,6 @@
 """The evaluation that training runs as it goes: held-out denoising loss and the online probe, with EMA weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 from soda_jax import inputs, rngs, sharding
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.sources import Source
+from soda_jax.data.sources.base import Example
 from soda_jax.data.views import ViewSpec
+from soda_jax.distributed import SharedError, share
 from soda_jax.models.aggregation import pick_present
 from soda_jax.models.probe import probe_hits, probe_targets
 from soda_jax.train_state import TrainState
@@ -42,6 +44,7 @@ class OnlineEvaluator:
         self._source, self._spec, self._mesh = source, spec, mesh
         self._batch_size = sharding.round_up(batch_size, mesh)
         self._limit = limit
+        self._spare: Example | None = None  # a batch of an earlier evaluation
         self._step = jax.jit(self._evaluate_batch, out_shardings=sharding.replicated(mesh))
 
     def run(self, state: TrainState, between: Callable[[], None] | None = None) -> dict[str, float]:
@@ -49,21 +52,22 @@ class OnlineEvaluator:
 
         Args:
           between: called before every batch, on all processes alike; what it raises ends the evaluation.
+
+        Raises:
+          SharedError: a process could not read its part of the split. Several processes find that out at the end, so
+            that none waits for one that has left.
         """
         totals: Any = None
-        batches = eval_batches(
-            self._source,
-            self._spec,
-            batch_size=self._batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            limit=self._limit,
-        )
-        for batch in batches:
+        total = len(self._source) if self._limit is None else min(self._limit, len(self._source))
+        batches = _Unbroken(self._read(), spare=self._spare)
+        for _ in range(-(-total // self._batch_size)):
+            batch = next(batches)
             if between is not None:
                 between()
             sums = self._step(state, sharding.put_batch(batch, self._mesh))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+        batches.check()
+        self._spare = batches.spare
         totals = jax.tree.map(np.asarray, totals)
         count = totals.pop("count")
         metrics = {"eval/loss": float(totals.pop("loss") / count)}
@@ -73,6 +77,16 @@ class OnlineEvaluator:
             metrics |= {f"{prefix}/{t}": float(a) for t, a in zip(self._trainer.probe.names, accuracy, strict=True)}
             metrics[f"{prefix}/mean"] = float(accuracy.mean())
         return metrics
+
+    def _read(self) -> Iterator[Example]:
+        return eval_batches(
+            self._source,
+            self._spec,
+            batch_size=self._batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            limit=self._limit,
+        )
 
     def _evaluate_batch(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         trainer = self._trainer
@@ -119,3 +133,32 @@ class OnlineEvaluator:
             method="denoise",
         )
         return jnp.square(predicted - trainer.diffusion.target(x_0, t, eps)).mean(axis=(1, 2, 3))
+
+
+class _Unbroken:
+    """An evaluation's batches. Where one of several processes cannot read on, it gives padding until `check`.
+
+    Args:
+      spare: a batch to make padding of, before one is read.
+    """
+
+    def __init__(self, batches: Iterator[Example], spare: Example | None):
+        self._batches, self.spare = batches, spare
+        self._error: Exception | None = None
+
+    def __next__(self) -> Example:
+        if self._error is None:
+            try:
+                self.spare = next(self._batches)
+                return self.spare
+            except Exception as error:
+                if jax.process_count() == 1:
+                    raise SharedError(str(error)) from error
+                if self.spare is None:
+                    raise
+                self._error = error
+        return self.spare | {"mask": np.zeros_like(self.spare["mask"])}
+
+    def check(self) -> None:
+        """Raises SharedError, in every process, if any could not read on."""
+        share(self._error, "in an evaluation")
