@@ -121,7 +121,8 @@ def test_evaluation_and_samples_of_two_processes_are_those_of_one(flags, between
 
 
 EVALUATION = (
-    "--mode=evaluate", "--config.eval.evaluators=('knn', 'linear_probe', 'reconstruction')", "--config.eval.knn_k=(3,)",
+    "--mode=evaluate", "--config.eval.evaluators=('knn', 'linear_probe', 'reconstruction', 'diversity')",
+    "--config.eval.diversity_seeds=2", "--config.eval.knn_k=(3,)",
     "--config.eval.train_examples=61", "--config.eval.test_examples=27", "--config.eval.probe_epochs=2",
     "--config.eval.reconstruction_examples=11", "--config.eval.baselines=False",
 )  # fmt: skip
@@ -247,8 +248,8 @@ def start_two(flags, folders):
     """Two processes, each on images of its own; their outputs are apart."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % found.getsockname()[1]
-    several = f"--coordinator_address={address}", "--num_processes=2"
+        port = found.getsockname()[1]
+    several = f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"
     return [
         start(1, *flags, *several, f"--process_id={number}", f"--config.data.root={folder}")
         for number, folder in enumerate(folders)

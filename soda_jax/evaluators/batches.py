@@ -1,4 +1,4 @@
-"""Batches that every process holds whole, though each has read only its part of them."""
+"""Batches that every process holds whole, though each reads, and scores, only its part of them."""
 
 from collections.abc import Iterator
 
@@ -30,3 +30,14 @@ def whole_batches(
 def of_all_processes(part: np.ndarray) -> np.ndarray:
     """The parts of all processes, joined in their order."""
     return part if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(part, tiled=True))
+
+
+def own_rows() -> slice:
+    """Of a batch that every process holds, the rows that this one scores: as many as any other."""
+    return slice(jax.process_index(), None, jax.process_count())
+
+
+def of_all_rows(values: np.ndarray) -> np.ndarray:
+    """Values [B, ...] of the whole batch, on every process, from each one's `own_rows` of them."""
+    parts = of_all_processes(values[None])
+    return np.swapaxes(parts, 0, 1).reshape(-1, *values.shape[1:])

@@ -6,7 +6,7 @@ import numpy as np
 
 from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluators.batches import whole_batches
+from soda_jax.evaluators.batches import of_all_rows, own_rows, whole_batches
 from soda_jax.evaluators.image_metrics import Figures, ImageMetrics
 from soda_jax.inference import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
@@ -60,8 +60,8 @@ class Diversity:
                 ]
             )
             first += size
-            for name, found in self._compare(samples).items():
-                values.setdefault(name, []).append(found[batch["mask"]])
+            for name, found in self._compare(samples[:, own_rows()]).items():
+                values.setdefault(name, []).append(of_all_rows(found)[batch["mask"]])
         return {f"diversity/{name}": mean_estimate(np.concatenate(parts)) for name, parts in values.items()}
 
     def _compare(self, samples: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,9 +4,9 @@ import dataclasses
 import os
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
+from soda_jax.evaluators.batches import of_all_rows, own_rows
 from soda_jax.evaluators.frechet import Collector, Frechet
 from soda_jax.metrics.bootstrap import Estimate, bootstrap, mean_estimate
 from soda_jax.metrics.frechet import FeatureStatistics
@@ -83,7 +83,7 @@ class ImageScores:
         self._sets = ImageSets(metrics) if frechet else None
 
     def add(self, images: np.ndarray, references: np.ndarray, mask: np.ndarray) -> None:
-        """Adds a batch, the same in every process.
+        """Adds a batch, the same in every process, of which each scores its part.
 
         Args:
           images: float [B, H, W, 3] in [-1, 1], or [B, T, H, W, 3]: T images of each.
@@ -91,13 +91,14 @@ class ImageScores:
           mask: bool [B]; what lies where it is False is left out, whatever it holds.
         """
         images, per_unit = np.asarray(images, np.float32), images.shape[1] if images.ndim == 5 else 1
-        flat, truth = (x.reshape(-1, *x.shape[-3:]) for x in (images, np.asarray(references)))
-        real = np.repeat(mask, per_unit)
+        own = own_rows()
+        flat, truth = (x[own].reshape(-1, *x.shape[-3:]) for x in (images, np.asarray(references)))
+        real = np.repeat(mask[own], per_unit)
         unit = truth.astype(np.float32) / 127.5 - 1
         flat = np.where(real[:, None, None, None], flat, unit)  # padding must not stop the run where it is no number
         for name, metric in self._metrics.pairwise.items():
-            values = metric(flat, unit).reshape(len(mask), per_unit).mean(axis=1)
-            self._values[name].append(values[mask])
+            values = metric(flat, unit).reshape(-1, per_unit).mean(axis=1)
+            self._values[name].append(of_all_rows(values)[mask])
         if self._sets is not None:
             self._sets.add(images, mask)
 
@@ -136,12 +137,11 @@ class ImageSets:
 
     def add(self, images: np.ndarray, mask: np.ndarray) -> None:
         """Adds images [B, H, W, 3] or [B, T, H, W, 3], uint8 or in [-1, 1], where mask [B] is True."""
-        per_unit = images.shape[1] if images.ndim == 5 else 1
-        units = np.repeat(self._count + np.arange(len(mask)), per_unit)
-        # Distances add up what the processes give, and all of them have the whole batch.
-        own = np.repeat(mask, per_unit) & (units % jax.process_count() == jax.process_index())
-        for collector in self._collectors.values():
-            collector.add(images.reshape(-1, *images.shape[-3:]), own, units)
+        per_unit, own = images.shape[1] if images.ndim == 5 else 1, own_rows()
+        units = np.repeat((self._count + np.arange(len(mask)))[own], per_unit)
+        real = np.repeat(mask[own], per_unit)
+        for collector in self._collectors.values():  # distances add up what the processes give
+            collector.add(images[own].reshape(-1, *images.shape[-3:]), real, units)
         self._count += len(mask)
 
 
