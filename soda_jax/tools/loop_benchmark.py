@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from soda_jax import build, sharding
 from soda_jax.checkpoint import Checkpointer
 from soda_jax.data.pipeline import iterate, train_dataset
+from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.data.sources import Source
 from soda_jax.profiling import StepTrace
 from soda_jax.stopping import StopSignals
@@ -88,7 +89,7 @@ class Loop:
         self.run.pending.clear()
         clock = _Clocked(self._batches, _SETTLE + count)
         try:
-            self.run.loop(self.state, clock)
+            self.run.loop(self.state, ReadAhead(clock, 0))
         except _EndOfRun:
             jax.block_until_ready(self.state)
         seconds = clock.asked[-1] - clock.asked[_SETTLE]
