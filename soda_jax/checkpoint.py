@@ -175,6 +175,16 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     return ema, fields
 
 
+class _Manager(ocp.CheckpointManager):
+    """Without orbax's own questions for a preemption.
+
+    JAX finds the point at which all processes stop by counting one run of questions, and those are `StopSignals`'s.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpointer:
     """Writes and restores the checkpoints of a run. Use as a context manager: leaving waits for pending writes.
 
@@ -199,7 +209,7 @@ class Checkpointer:
         self.step = decided_by_first(lambda: _tidied(workdir))
         self.meta = {} if self.step is None else _parse_meta(directory(workdir) / str(self.step))
         self._writing: int | None = None
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             directory(workdir),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every)]),
@@ -341,3 +351,17 @@ def check_same_model(
             + "\n  ".join(found)
             + "\nUse its values, or another --workdir."
         )
+
+
+def check_same_targets(workdir: str, meta: dict[str, Any], kind: str, sizes: Sequence[int]) -> None:
+    """Raises ValueError if the online probe learned other targets of `kind` than the dataset now has, of `sizes`."""
+    before = meta["targets"].get(kind)
+    if before is not None and list(before) != list(sizes):
+        raise ValueError(
+            f"{workdir} was trained on a dataset whose {kind} targets have {_shown(before)} classes, and now they have "
+            f"{_shown(sizes)}: bring the dataset back as it was, or use another --workdir."
+        )
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (f", ... ({len(sizes)} targets)" if len(sizes) > 8 else "")

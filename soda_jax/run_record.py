@@ -20,10 +20,10 @@ FILE = "run.json"
 class RunRecord:
     """Adds one entry to WORKDIR/run.json, which `update` and `close` keep up to date.
 
-    The file is {"format_version": 1, "sessions": [...]}, one session for each start of training in this workdir, with
-    started (UTC), first_step, last_step (of the last save), seconds (that passed until then, compilation and
-    evaluations included), finished (False while it runs, and for good where it was killed), hardware, git, versions and
-    the config.
+    The file is {"format_version": 1, "num_steps": N, "sessions": [...]}: the steps last asked for, and one session for
+    each start of training in this workdir, with started (UTC), first_step, last_step (of the last save), seconds (that
+    passed until then, compilation and evaluations included), finished (False while it runs, and for good where it was
+    killed), hardware, git, versions and the config.
 
     Args:
       workdir: the run's folder.
@@ -73,11 +73,39 @@ class RunRecord:
             self.update(step)
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"format_version": FORMAT_VERSION, "sessions": [*self._earlier, self._session]}
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)
+        _write(self._path, self._session["config"]["train"]["num_steps"], [*self._earlier, self._session])
+
+
+def ask_for_steps(workdir: str, num_steps: int) -> None:
+    """Notes, before anything that takes time, how long the run is to be: one that had ended may have to go on."""
+    sessions = read_sessions(workdir)
+    if sessions:
+        _write(pathlib.Path(workdir) / FILE, num_steps, sessions)
+
+
+def is_finished(workdir: str) -> bool:
+    """Whether the last session of WORKDIR/run.json came to its end, and that is where the run was last asked to go."""
+    record, sessions = _read(workdir), read_sessions(workdir)
+    if not sessions or sessions[-1].get("finished") is not True:
+        return False
+    wanted, reached = record.get("num_steps", 0), sessions[-1].get("last_step")
+    return isinstance(wanted, int) and isinstance(reached, int) and reached >= wanted
+
+
+def _write(path: pathlib.Path, num_steps: int, sessions: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"format_version": FORMAT_VERSION, "num_steps": num_steps, "sessions": sessions}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read(workdir: str) -> dict[str, Any]:
+    try:
+        record = json.loads((pathlib.Path(workdir) / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def read_sessions(workdir: str) -> list[dict[str, Any]]:
@@ -85,9 +113,5 @@ def read_sessions(workdir: str) -> list[dict[str, Any]]:
 
     A damaged record must not stop a run from resuming, so it counts as none.
     """
-    try:
-        record = json.loads((pathlib.Path(workdir) / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    sessions = record.get("sessions") if isinstance(record, dict) else None
+    sessions = _read(workdir).get("sessions")
     return [entry for entry in sessions if isinstance(entry, dict)] if isinstance(sessions, list) else []

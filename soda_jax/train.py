@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from soda_jax import build, distributed, health, sharding
 from soda_jax import config as config_lib
-from soda_jax.checkpoint import Checkpointer, CheckpointWriteError, check_same_model, latest_step
+from soda_jax.checkpoint import Checkpointer, CheckpointWriteError, check_same_model, check_same_targets, latest_step
 from soda_jax.data.pipeline import iterate, train_dataset
 from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.evaluators.online import OnlineEvaluator
 from soda_jax.grids import GridWriter
 from soda_jax.inference import Inference
 from soda_jax.profiling import StepTrace, region
-from soda_jax.run_record import RunRecord
+from soda_jax.run_record import RunRecord, ask_for_steps
 from soda_jax.step_timer import StepTimer
 from soda_jax.stopping import Interrupted, StopSignals
 from soda_jax.train_state import TrainState
@@ -54,6 +54,8 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str,
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     config_lib.validate(config, mesh.size)
     with training_lock(workdir), StopSignals() as stop:
+        if jax.process_index() == 0:
+            ask_for_steps(workdir, config.train.num_steps)
         return _train(config, workdir, mesh, stop, profile_steps)
 
 
@@ -130,6 +132,8 @@ def initial_state(
         init = jax.jit(trainer.init, out_shardings=placement, compiler_options=sharding.run_once_options())
         return init(example), 0
     check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
+    if trainer.probe is not None:
+        check_same_targets(workdir, meta, trainer.probe.kind, trainer.probe.sizes)
     if step > config.train.num_steps:
         raise ValueError(
             f"config.train.num_steps={config.train.num_steps}: {workdir} is already at step {step}; ask for more "
@@ -255,10 +259,16 @@ class Run:
         Raises:
           SharedError: the reason is that a process could not read its data.
         """
-        if step != self.saved:
-            self.save(step, state)
-        self.checkpointer.wait()
-        self.progress.close()
+        try:
+            if step != self.saved:
+                self.save(step, state)
+            self.checkpointer.wait()
+        except OSError as error:
+            if self.data_error is not None:  # what fails first is what is to be mended first
+                raise self.data_error from error
+            raise
+        finally:
+            self.progress.close()
         distributed.share(self.data_error, f"step {step} is saved in {self.workdir}")
         if not self.is_main:
             return

@@ -7,16 +7,21 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Iterator
 
+import jax
 from absl import logging
 
+from soda_jax.distributed import share
 from soda_jax.processes import decided_by_first
 
 LOCK_FILE = "lock"
+SIGN = "seen_by_all_"  # of a file that the first process makes, and all must find
+SHARED_PATIENCE = 60.0  # seconds for a file to appear on the other hosts
 PATIENCE = 10.0  # seconds for a run that was killed to leave the lock
 # File systems without locks: some network and user-space ones.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -39,6 +44,7 @@ def training_lock(workdir: str, patience: float = PATIENCE) -> Iterator[None]:
 
     Raises:
       WorkdirInUseError: another run trains here; its process, host and start are named.
+      SharedError: the folder is not the same one for all processes.
       OSError: the folder cannot be written.
     """
     with contextlib.ExitStack() as held:
@@ -49,7 +55,34 @@ def training_lock(workdir: str, patience: float = PATIENCE) -> Iterator[None]:
             _locked(descriptor, workdir, patience)
 
         decided_by_first(acquire)
+        if jax.process_count() > 1:
+            _check_shared(workdir)
         yield
+
+
+def _check_shared(workdir: str, patience: float = SHARED_PATIENCE) -> None:
+    """Raises SharedError on every process if one of them sees another folder: no checkpoint would become whole."""
+
+    def leave_sign() -> int:
+        number = secrets.randbelow(2**31)
+        (pathlib.Path(workdir) / f"{SIGN}{number}").touch()
+        return number
+
+    sign = pathlib.Path(workdir) / f"{SIGN}{decided_by_first(leave_sign)}"
+    deadline = time.monotonic() + patience
+    while not (seen := sign.exists()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    error = None
+    if not seen:
+        error = OSError(
+            f"workdir={workdir} on {socket.gethostname()} is not the folder of the same name on the first process's "
+            "host; put it on a file system that all hosts share"
+        )
+    try:
+        share(error, "nothing was trained")
+    finally:
+        if jax.process_index() == 0:
+            sign.unlink(missing_ok=True)
 
 
 def _opened(workdir: str) -> int:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from soda_jax import checkpoint as checkpoint_lib
 from soda_jax import checksums, sharding
@@ -15,6 +16,7 @@ from soda_jax.checkpoint import (
     CheckpointWriteError,
     DamagedCheckpointError,
     check_same_model,
+    check_same_targets,
     latest_step,
     load_ema,
     read_meta,
@@ -261,3 +263,18 @@ def test_another_model_is_named_by_its_fields(tmp_path):
     check_same_model("run", META, with_pixels)  # the model is the same, but not the training state
     with pytest.raises(ValueError, match="config.probe.raw_pixels: False -> True"):
         check_same_model("run", META, with_pixels, STATE_FIELDS)
+
+
+def test_other_targets_are_named():
+    check_same_targets("run", META, "label", (10,))
+    check_same_targets("run", META, "factors", (3, 4))  # the probe did not read them
+    with pytest.raises(ValueError, match="run was trained on .* label targets have 10 classes, and now they have 11"):
+        check_same_targets("run", META, "label", (11,))
+
+
+def test_saving_leaves_the_count_of_questions_alone(tmp_path, monkeypatch):
+    """JAX finds the step at which all processes stop by counting; orbax's own questions would mislead it."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    save(tmp_path, 5, 10)
+    assert steps(tmp_path) == ["10", "5"] and not asked

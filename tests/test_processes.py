@@ -205,7 +205,8 @@ def test_a_request_to_one_of_two_in_an_evaluation_stops_both(flags, alone, betwe
     workdir = flags.folder / "stopped"
     shutil.copytree(between[0], workdir)
     evaluating = ("--config.train.eval_every=1", "--config.eval.batch_size=2", "--config.eval.num_examples=0")
-    process = start(2, *flags("stopped", STEPS, *evaluating))
+    saving = ("--config.train.checkpoint_every=1",)
+    process = start(2, *flags("stopped", STEPS, *evaluating, *saving))
     deadline = time.monotonic() + 300
     while len(lines(workdir)) <= FIRST and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from soda_jax import workdir as workdir_lib
+from soda_jax.distributed import SharedError
 from soda_jax.workdir import LOCK_FILE, WorkdirInUseError, explain_write_error, training_lock
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -118,3 +120,24 @@ def test_write_errors_are_explained():
     )
     assert "make it writable" in explain_write_error(OSError(errno.EROFS, "Read-only file system"), "runs/a")
     assert explain_write_error(FileNotFoundError(errno.ENOENT, "No such file", "x"), "runs/a") is None
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_folder_of_another_process_must_be_the_first_ones(tmp_path, monkeypatch, same):
+    """As the second of two processes sees it: what the first one has left there is there, or is not."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(workdir_lib, "decided_by_first", lambda choose: 7)
+    (tmp_path / f"{workdir_lib.SIGN}{7 if same else 8}").touch()
+    if same:
+        workdir_lib._check_shared(str(tmp_path), patience=0.0)
+    else:
+        with pytest.raises(SharedError, match="is not the folder of the same name on the first process's host"):
+            workdir_lib._check_shared(str(tmp_path), patience=0.0)
+    assert len(os.listdir(tmp_path)) == 1  # it is the first one's to remove
+
+
+def test_the_first_process_leaves_no_sign(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_lib, "decided_by_first", lambda choose: choose())
+    workdir_lib._check_shared(str(tmp_path))
+    assert os.listdir(tmp_path) == []

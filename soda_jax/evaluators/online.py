@@ -44,7 +44,8 @@ class OnlineEvaluator:
         self._source, self._spec, self._mesh = source, spec, mesh
         self._batch_size = sharding.round_up(batch_size, mesh)
         self._limit = limit
-        self._spare: Example | None = None  # a batch of an earlier evaluation
+        # Of one of several processes whose data fail; one alone has nobody to go on with.
+        self._spare = next(self._read()) if jax.process_count() > 1 else None
         self._step = jax.jit(self._evaluate_batch, out_shardings=sharding.replicated(mesh))
 
     def run(self, state: TrainState, between: Callable[[], None] | None = None) -> dict[str, float]:
@@ -67,7 +68,6 @@ class OnlineEvaluator:
             sums = self._step(state, sharding.put_batch(batch, self._mesh))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
         batches.check()
-        self._spare = batches.spare
         totals = jax.tree.map(np.asarray, totals)
         count = totals.pop("count")
         metrics = {"eval/loss": float(totals.pop("loss") / count)}
@@ -139,25 +139,22 @@ class _Unbroken:
     """An evaluation's batches. Where one of several processes cannot read on, it gives padding until `check`.
 
     Args:
-      spare: a batch to make padding of, before one is read.
+      spare: a batch to make padding of; None for a process that is alone.
     """
 
     def __init__(self, batches: Iterator[Example], spare: Example | None):
-        self._batches, self.spare = batches, spare
+        self._batches, self._spare = batches, spare
         self._error: Exception | None = None
 
     def __next__(self) -> Example:
         if self._error is None:
             try:
-                self.spare = next(self._batches)
-                return self.spare
+                return next(self._batches)
             except Exception as error:
-                if jax.process_count() == 1:
+                if self._spare is None:
                     raise SharedError(str(error)) from error
-                if self.spare is None:
-                    raise
                 self._error = error
-        return self.spare | {"mask": np.zeros_like(self.spare["mask"])}
+        return self._spare | {"mask": np.zeros_like(self._spare["mask"])}
 
     def check(self) -> None:
         """Raises SharedError, in every process, if any could not read on."""

@@ -10,13 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from soda_jax.run_record import read_sessions
-
-
-def is_finished(workdir: str) -> bool:
-    """Whether the last session of WORKDIR/run.json came to its end."""
-    sessions = read_sessions(workdir)
-    return bool(sessions) and sessions[-1].get("finished") is True
+from soda_jax.run_record import is_finished
 
 
 def main(argv: Sequence[str] | None = None) -> None:

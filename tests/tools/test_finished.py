@@ -1,6 +1,6 @@
 import pytest
 
-from soda_jax.run_record import RunRecord
+from soda_jax.run_record import RunRecord, ask_for_steps
 from soda_jax.tools import finished
 from tests import tiny
 
@@ -18,8 +18,21 @@ def test_a_run_is_finished_at_its_last_step_only(tmp_path):
     record.finish(10)
     assert finished.is_finished(workdir)
     assert finished.main(arguments) is None
-    RunRecord(workdir, tiny.get_config(), 10)  # started again, for more steps
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(10, True), (5, True), (11, False)])
+def test_a_run_that_is_asked_for_more_steps_is_not_finished(tmp_path, steps, expected):
+    """From the moment on that it is started again, however early it is stopped."""
+    workdir = str(tmp_path)
+    ask_for_steps(workdir, 10)  # a first start has nothing to take back
+    assert not (tmp_path / "run.json").exists()
+    RunRecord(workdir, tiny.get_config(train__num_steps=10), 0).finish(10)
+    ask_for_steps(workdir, steps)
+    assert finished.is_finished(workdir) is expected
+    again = RunRecord(workdir, tiny.get_config(train__num_steps=steps), 10)
     assert not finished.is_finished(workdir)
+    again.finish(max(10, steps))
+    assert finished.is_finished(workdir)
 
 
 def test_a_damaged_record_is_no_end(tmp_path):

@@ -99,9 +99,12 @@ class MultiViewFolder:
         paths = [path for frames in views.values() for path in frames.paths]
         files = [os.path.relpath(path, self._root) for path in paths]
         self.bad_files = BadFiles(self._root, files, max_share=max_bad_share, path=bad_files)
-        views = self._readable(views)
-        self._pixels = self._cache(split, cache_bytes, views)
-        views = self._readable(views)  # now without those that decoding them all has found
+        self._pixels = self._cache(split, cache_bytes, self._readable(views))
+        if self._pixels is None:
+            # A list of what was met by chance leaves nothing out: a run that goes on must see what it saw before.
+            views = self._with_enough(views)
+        else:
+            views = self._readable(views)
         self.names = list(views)
         self._objects = list(views.values())
         self._first = np.cumsum([0] + [len(frames) for frames in self._objects])
@@ -135,7 +138,9 @@ class MultiViewFolder:
     def _readable(self, views: dict[str, Frames]) -> dict[str, Frames]:
         """`views` without the images known to be broken, and without objects that have too few others."""
         broken = set(self.bad_files.names())
-        views = {name: frames.without(broken) for name, frames in views.items()} if broken else views
+        return self._with_enough({name: frames.without(broken) for name, frames in views.items()} if broken else views)
+
+    def _with_enough(self, views: dict[str, Frames]) -> dict[str, Frames]:
         enough = {name: frames for name, frames in views.items() if len(frames) >= self._min_views}
         few = [name for name in views if name not in enough]
         if not few:
