@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Several processes of one run on this machine: one for each GPU, or on a CPU, to try what a cluster would do.
+# Several processes of one run on this machine: one for each GPU, or on a CPU, to try what a cluster would do. Where
+# there are GPUs there must be one for each process, unless JAX_PLATFORMS=cpu.
 #
 #     bash launch/local.sh 2 --config=configs/quickstart.py --workdir=/tmp/soda_quickstart [flags of soda_jax.main]
 #
@@ -8,7 +9,7 @@
 # and so does this script, with that one's exit code. SIGTERM and SIGINT are passed on to all as SIGTERM, at which they
 # save and end; a second one, two seconds later or more, kills them.
 #
-# Environment: PYTHON (python), GRACE (120), PORT of the coordinator (a free one).
+# Environment: PYTHON (python), GRACE (120), PORT of the coordinator (a free one), JAX_PLATFORMS (cpu ignores GPUs).
 set -euo pipefail
 
 count="${1:-}"
@@ -22,8 +23,12 @@ grace="${GRACE:-120}"
 port="${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}"
 
 gpus=0
-if command -v nvidia-smi >/dev/null; then
+if [[ "${JAX_PLATFORMS:-}" != cpu ]] && command -v nvidia-smi >/dev/null; then
     gpus="$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)"
+fi
+if ((gpus > 0 && gpus < count)); then
+    echo "launch/local.sh: $count processes, but $gpus GPU(s): ask for at most $gpus, or set JAX_PLATFORMS=cpu" >&2
+    exit 2
 fi
 
 pids=()
@@ -31,7 +36,7 @@ for ((k = 0; k < count; k++)); do
     command=("$python" -m soda_jax.main "--coordinator_address=127.0.0.1:$port" "--num_processes=$count"
         "--process_id=$k" "$@")
     # Without it every process would claim every GPU.
-    if ((gpus >= count)); then
+    if ((gpus > 0)); then
         command=(env "JAX_LOCAL_DEVICE_IDS=$k" "${command[@]}")
     fi
     if ((k == 0)); then

@@ -7,7 +7,7 @@
 #     run ...      create, install, start and watch in one; stays until the run comes to its end
 #     create       asks for the slice and waits until it is there
 #     install      copies this checkout's last commit to every host and installs it
-#     start ...    starts the run on every host; with the same workdir it resumes
+#     start ...    ends what an earlier start left on every host, and starts the run; with the same workdir it resumes
 #     watch ...    waits for the end; makes the slice anew and starts again when it is preempted
 #     status       the slice's state and the last lines of the run
 #     stop         SIGTERM on every host: the run saves and ends
@@ -22,6 +22,7 @@
 #                      hosts needs the workdir there, and one that may be preempted too
 #   POLL               seconds between looks (60)
 #   PATIENCE           seconds without an answer from gcloud or from the first host after which this gives up (3600)
+#   GRACE              seconds that start gives what an earlier one left running to save and end, before a kill (60)
 #   RETRY_AFTER        a run that fails later than so many seconds after its start is started again (600)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -126,11 +127,25 @@ install() {
         ~/.local/bin/uv pip install -q -p .venv -e '.[tpu]'"
 }
 
+# On a host: ends what an earlier start left, which would hold the chips. By name as well as by number, since a number
+# is free again once its process is gone or the host came back anew.
+end_earlier() { # seconds until the kill
+    cat <<END
+earlier=\$(cat ~/soda_jax.pid 2> /dev/null)
+running() { grep -Fqsxz soda_jax.main "/proc/\${earlier:-none}/cmdline"; }
+wait_for_it() { left=\$1; while running && [ "\$left" -gt 0 ]; do sleep 1; left=\$((left - 1)); done; }
+! running || { kill "\$earlier"; wait_for_it $(printf %q "$1"); }
+! running || { kill -9 "\$earlier"; wait_for_it 10; }
+END
+}
+
 start() { # flags of soda_jax.main
     (($#)) || usage
     # The redirections and \$! must be Python's own. A list before the & would run in a shell between the two, which
     # holds the connection open until the run ends, and takes the signal of stop.
-    on all "cd soda_jax || exit; nohup .venv/bin/python -m soda_jax.main --distributed $(printf '%q ' "$@") \
+    on all "cd soda_jax || exit
+        $(end_earlier "${GRACE:-60}")
+        nohup .venv/bin/python -m soda_jax.main --distributed $(printf '%q ' "$@") \
         > ~/soda_jax.log 2>&1 < /dev/null & echo \$! > ~/soda_jax.pid"
 }
 

@@ -33,7 +33,16 @@ def load(
       ValueError: a newer release wrote it, it is damaged, or it holds no model of this package.
     """
     workdir = os.fspath(workdir)
-    found, meta = checkpoint.read_meta(workdir, step)
+    try:
+        found, meta = checkpoint.read_meta(workdir, step)
+    except (ValueError, OSError):
+        raise
+    # Nor need a checkpoint that was made up be wrong in a way that anybody thought of.
+    except Exception as error:
+        raise ValueError(
+            f"{workdir} holds a damaged checkpoint, or none of this package ({type(error).__name__}: {error}): "
+            "get it again"
+        ) from error
     try:
         config = config_lib.from_dict(meta["config"])
         inference = Inference(config, sharding.make_mesh(devices))

@@ -106,6 +106,8 @@ def read_arrays(workdir: str, step: int, items: Sequence[str] = ("ema", "train")
 
 def _parse_meta(path: pathlib.Path) -> dict[str, Any]:
     file = path / "meta" / "metadata"
+    if file.exists() and not file.is_file():  # a pipe would wait for ever
+        raise DamagedCheckpointError("meta/metadata is no regular file")
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -74,10 +74,10 @@ def _add_online_probe(workdir: str, step: int, results: Results) -> None:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:  # a line that a kill cut short
+            if "eval/loss" in row and row["step"] <= step:
+                last = row
+        except (ValueError, KeyError, TypeError):  # a line that a kill cut short, or that is no row of ours
             continue
-        if "eval/loss" in row and row["step"] <= step:
-            last = row
     for prefix, name in (("probe/", "SODA"), ("probe_pixels/", "raw pixels")):
         found = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
         if name in results:

@@ -1,4 +1,8 @@
-"""The part of `--mode=evaluate` that works on features: k-NN, probes and disentanglement, beside their baselines."""
+"""The part of `--mode=evaluate` that works on features: k-NN, probes and disentanglement, beside their baselines.
+
+Of several processes each encodes, and searches the neighbours of, its part of the examples; probes and disentanglement
+run whole on every one, because features are small, the fits take minutes, and their results must agree on all.
+"""
 
 import itertools
 import pathlib

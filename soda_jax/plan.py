@@ -1,11 +1,13 @@
 """`--mode=plan`: what a config needs on N devices, by compiling its training step for them without data or weights.
 
 The devices are simulated CPUs, or, where libtpu is installed, TPU chips that need not be here: its compiler then says
-what those chips would hold.
+what those chips would hold. Where the state is split (`config.train.fsdp`), an evaluation in training holds the EMA and
+the probe whole on every device beside it. That counts as well, though not the activations of the evaluation itself.
 """
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -22,8 +24,7 @@ from tabulate import tabulate
 from soda_jax import build, hlo, inputs, sharding
 from soda_jax import config as config_lib
 from soda_jax.data.sources import Targets
-from soda_jax.inference import Inference
-from soda_jax.tools.describe import train_flops
+from soda_jax.tools.describe import counted_model, train_flops
 
 GIB = 2**30
 # Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
@@ -40,13 +41,15 @@ PROBE_TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """One device's share of a training step.
+    """One device's share of a training step, and of the evaluations between steps.
 
     Attributes:
       devices: of the whole run.
       microbatch: examples that a device holds at once.
       state: bytes of parameters, optimiser state, EMA and probe.
       total: bytes at the peak of a step.
+      evaluation: bytes of the state and of the whole EMA and probe, which an evaluation in training gathers beside it;
+        0 where the state is not split, so that nothing is gathered.
       sent: bytes of collectives that it sends in a step, around rings; None where the compiler refused the step
         because it exceeds its chip's memory.
       collectives: them by kind.
@@ -57,9 +60,15 @@ class Footprint:
     microbatch: int
     state: int
     total: int
+    evaluation: int
     sent: float | None
     collectives: tuple[hlo.Collective, ...]
     seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes that the device must hold at once."""
+        return max(self.total, self.evaluation)
 
 
 def plan(
@@ -75,7 +84,7 @@ def plan(
 
     Returns:
       The figures: `steps` (a `Footprint` for each number of devices), `fixed_bytes` and `bytes_per_example` (the line
-      through their memory), `fits` ({devices: {GiB: {microbatch, grad_accum_steps}}}), `flops_per_example`.
+      through the memory of steps), `fits` ({devices: {GiB: {microbatch, grad_accum_steps}}}), `flops_per_example`.
 
     Raises:
       ConfigError: a config that cannot run on some of the devices.
@@ -90,7 +99,7 @@ def plan(
         print(f"compiling for {mesh.size} devices ...", flush=True)
         found = measure(config, mesh)
         print(
-            f"  {found.seconds:.0f} s: {found.total / GIB:.2f} GiB a device at {found.microbatch} examples", flush=True
+            f"  {found.seconds:.0f} s: {found.peak / GIB:.2f} GiB a device at {found.microbatch} examples", flush=True
         )
         footprints.append(found)
     samples = list(footprints)
@@ -163,6 +172,10 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     lowered = jax.jit(trainer.step, donate_argnums=0, out_shardings=placement).lower(state, batch)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     held = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state))
+    # As training's `evaluate` gathers it.
+    gathered = (
+        jax.tree.leaves((state.ema_params, state.ema_batch_stats, state.probe)) if trainer.mesh is not None else []
+    )
     compiled, exchanged = None, ()
     try:
         compiled = lowered.compile(compiler_options=_QUICK_CODE if on_cpu else None)
@@ -180,6 +193,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
         microbatch=config.train.batch_size // (mesh.size * config.train.grad_accum_steps),
         state=held,
         total=total,
+        evaluation=held + sum(_bytes_of(leaf.shape, leaf.dtype) for leaf in gathered) if gathered else 0,
         sent=sum(one.sent for one in exchanged) if compiled is not None else None,
         collectives=exchanged,
         seconds=time.perf_counter() - begin,
@@ -187,10 +201,11 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
 
 
 def _bytes_on_a_device(leaf: jax.ShapeDtypeStruct) -> int:
-    count = 1
-    for length in leaf.sharding.shard_shape(leaf.shape):
-        count *= length
-    return count * leaf.dtype.itemsize
+    return _bytes_of(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: Any) -> int:
+    return math.prod(shape) * dtype.itemsize
 
 
 def _used_in(message: str) -> int | None:
@@ -203,22 +218,26 @@ def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Foot
     low, high = min(samples, key=lambda s: s.microbatch), max(samples, key=lambda s: s.microbatch)
     slope = (high.total - low.total) / max(high.microbatch - low.microbatch, 1)
     fixed = low.total - slope * low.microbatch
-    inference = Inference(config, sharding.make_mesh(jax.devices()[:1]))
-    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), inference.abstract_variables())
+    model, variables = counted_model(config)
     return {
         "steps": [dataclasses.asdict(footprint) for footprint in footprints],
         "fixed_bytes": fixed,
         "bytes_per_example": slope,
         "fits": {
             str(footprint.devices): {
-                str(chip): _fitting(config, footprint.devices, (USABLE * chip * GIB - fixed) / max(slope, 1))
+                str(chip): _fitting(config, footprint.devices, _room(footprint, USABLE * chip * GIB, fixed, slope))
                 for chip in CHIPS_GIB
             }
             for footprint in footprints
         },
-        "flops_per_example": train_flops(inference.model, variables, config.data),
+        "flops_per_example": train_flops(model, variables, config.data),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     }
+
+
+def _room(footprint: Footprint, memory: float, fixed: float, slope: float) -> float:
+    """The microbatch at which a step fills `memory` bytes; 0 where an evaluation needs more, whatever steps need."""
+    return 0.0 if footprint.evaluation > memory else (memory - fixed) / max(slope, 1)
 
 
 def _fitting(config: ConfigDict, devices: int, microbatch: float) -> dict[str, int | None]:
@@ -236,7 +255,7 @@ def report(config: ConfigDict, figures: dict[str, Any]) -> str:
             step["devices"],
             step["microbatch"],
             f"{step['state'] / GIB:.2f}",
-            f"{step['total'] / GIB:.2f}",
+            f"{max(step['total'], step['evaluation']) / GIB:.2f}",
             f"{figures['flops_per_example'] * batch / step['devices'] / 1e12:,.1f}",
             "unknown" if step["sent"] is None else f"{step['sent'] / 1e9:.2f}",
             f"{step['seconds']:.0f}",
@@ -249,6 +268,14 @@ def report(config: ConfigDict, figures: dict[str, Any]) -> str:
         f"fsdp={config.train.fsdp}, {figures['parameters'] / 1e6:.1f}M parameters",
         tabulate(rows, headers, disable_numparse=True, stralign="right"),
     ]
+    evaluations = [
+        f"{step['evaluation'] / GIB:.2f} GiB on {step['devices']}" for step in figures["steps"] if step["evaluation"]
+    ]
+    if evaluations:
+        lines.append(
+            "An evaluation in training holds the whole EMA and probe on every device beside its part of the state: "
+            f"{', '.join(evaluations)} devices, without its activations; the peak is the step's or this, if larger."
+        )
     exchanged = [
         [step["devices"], one["kind"], one["group"], one["count"], f"{one['size'] / 1e6:,.1f}"]
         for step in figures["steps"]
@@ -261,8 +288,9 @@ def report(config: ConfigDict, figures: dict[str, Any]) -> str:
         [devices, *(_fit_text(fits[str(chip)]) for chip in CHIPS_GIB)] for devices, fits in figures["fits"].items()
     ]
     lines += [
-        f"Peak = {figures['fixed_bytes'] / GIB:.2f} GiB + {figures['bytes_per_example'] / 2**20:.1f} MiB an example. "
-        f"In {USABLE:.0%} of a chip's memory fit, as a device's microbatch, and as the fewest microbatches of {batch}:",
+        f"A step's peak = {figures['fixed_bytes'] / GIB:.2f} GiB + {figures['bytes_per_example'] / 2**20:.1f} MiB an "
+        f"example. In {USABLE:.0%} of a chip's memory fit, as a device's microbatch, and as the fewest microbatches of "
+        f"{batch}:",
         tabulate(chips, ["devices", *(f"{chip} GiB" for chip in CHIPS_GIB)], disable_numparse=True, stralign="right"),
     ]
     return "\n".join(lines)

@@ -44,7 +44,7 @@ class MetricWriter:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except ValueError:  # a line that a kill cut short
+            except (ValueError, KeyError, TypeError):  # a line that a kill cut short, or that is no row of ours
                 continue
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept))

@@ -54,6 +54,18 @@ def jpeg(width, height):
     return content[:place] + struct.pack(">HH", height, width) + content[place + 4 :]
 
 
+def behind_a_decoy(content, width=8, height=8):
+    """A JPEG with a comment in front, one fill byte before its marker, that contains the header of another image.
+
+    Who takes the fill byte for a marker takes the comment's marker for a length, and lands on that header.
+    """
+    start = b"\xff\xff\xfe\xff\xf0"
+    landing = 2 + 0xFEFF  # from the fill byte
+    header = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + bytes(9)
+    comment = (start + bytes(landing - len(start)) + header).ljust(3 + 0xFFF0, b"\0")
+    return content[:2] + comment + content[2:]
+
+
 def many_scans(count):
     """A progressive JPEG of a large image with `count` empty scans, each of which visits every pixel."""
     buffer = io.BytesIO()
@@ -84,6 +96,8 @@ def all_files():
         "JPEG of 4 gigapixels": jpeg(65_535, 65_535),
         "JPEG without rows": jpeg(10, 0),
         "JPEG of 400 scans": many_scans(400),
+        "JPEG of 400 megapixels behind a decoy": behind_a_decoy(jpeg(20_000, 20_000)),
+        "JPEG of 400 scans behind a decoy": behind_a_decoy(many_scans(400)),
         "BMP of 4 gigapixels": bmp(65_536, 65_536),
         "BMP of negative width": bmp(-5, 5),
         "BMP of 7 bits": bmp(5, 5, bits=7),

@@ -1,5 +1,6 @@
 """Checksums: whatever happens to a file is noticed and the file is named."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -91,3 +92,83 @@ def test_a_list_of_a_newer_release_is_no_damage(folder):
     path.write_text(json.dumps(content | {"digest": checksums._digest(content)}))
     with pytest.raises(ValueError, match="newer"):
         damage(folder)
+
+
+def made_up(folder, **changes):
+    """The list with other fields, and a digest that fits it: by somebody who means it."""
+    path = folder / checksums.FILE
+    content = json.loads(path.read_text()) | changes
+    del content["digest"]
+    path.write_text(json.dumps(content | {"digest": checksums._digest(content)}))
+
+
+SOUND = {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": []},
+        {"files": None},
+        {"files": {}},
+        {"files": {"a/one": 5, "b/three": 5}},
+        {"files": {"a/one": None}},
+        {"files": {"a/one": SOUND | {"size": "0"}}},
+        {"files": {"a/one": SOUND | {"size": True}}},
+        {"files": {"a/one": SOUND | {"size": -1}}},
+        {"files": {"a/one": SOUND | {"size": 1e400}}},
+        {"files": {"a/one": SOUND | {"sha256": 0}}},
+        {"files": {"a/one": {"size": 0}}},
+        {"files": {"a/../../../../../../../../dev/zero": SOUND}},
+        {"files": {"/dev/zero": SOUND}},
+        {"files": {"a//dev/zero": SOUND}},
+        {"files": {"": SOUND, "a/one": 5, "b/three": 5}},
+        {"files": {"a/\0": SOUND}},
+        {"files": {"a/\ud800": SOUND}},
+        {"format_version": "1"},
+        {"format_version": None},
+        {"format_version": [9]},
+    ],
+    ids=str,
+)
+def test_a_list_that_was_made_up(folder, changes):
+    made_up(folder, **changes)
+    assert checksums.FILE in damage(folder)
+
+
+def test_a_name_that_was_made_up(folder):
+    made_up(folder, name=["40"])
+    assert "was written as" in damage(folder)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder that is a link"])
+def test_what_never_ends(folder, kind, listed):
+    """Neither hashed for ever nor left to those who read the files."""
+    odd = folder / "a/deep/odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/dev/zero" if kind == "link to a device" else "/dev")
+    if listed:
+        files = json.loads((folder / checksums.FILE).read_text())["files"]
+        made_up(folder, files=files | {f"a/deep/odd{'/zero' if kind.startswith('folder') else ''}": SOUND})
+    assert damage(folder) == "a/deep/odd is no regular file"
+    assert damage(folder, ("b",)) is None
+
+
+def test_links_to_files_serve_as_files_do(folder):
+    """As in the caches of download programs."""
+    path = folder / "a/one"
+    path.rename(folder.parent / "kept")
+    path.symlink_to(folder.parent / "kept")
+    assert damage(folder) is None
+    with open(folder.parent / "kept", "ab") as file:
+        file.write(b"x")
+    assert "a/one has" in damage(folder)
+
+
+def test_a_list_that_never_ends(folder):
+    (folder / checksums.FILE).unlink()
+    os.mkfifo(folder / checksums.FILE)
+    assert damage(folder) == f"{checksums.FILE} is no regular file"

@@ -11,7 +11,7 @@ import pytest
 from soda_jax import build, evaluate_features, evaluate_images
 from soda_jax.config import ConfigError
 from soda_jax.data.pipeline import eval_batches
-from soda_jax.evaluate import evaluate
+from soda_jax.evaluate import _add_online_probe, evaluate
 from soda_jax.evaluators import few_shot
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
@@ -90,6 +90,22 @@ def test_rows_and_metrics(evaluation):
 def test_the_online_probe_as_training_measured_it_last(evaluation):
     """Up to the checkpoint's step; what was not a number, or was measured on training batches, is none of it."""
     assert evaluation["SODA"]["online_probe/mean"] == 0.25 and evaluation["SODA"]["online_probe/scale"] == 0.5
+
+
+def test_lines_of_metrics_that_are_no_rows_are_passed_over(tmp_path):
+    row = {"step": 5, "eval/loss": 0.5, "probe/mean": 0.1}
+    odd = [
+        "3",
+        "null",
+        '["eval/loss"]',
+        '"eval/loss"',
+        '{"eval/loss": 1, "probe/mean": 9}',
+        '{"step": "6", "eval/loss": 1}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*odd, json.dumps(row), *odd]))
+    results = {"SODA": {}}
+    _add_online_probe(str(tmp_path), 7, results)
+    assert results == {"SODA": {"online_probe/mean": 0.1}}
 
 
 def test_raw_pixels_show_the_hues(evaluation):

@@ -28,6 +28,7 @@ from soda_jax.data.sources.folder import ImageFolder
 from soda_jax.metrics.inception import load_inception
 from soda_jax.metrics.lpips import load_backbone
 from tests import hostile_images, tiny, tiny_checkpoint
+from tests.metrics.test_torch_weights import tensor_pickle
 
 ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 60
@@ -215,6 +216,19 @@ def _object_array(path, marker):
     os.replace(path.with_name(path.name + ".npz"), path)
 
 
+def _pointer_array(path, marker):
+    """As of an array of void with one field, an object, whose address is in the file."""
+    kind = b"cnumpy\ndtype\n(X\2\0\0\0V8\x89\x88tR(K\3X\1\0\0\0|NX\1\0\0\0f\x85}X\1\0\0\0f"
+    kind += b"cnumpy\ndtype\nX\1\0\0\0O\x85RK\0\x86sK\x08K\1K\1tb"
+    array = b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85C\1btR(K\1K\1\x85" + kind
+    path.write_bytes(b"\x80\3}X\1\0\0\0a" + array + b"\x89C\x08AAAAAAAAtbs.")
+
+
+def _numpy_bomb(path, marker):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("network.npy", bytes(100 * MEBIBYTE))
+
+
 WEIGHTS = {
     "pickle": lambda path, marker: path.write_bytes(pickle.dumps(Attack(marker))),
     "pickle in a dict": lambda path, marker: path.write_bytes(pickle.dumps({"a": Attack(marker)})),
@@ -226,18 +240,25 @@ WEIGHTS = {
     "PyTorch's zip without a pickle": lambda path, marker: _state_dict(path, b"", "archive/other"),
     "PyTorch's zip, TorchScript": lambda path, marker: _state_dict(path, b"", "archive/code/a.py"),
     "NumPy's object array": _object_array,
+    "NumPy's array of an object for a pointer": _pointer_array,
+    "NumPy's bomb": _numpy_bomb,
+    "PyTorch's tensor of 40 GB": lambda path, marker: _state_dict(path, tensor_pickle((10**10,), (0,))),
+    "pickle that stores at 2^32": lambda path, marker: path.write_bytes(b"\x80\x02}r\xff\xff\xff\xff."),
     "noise": lambda path, marker: path.write_bytes(np.random.default_rng(0).bytes(5000)),
     "empty": lambda path, marker: path.write_bytes(b""),
 }
 
 
-@pytest.mark.parametrize("load", ["inception", "lpips"])
+@pytest.mark.parametrize("load", ["inception", "lpips", "lpips unverified"])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights(name, load, tmp_path):
     path, marker = tmp_path / "alexnet.ckpt", tmp_path / "marker"
     WEIGHTS[name](path, marker)
     with pytest.raises((ValueError, OSError), match="alexnet.ckpt"):
-        load_inception(path) if load == "inception" else load_backbone("alexnet", tmp_path)
+        if load == "inception":
+            load_inception(path)
+        else:
+            load_backbone("alexnet", tmp_path, verify=load == "lpips")
     assert everything(tmp_path) == ["alexnet.ckpt"], "it ran code"
 
 
@@ -291,6 +312,41 @@ def test_config_in_a_workdir(name, saved, tmp_path, monkeypatch):
         soda_jax.load("run")
     assert str(error.value)
     assert everything(tmp_path) == before
+
+
+ZERO = {"size": 0, "sha256": "0" * 64}
+RECORDS = {
+    "a device": {"files": {"ema/../../../../../../../../../../dev/zero": ZERO}},
+    "an absolute name": {"files": {"/dev/zero": ZERO}},
+    "a list of files": {"files": []},
+    "a number for an entry": {"files": {"ema/a": 5, "meta/metadata": 5}},
+    "text for a size": {"files": {"ema/a": ZERO | {"size": "0"}}},
+    "text for a version": {"format_version": "1"},
+    "a pipe": {},
+}
+
+
+@pytest.mark.parametrize("step", [None, 5])
+@pytest.mark.parametrize("name", RECORDS)
+def test_checksums_in_a_workdir(name, step, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(saved, "run")
+    folder = pathlib.Path("run/checkpoints/5")
+    if name == "a pipe":
+        (folder / "meta" / "metadata").unlink()
+        os.mkfifo(folder / "meta" / "metadata")
+    content = json.loads((folder / checksums.FILE).read_text()) | RECORDS[name]
+    del content["digest"]
+    (folder / checksums.FILE).write_text(json.dumps(content | {"digest": checksums._digest(content)}))
+    with pytest.raises(ValueError, match=f"{checksums.FILE}|no regular file") as error:
+        soda_jax.load("run", step)
+    assert "damaged" in str(error.value)
+
+
+def test_a_checkpoint_that_is_wrong_in_a_way_nobody_thought_of(saved, monkeypatch):
+    monkeypatch.setattr(checksums, "damage", lambda *_: [].items())
+    with pytest.raises(ValueError, match="holds a damaged checkpoint, or none of this package .AttributeError"):
+        soda_jax.load(saved)
 
 
 # Command lines
@@ -389,4 +445,4 @@ def test_command_lines_write_nothing_but_their_workdir(ends):
 
 
 def test_over_a_hundred():
-    assert sum(map(len, (IMAGES, ARCHIVES, WEIGHTS, WEIGHTS, CONFIGS, FLAGS))) > 100
+    assert sum(map(len, (IMAGES, ARCHIVES, WEIGHTS, WEIGHTS, CONFIGS, RECORDS, FLAGS))) > 100

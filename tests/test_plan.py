@@ -7,13 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from soda_jax import hlo, plan, sharding
+from soda_jax import build, hlo, plan, sharding
 from soda_jax.config import ConfigError
+from soda_jax.tools import step_benchmark
 from tests import tiny
 
 
 def config(**overrides):
     return tiny.get_config(**({"probe__kind": "label", "data__name": "imagenet2012"} | overrides))
+
+
+def refuse(message):
+    raise jax.errors.JaxRuntimeError(message)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,44 @@ def test_fewest_microbatches():
     assert plan._fitting(of_4096, 8, 100.3) == {"microbatch": 100, "grad_accum_steps": 8}
     assert plan._fitting(of_4096, 8, 0.5) == {"microbatch": 0, "grad_accum_steps": None}
     assert plan._fitting(of_4096, 8, -3.0) == {"microbatch": 0, "grad_accum_steps": None}
+
+
+def test_flops_are_those_of_the_benchmark_whatever_is_computed_again(planned):
+    two = plan.Footprint(**planned[0]["steps"][0])
+    again = config(model__encoder__remat="blocks", model__denoiser__remat="blocks")
+    found = plan._figures(again, [two], [two])
+    assert found["flops_per_example"] == planned[0]["flops_per_example"] == step_benchmark._model_flops(again)["train"]
+    assert found["parameters"] == planned[0]["parameters"]
+
+
+def test_evaluations_count_where_they_gather_what_is_split(monkeypatch, planned):
+    assert all(step["evaluation"] == 0 for step in planned[0]["steps"])
+    assert "An evaluation in training" not in plan.report(config(), planned[0])
+    monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
+    monkeypatch.setattr(plan, "print", lambda *_, **__: None, raising=False)
+    # The step is not what is asked about here, nor is its compiler's time.
+    lowered = type("Lowered", (), {"compile": lambda *_, **__: refuse("Used 0.5K of 0.1K hbm")})()
+    monkeypatch.setattr(plan.jax, "jit", lambda *_, **__: type("Jit", (), {"lower": lambda *_: lowered})())
+    settings = config(train__fsdp=2)
+    split = plan.measure(settings, sharding.make_mesh(jax.devices()[:4], 2))
+    monkeypatch.undo()
+    example = plan.abstract_batch(settings, sharding.make_mesh(jax.devices()[:1]), 1)
+    state = jax.eval_shape(build.trainer(settings, plan.probe_targets(settings)).init, example)
+    whole = (state.ema_params, state.ema_batch_stats, state.probe)
+    gathered = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole))
+    assert split.state < planned[0]["steps"][0]["state"] and split.evaluation == split.state + gathered
+    assert split.total == 512 and split.peak == split.evaluation
+
+    # What fits a step fits only if an evaluation does too; the line through the steps stays theirs.
+    large = dataclasses.replace(split, total=2**30, evaluation=20 * 2**30)
+    samples = [large, dataclasses.replace(large, microbatch=2 * large.microbatch, total=2**31)]
+    figures = plan._figures(settings, [large], samples)
+    assert figures["fixed_bytes"] == 0
+    fits = figures["fits"]["4"]
+    assert fits["16"] == {"microbatch": 0, "grad_accum_steps": None} and fits["32"]["grad_accum_steps"] == 1
+    report = plan.report(settings, figures)
+    assert "An evaluation in training" in report and "20.00 GiB on 4 devices" in report
+    assert "20.00" in next(line for line in report.splitlines() if line.lstrip().startswith("4 "))
 
 
 @pytest.mark.slow

@@ -47,6 +47,14 @@ def test_resuming_drops_later_and_cut_lines(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(5, 5), (10, 10), (15, 0)]
 
 
+@pytest.mark.parametrize("line", ["[1]", "3", "null", '"step"', "{}", '{"loss": 1}', '{"step": null}', '{"step": "2"}'])
+def test_resuming_drops_lines_that_are_no_rows(tmp_path, line):
+    rows = '{"step": 1, "loss": 2}', '{"step": 2, "loss": 3}'
+    (tmp_path / "metrics.jsonl").write_text("\n".join([rows[0], line, rows[1]]) + "\n")
+    MetricWriter(str(tmp_path), resume_step=5).close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == list(rows)
+
+
 def test_images_are_whole_pngs(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     writer = MetricWriter(str(tmp_path))

@@ -14,12 +14,16 @@ import stat
 import struct
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
 # A quarter of a GiB as RGB; Pillow warns of a decompression bomb at the same size.
 MAX_PIXELS = (1 << 28) // 3
+# OpenCV asks once, when it is loaded. For headers that it would read otherwise than this module does.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
+import cv2  # noqa: E402
+
 # 16-bit RGBA without compression is the largest honest file of so many pixels.
 MAX_BYTES = 8 * MAX_PIXELS
 # A progressive JPEG is decoded once for each of its scans, honest ones have about ten, and empty scans cost the file
@@ -32,7 +36,9 @@ _JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further images behind it, from phon
 _JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # Markers: baseline, extended, progressive.
-_JPEG_METADATA = 0xE1  # EXIF or XMP, either of which may turn the image.
+# Segments that tell nothing about the size: tables, restarts, comments, applications' own. Of E1, EXIF or XMP, either
+# may turn the image. Any other byte, as FF that only fills, stands for no length, or for another kind of image.
+_JPEG_PASSED = (0xC4, 0xDB, 0xDD, 0xFE, 0xE0, *range(0xE2, 0xF0))
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation: (transpose, then flip top to bottom, then flip left to right).
 _TURNS = {
@@ -214,12 +220,13 @@ def _open_with_pillow(data: bytes) -> Image.Image:
 def _simple_jpeg_header(data: bytes) -> _Header | None:
     """The header of a whole JPEG without metadata about its orientation; None of any other file.
 
-    Most files of a dataset are such ones, and Pillow takes ten times as long over a header.
+    Most files of a dataset are such ones, and Pillow takes ten times as long over a header. Must not be more lenient
+    than libjpeg: where both go different ways, a file could show a small size here and a large one there.
     """
     place = 2
     if data[:place] != b"\xff\xd8":
         return None
-    while data[place : place + 1] == b"\xff":
+    while data[place : place + 1] == b"\xff" and len(data) >= place + 4:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker in _JPEG_FRAMES:
             frame, whole = data[place + 4 : place + 10], data.rfind(_JPEG_END) > place
@@ -227,7 +234,7 @@ def _simple_jpeg_header(data: bytes) -> _Header | None:
                 return None
             bits, height, width, channels = struct.unpack(">BHHB", frame)
             return _Header(height, width, 1, True, True) if bits == 8 and channels in (1, 3) else None
-        if marker == _JPEG_METADATA:
+        if marker not in _JPEG_PASSED or length < 2:
             return None
         place += 2 + length
     return None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from soda_jax.evaluators.batches import of_all_rows, own_rows
 from soda_jax.evaluators.features import FeatureSet, check_pair
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.classification import class_ranks, classification_estimates
@@ -13,6 +14,9 @@ from soda_jax.metrics.knn import knn_votes, nearest_neighbours
 
 class KNN:
     """Scores for each k and target; the gallery is the whole training split, not augmented.
+
+    Of several processes, which must all call `run` with the same sets, each searches the neighbours of its part of the
+    test examples; all get the scores of the whole.
 
     Args:
       ks: numbers of neighbours; those above the gallery's size are left out, which a printed line says.
@@ -45,7 +49,7 @@ class KNN:
         ks = [k for k in self._ks if k <= len(train.features)]
         if not ks:
             return {}
-        similarities, indices = nearest_neighbours(train.features, test.features, max(ks), devices=self._devices)
+        similarities, indices = self._neighbours(train, test, max(ks))
         results: dict[str, float | Estimate] = {}
         for k in ks:
             ranks = []
@@ -56,3 +60,16 @@ class KNN:
             scores = classification_estimates(np.stack(ranks, axis=1), test.targets, train.sizes, train.names)
             results |= {f"knn{k}/{name}": score for name, score in scores.items()}
         return results
+
+    def _neighbours(self, train: FeatureSet, test: FeatureSet, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """`nearest_neighbours`, on every process, from each one's part of the test examples."""
+        count = len(test.features)
+        own = test.features[own_rows()]
+        if not len(own):  # fewer examples than processes: one whose answer is dropped below
+            own = test.features[:1]
+        missing = -(-count // jax.process_count()) - len(own)  # to as many answers as any other process has
+        similarities, indices = (
+            of_all_rows(np.pad(part, ((0, missing), (0, 0))))[:count]
+            for part in nearest_neighbours(train.features, own, k, devices=self._devices)
+        )
+        return similarities, indices

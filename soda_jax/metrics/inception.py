@@ -13,6 +13,8 @@ follows. Besides the weights, it differs from torchvision's Inception-V3 (Szeged
 
 import functools
 import hashlib
+import io
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -35,6 +37,7 @@ WHERE = (
 )
 
 _RESOLUTION = 299
+_NPY_HEADER = 16 << 10  # bytes, more than NumPy's header of any plain array takes
 _CLASSIFIER = {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}
 _VALUES = {  # of one convolution: where PyTorch's names lie in Flax's tree
     ("params", "conv", "kernel"): "conv.weight",
@@ -285,22 +288,80 @@ def _is_npz(path: str | os.PathLike) -> bool:
     """Both formats are zip archives; NumPy's holds .npy files."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".npy") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    # Damaged archives raise nearly anything; `read_pth` says what is wrong.
+    except Exception:
+        return False
 
 
 def _read_npz(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], str]:
+    """Looks at every name, shape and size before it reads any array: a small file may hold, or ask for, terabytes."""
+    expected = expected_shapes()
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; convert the weights again") from error
-    network, sha256 = str(arrays.pop("network", "unknown")), str(arrays.pop("sha256", ""))
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            network, sha256 = (_npy_text(archive, members.pop(name, None)) for name in ("network", "sha256"))
+            headers = {name: _npy_header(archive, info) for name, info in members.items() if name in expected}
+    # Damaged archives raise nearly anything.
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {_told(error)}; convert the weights again") from error
     if network != NETWORK:
         raise ValueError(f"{path} holds the network {network!r}, not {NETWORK!r}: give {WHERE}")
-    _check(path, {name: value.shape for name, value in arrays.items()}, expected_shapes())
+    _check(path, {name: headers[name][0] if name in headers else () for name in members}, expected)
+    for name, (shape, dtype, start) in headers.items():
+        if dtype.kind != "f" or dtype.itemsize > 8:
+            raise ValueError(f"{path} is damaged: {name} holds {dtype}, not floats; convert the weights again")
+        if members[name].file_size != start + math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                f"{path} is damaged: {name} has {members[name].file_size:,} bytes, which are not {shape} of {dtype}; "
+                "convert the weights again"
+            )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: _npy_array(archive, members[name]) for name in headers}
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {_told(error)}; convert the weights again") from error
     _check_finite(path, arrays)
     return arrays, sha256
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _npy_start(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> io.BytesIO:
+    # Of the other methods, zipfile unpacks a block at once, whatever its size.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is compressed as NumPy never does")
+    with archive.open(info) as file:
+        return io.BytesIO(file.read(_NPY_HEADER))
+
+
+def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype, int]:
+    """(shape, dtype, bytes before the numbers) of an array in the archive, by its own word."""
+    start = _npy_start(archive, info)
+    version = np.lib.format.read_magic(start)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{info.filename} is of NumPy's format {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(start)
+    return shape, dtype, start.tell()
+
+
+def _npy_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> str:
+    if info is None:
+        return "unknown"
+    shape, dtype, start = _npy_header(archive, info)
+    if shape != () or dtype.kind != "U" or info.file_size != start + dtype.itemsize or info.file_size > _NPY_HEADER:
+        return "unknown"
+    return str(np.lib.format.read_array(_npy_start(archive, info), allow_pickle=False))
+
+
+def _npy_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _check(path: str | os.PathLike, found: dict[str, tuple], expected: dict[str, tuple]) -> None:

@@ -6,8 +6,10 @@ A `.pth` file is a pickle, and a pickle may call any function. Here only what a 
 
 import dataclasses
 import io
+import math
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -18,6 +20,11 @@ import numpy as np
 # First pickle of a file saved by PyTorch before 1.6, or with `_use_new_zipfile_serialization=False`.
 _OLD_FORMAT = 0x1950A86A20F9469CFC6C
 _OLD_VERSION = 1001
+# Inception-V3 takes some 20,000.
+_MAX_INSTRUCTIONS = 1_000_000
+_MAX_AXES = 8
+# Several tensors may share a storage, tied weights for example; without a bound, a small file could fill the memory.
+_MAX_SHARED = 8
 
 _DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -40,6 +47,9 @@ class _Storage:
     dtype: np.dtype
     count: int
 
+    def __setstate__(self, _: Any) -> None:
+        raise pickle.UnpicklingError("a storage with a state")
+
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
@@ -50,15 +60,48 @@ class _Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def read(self, data: bytes) -> np.ndarray:
-        values = np.frombuffer(data, self.storage.dtype)
+    def __setstate__(self, _: Any) -> None:
+        raise pickle.UnpicklingError("a tensor with a state")
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    def check(self) -> None:
+        """Raises ValueError for what as_strided would do unasked: read outside the storage, or expand it."""
+        count, plain = self.storage.count, (self.offset, *self.shape, *self.strides)
+        if len(self.shape) > _MAX_AXES or len(self.shape) != len(self.strides) or min((count, *plain)) < 0:
+            raise ValueError(f"a tensor of storage {self.storage.key} has impossible sizes or strides")
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        # as_strided reads beyond the buffer if it is told to.
-        outside = 0 not in self.shape and not 0 <= last < len(values)
-        if len(values) != self.storage.count or min((self.offset, *self.shape, *self.strides)) < 0 or outside:
-            raise ValueError(f"storage {self.storage.key} has {len(values)} numbers, a tensor reads up to {last}")
+        if 0 not in self.shape and last >= count:
+            raise ValueError(f"storage {self.storage.key} has {count} numbers, a tensor reads up to {last}")
+        if (numbers := math.prod(self.shape)) > count:
+            raise ValueError(f"storage {self.storage.key} has {count} numbers, a tensor makes {numbers} of them")
+
+    def read(self, data: bytes) -> np.ndarray:
+        self.check()
+        values = np.frombuffer(data, self.storage.dtype)
+        if len(values) != self.storage.count:
+            raise ValueError(
+                f"storage {self.storage.key} has {len(values)} numbers, a tensor reads {self.storage.count}"
+            )
         steps = tuple(step * values.itemsize for step in self.strides)
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps).copy()
+
+
+def check_instructions(file: BinaryIO) -> None:
+    """Looks through a pickle without following it; for one whose instructions are more than weights need.
+
+    Python keeps what a pickle numbers in a list as long as the largest number: five bytes can ask for 32 GiB.
+
+    Raises:
+      pickle.UnpicklingError: it has too many instructions, or too large a number.
+      ValueError: it is no pickle.
+    """
+    for place, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        stores = instruction.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if place >= _MAX_INSTRUCTIONS or (stores and argument >= _MAX_INSTRUCTIONS):
+            raise pickle.UnpicklingError("its pickle has more instructions than weights need")
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -92,33 +135,52 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
         folder = records[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("its numbers are big-endian")
-        tensors = _tensors(_Unpickler(io.BytesIO(archive.read(records[0]))).load())
+        # PyTorch never compresses: whatever is read is bounded by the file.
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("its archive is compressed")
+        tensors = _tensors(_loaded(io.BytesIO(archive.read(records[0]))), os.fstat(file.fileno()).st_size)
         return {name: tensor.read(archive.read(f"{folder}data/{tensor.storage.key}")) for name, tensor in tensors}
 
 
 def _read_old(file: BinaryIO) -> dict[str, np.ndarray]:
     """Four pickles (a mark, a version, the writer's machine, the dict), the storages' keys, then the storages."""
     file.seek(0)
-    if _Unpickler(file).load() != _OLD_FORMAT:
+    if _loaded(file) != _OLD_FORMAT:
         raise ValueError("it does not start as PyTorch's files do")
-    version, system = _Unpickler(file).load(), _Unpickler(file).load()
+    version, system = _loaded(file), _loaded(file)
     if version != _OLD_VERSION or not system["little_endian"]:
         raise ValueError(f"format {version} of {system} is not read here")
-    tensors = _tensors(_Unpickler(file).load())
+    size = os.fstat(file.fileno()).st_size
+    tensors = _tensors(_loaded(file), size)
     dtypes = {tensor.storage.key: tensor.storage.dtype for _, tensor in tensors}
     data: dict[str, bytes] = {}
-    for key in _Unpickler(file).load():
+    for key in _loaded(file):
         if key not in dtypes:
             raise ValueError(f"storage {key} belongs to no tensor by name")
         (count,) = struct.unpack("<q", file.read(8))
+        if not 0 <= count * dtypes[key].itemsize <= size:
+            raise ValueError(f"storage {key} has {count} numbers, more than the file")
         data[key] = file.read(count * dtypes[key].itemsize)
     return {name: tensor.read(data[tensor.storage.key]) for name, tensor in tensors}
 
 
-def _tensors(loaded: Any) -> list[tuple[str, _Tensor]]:
+def _loaded(file: BinaryIO) -> Any:
+    start = file.tell()
+    check_instructions(file)
+    file.seek(start)
+    return _Unpickler(file).load()
+
+
+def _tensors(loaded: Any, size: int) -> list[tuple[str, _Tensor]]:
+    """The tensors by name in what a file of `size` bytes holds, none of which reads more than there is."""
     if not isinstance(loaded, dict):
         raise ValueError(f"it holds a {type(loaded).__name__}, not a dict")
-    return [(name, value) for name, value in loaded.items() if isinstance(name, str) and isinstance(value, _Tensor)]
+    tensors = [(name, v) for name, v in loaded.items() if isinstance(name, str) and isinstance(v, _Tensor)]
+    for _, tensor in tensors:
+        tensor.check()
+    if (total := sum(tensor.nbytes for _, tensor in tensors)) > _MAX_SHARED * size:
+        raise ValueError(f"its tensors would take {total:,} bytes, the file has {size:,}")
+    return tensors
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> _Tensor:

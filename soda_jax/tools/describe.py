@@ -17,6 +17,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict, config_flags
 from tabulate import tabulate
 
+from soda_jax import sharding
 from soda_jax.cli import parse_flags
 from soda_jax.config import ConfigError, validate
 from soda_jax.inference import Inference
@@ -99,12 +100,28 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
     return float(lowered.cost_analysis()["flops"])
 
 
+def counted_model(config: ConfigDict) -> tuple[SODA, Any]:
+    """The model whose FLOPs stand for those of `config`, and its variables' shapes.
+
+    It is the same function without rematerialisation or a fused attention: what is computed again counts as no work,
+    and the operations inside one fused program would not be seen.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.encoder.remat = config.model.denoiser.remat = "none"
+        config.model.attention = "xla"
+    inference = Inference(config, sharding.make_mesh(jax.devices()[:1]))
+    # Without their placement: a cost is that of the whole, however many devices share it.
+    return inference.model, jax.tree.map(lambda x: _Abstract(x.shape, dtype=x.dtype), inference.abstract_variables())
+
+
 def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, float]:
     """FLOPs of "encode" (one source view), "train" (forward and backward of one example) and "denoise" (one call).
 
     For "train" see `train_flops`.
 
     Args:
+      model: of `counted_model`, if no recomputation is to count.
       variables: the model's variables or their shapes.
       data: `config.data`: the resolutions and the number of source views.
     """
@@ -211,15 +228,13 @@ def flops_table(flops: Mapping[str, float], config: ConfigDict) -> str:
 def describe(config: ConfigDict) -> str:
     """The whole report; ConfigError if the config cannot run."""
     validate(config)
-    inference = Inference(config)
-    # Without their placement: a cost is that of the whole, however many devices share it.
-    variables = jax.tree.map(lambda x: _Abstract(x.shape, dtype=x.dtype), inference.abstract_variables())
+    model, variables = counted_model(config)
     counts = count_parameters(variables["params"], config.model.denoiser.time_dim)
     return "\n\n".join(
         (
             parameter_table(counts, config.data.name),
-            section_table(inference.model.denoiser, config.model.latent_dim),
-            flops_table(model_flops(inference.model, variables, config.data), config),
+            section_table(model.denoiser, config.model.latent_dim),
+            flops_table(model_flops(model, variables, config.data), config),
             "FLOPs by XLA's cost analysis of the unoptimised program; a multiply-add counts two.",
         )
     )

@@ -267,10 +267,4 @@ def synthetic_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, np.n
 
 def _model_flops(config: ConfigDict) -> dict[str, float]:
     """Of one example: what the model needs, whatever of it is computed again or by one fused program."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.encoder.remat = config.model.denoiser.remat = "none"
-        config.model.attention = "xla"
-    inference = Inference(config, sharding.make_mesh(jax.devices()[:1]))
-    variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inference.abstract_variables())
-    return describe.model_flops(inference.model, variables, config.data)
+    return describe.model_flops(*describe.counted_model(config), config.data)

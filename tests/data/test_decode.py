@@ -3,6 +3,8 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from soda_jax.data import decode
+from tests import hostile_images
 
 
 def _photo(height=60, width=90):
@@ -177,6 +180,42 @@ def test_a_crafted_size_is_refused_before_memory_is_taken(side):
     crafted = small[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + small[33:]
     with pytest.raises(decode.DecodeError, match="pixels"):
         decode.decode_image(crafted)
+
+
+@pytest.mark.parametrize("first", [b"\xff", b"\xff\xff\xff", b"\xff\xfe\0\x04ok"], ids=["fill", "more fill", "comment"])
+def test_jpeg_with_something_before_its_first_marker(first):
+    content = _encoded(_photo(), "JPEG")
+    found = decode.EncodedImage(content[:2] + first + content[2:])
+    assert found.shape == (60, 90, 3)
+    np.testing.assert_array_equal(found.decode(), decode.decode_image(content))
+
+
+def test_a_decoy_does_not_hide_the_size_of_a_jpeg():
+    """Small by what this module saw of the header, large by what libjpeg then decodes."""
+    content = hostile_images.behind_a_decoy(hostile_images.valid("JPEG"))
+    assert decode.EncodedImage(content).shape == decode.decode_image(content).shape == (30, 40, 3)
+    with pytest.raises(decode.DecodeError, match="400000000 pixels|20000 x 20000 pixels"):
+        decode.decode_image(hostile_images.behind_a_decoy(hostile_images.jpeg(20_000, 20_000)))
+    with pytest.raises(decode.DecodeError, match="40[0-9] scans"):
+        decode.decode_image(hostile_images.behind_a_decoy(hostile_images.many_scans(400)))
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, 0xC9, 0xCC, 0xDA, *range(0xD0, 0xDA), 0xFF])
+def test_only_segments_that_libjpeg_passes_over_are_passed_over(marker):
+    """The others have no length, or make it another image."""
+    content = hostile_images.valid("JPEG")
+    assert decode._simple_jpeg_header(content) is not None
+    assert decode._simple_jpeg_header(content[:2] + bytes([0xFF, marker, 0, 4, 0, 0]) + content[2:]) is None
+    assert decode._simple_jpeg_header(content[:2] + b"\xff\xfe\0\1" + content[2:]) is None
+
+
+def test_opencv_decodes_no_larger_images_either():
+    """Behind every header that is read here otherwise than by the decoder; its own limit is 12 times as high."""
+    image = hostile_images.jpeg(10_000, 10_000)
+    code = "import sys; from soda_jax.data import decode; import cv2, numpy as np\n"
+    code += "cv2.imdecode(np.frombuffer(sys.stdin.buffer.read(), np.uint8), cv2.IMREAD_COLOR)"
+    run = subprocess.run([sys.executable, "-c", code], input=image, capture_output=True)
+    assert run.returncode == 1 and b"pixels <= CV_IO_MAX_IMAGE_PIXELS" in run.stderr, run.stderr[-500:]
 
 
 def test_headers_of_jpegs_cut_anywhere_are_answered_with_an_error():

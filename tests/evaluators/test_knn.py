@@ -1,14 +1,18 @@
 """k-NN on features: the wiring of heads, names and neighbours; the vote itself is tested with the metrics."""
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from soda_jax.evaluators import batches, knn
 from soda_jax.evaluators.features import FeatureSet
 from soda_jax.evaluators.knn import KNN
+from soda_jax.metrics.knn import nearest_neighbours
 
 
 def make_sets(names=("hue", "shape"), sizes=(4, 3), train=60, test=40):
@@ -69,6 +73,39 @@ def test_scores_do_not_depend_on_the_number_of_devices():
     train, test = make_sets()
     one, four = (KNN((5, 20), devices=jax.devices()[:count]).run(train, test) for count in (1, 4))
     assert one == four
+
+
+@pytest.mark.parametrize(("count", "examples"), [(2, 40), (3, 40), (3, 41), (4, 41), (4, 2)])
+def test_scores_do_not_depend_on_the_number_of_processes(monkeypatch, count, examples):
+    """Threads stand for processes: each searches for its part alone, and has the scores of the whole."""
+    train, test = make_sets(test=examples)
+    alone = KNN((5, 20)).run(train, test)
+    own, meeting, parts, searched = threading.local(), threading.Barrier(count, timeout=60), [None] * count, []
+
+    def gather(part, tiled):
+        assert tiled
+        parts[own.index] = part
+        meeting.wait()
+        joined = np.concatenate(parts)  # refuses rows that are not as many on every process
+        meeting.wait()
+        return joined
+
+    def search(train_features, test_features, *arguments, **options):
+        searched.append(len(test_features))
+        return nearest_neighbours(train_features, test_features, *arguments, **options)
+
+    def process(index):
+        own.index = index
+        return KNN((5, 20), devices=jax.devices()[:2]).run(train, test)
+
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_index", lambda: own.index)
+    monkeypatch.setattr(batches.multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(knn, "nearest_neighbours", search)
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(process, range(count)))
+    assert max(searched) == -(-examples // count) and len(searched) == count
+    assert all(scores == alone for scores in found)
 
 
 def test_bad_input_is_refused():

@@ -25,6 +25,7 @@ class Stand:
     def __init__(self, folder, *names):
         self.folder, self.calls_file = folder, folder / "calls"
         self.environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",  # the GPUs of the machine that runs the tests do not matter
             "PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(self.calls_file), "FOLDER": str(folder),
         }  # fmt: skip
         for name in names:

@@ -1,6 +1,8 @@
 """The launch scripts for one machine, Slurm and Kubernetes, with stand-ins for what they call."""
 
+import fnmatch
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -46,8 +48,23 @@ def test_local_starts_every_process_once(stand):
 def test_local_gives_each_process_its_gpu(stand):
     stand = stand("python", "nvidia-smi")
     stand.does(nvidia_smi='printf "GPU 0: A\\nGPU 1: B\\n"', python='echo "gpu $JAX_LOCAL_DEVICE_IDS"')
-    for count, expected in (("2", ["[1] gpu 1", "gpu 0"]), ("3", ["[1] gpu ", "[2] gpu ", "gpu "])):
-        assert sorted(stand.run("local.sh", count, "--config=a", PORT="1")[1].splitlines()) == expected
+    code, output, _ = stand.run("local.sh", "2", "--config=a", PORT="1", JAX_PLATFORMS="")
+    assert code == 0 and sorted(output.splitlines()) == ["[1] gpu 1", "gpu 0"]
+
+
+def test_local_refuses_more_processes_than_gpus_unless_they_are_to_be_ignored(stand):
+    """Without a GPU each, every process would claim all."""
+    stand = stand("python", "nvidia-smi")
+    stand.does(nvidia_smi='printf "GPU 0: A\\nGPU 1: B\\n"', python='echo "gpu $JAX_LOCAL_DEVICE_IDS"')
+    code, output, errors = stand.run("local.sh", "3", "--config=a", PORT="1", JAX_PLATFORMS="cuda")
+    assert (code, output) == (2, "") and ["python"] not in [call[:1] for call in stand.calls]
+    assert "at most 2" in errors and "JAX_PLATFORMS=cpu" in errors
+    for count, expected in (("2", ["[1] gpu ", "gpu "]), ("3", ["[1] gpu ", "[2] gpu ", "gpu "])):
+        code, output, _ = stand.run("local.sh", count, "--config=a", PORT="1", JAX_PLATFORMS="cpu")
+        assert code == 0 and sorted(output.splitlines()) == expected
+    # A driver without a GPU asks for nothing.
+    stand.does(nvidia_smi="echo No devices were found; exit 6")
+    assert stand.run("local.sh", "3", "--config=a", PORT="1", JAX_PLATFORMS="")[0] == 0
 
 
 def test_local_ends_with_the_first_failure_and_stops_the_rest(stand):
@@ -174,6 +191,38 @@ def test_gke_describes_one_job_whose_parts_agree():
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def left_out(path):
+    """Whether .dockerignore names a path or a folder above it, by Docker's rules for the patterns that it uses."""
+    lines = (LAUNCH.parent / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    above = [path, *map(str, pathlib.PurePosixPath(path).parents)]
+    # A leading **/ is any number of folders, none included; * is within one name; all else is from the root.
+    rest = [(pattern.removeprefix("**/"), pattern.startswith("**/")) for pattern in patterns]
+    return any(
+        fnmatch.fnmatch(pathlib.PurePosixPath(part).name if anywhere else part, pattern) and part != "."
+        for part in above
+        for pattern, anywhere in rest
+    )
+
+
+def test_the_image_holds_the_source_and_neither_history_nor_runs():
+    for path in (
+        ".git/config", ".venv/bin/python", "soda_jax.egg-info/PKG-INFO", "soda_jax/data/__pycache__/views.pyc",
+        ".ruff_cache/x", ".pytest_cache/x", "runs/a/metrics.jsonl", "workdir/checkpoint_00000010/x", "workdirs/a",
+        "x.log",
+    ):  # fmt: skip
+        assert left_out(path), path
+    for path in [
+        *(LAUNCH.parent / "soda_jax").rglob("*.py"), *(LAUNCH.parent / "configs").glob("*.py"), *LAUNCH.glob("*"),
+        *(LAUNCH.parent / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")),
+    ]:  # fmt: skip
+        assert path.is_file() and not left_out(str(path.relative_to(LAUNCH.parent))), path
+    dockerfile = (LAUNCH / "Dockerfile").read_text()
+    assert (
+        "COPY . ." in dockerfile and "docker build -f launch/Dockerfile --build-arg EXTRA=tpu -t IMAGE . " in dockerfile
+    )
 
 
 @pytest.mark.parametrize(

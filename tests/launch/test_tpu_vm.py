@@ -1,6 +1,8 @@
 """launch/tpu_vm.sh, with a stand-in for gcloud; the commands that it sends to hosts run in a folder of this machine."""
 
 import os
+import pathlib
+import signal
 import subprocess
 import time
 
@@ -125,15 +127,78 @@ def test_tpu_vm_installs_on_a_new_slice_until_it_succeeds(stand):
     assert done.count("delete") == 1 and done.count("scp") == 3
 
 
-# In place of a host's Python: a run that takes its time and ends on SIGTERM, and the tool that asks about it.
+# In place of a host's Python: a run that takes its time and ends on SIGTERM (unless it hangs), and the tool that
+# asks about it.
 HOST_PYTHON = """#!/usr/bin/env bash
 case "$*" in
-  *soda_jax.main*) trap 'touch ~/stopped; exit 0' TERM
+  *soda_jax.main*) trap 'touch ~/stopped; [ -e ~/hangs ] || exit 0' TERM
     echo $$ > ~/own_pid
     for k in {1..200}; do sleep 0.1; done ;;
   *"soda_jax.tools.finished --workdir=/mnt/soda/a b") echo asked; [ -e ~/done ] ;;
 esac
 """
+
+
+def make_host(home):
+    """A folder that stands for a host's home, with the stand-in for its Python."""
+    python = home / "soda_jax" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(HOST_PYTHON)
+    python.chmod(0o755)
+
+
+def on_host(home, command):
+    # With pipes, as under sshd, whose session lasts until all that hold them are gone.
+    return subprocess.run(
+        ["bash", "-c", command], cwd=home, env=os.environ | {"HOME": str(home)}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+
+
+def alive(pid):
+    """Where nothing reaps orphans an ended one keeps its number, but has no command."""
+    path = pathlib.Path(f"/proc/{pid}/cmdline")
+    return path.exists() and path.read_bytes() != b""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/cmdline").exists(), reason="hosts find their processes in /proc")
+@pytest.mark.parametrize("hangs", [False, True])
+def test_tpu_vm_ends_what_an_earlier_start_left(stand, tmp_path, hangs):
+    """By SIGTERM, and where that is not enough by a kill; what merely has its number is left alone."""
+    stand = stand("gcloud")
+    assert stand.run("tpu_vm.sh", "start", "--config=a", **SLICE, GRACE="2")[0] == 0
+    (start,) = verbs(stand.calls)
+    home = tmp_path / "home"
+    make_host(home)
+    if hangs:
+        (home / "hangs").touch()
+    own, pids = home / "own_pid", []
+    try:
+        for _ in range(2):
+            own.unlink(missing_ok=True)
+            started = on_host(home, start)
+            assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
+            wait_for(lambda: own.exists() and own.read_text())
+            pids.append(int(own.read_text()))
+            assert (home / "soda_jax.pid").read_text() == own.read_text()
+        assert (home / "stopped").exists()
+        assert not alive(pids[0]) and alive(pids[1])
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
+
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        (home / "soda_jax.pid").write_text(f"{stranger.pid}\n")
+        own.unlink()
+        assert on_host(home, start).returncode == 0
+        wait_for(lambda: own.exists() and own.read_text())
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+        if own.exists():
+            os.kill(int(own.read_text()), signal.SIGKILL)
 
 
 def test_tpu_vm_commands_do_on_a_host_what_they_should(stand, tmp_path):
@@ -150,38 +215,27 @@ def test_tpu_vm_commands_do_on_a_host_what_they_should(stand, tmp_path):
 
     home = tmp_path / "home"
     home.mkdir()
+    assert on_host(home, start).returncode != 0 and not (home / "soda_jax.pid").exists()
+    assert on_host(home, look).stdout == "down\n"
 
-    def on_host(command):
-        # With pipes, as under sshd, whose session lasts until all that hold them are gone.
-        return subprocess.run(
-            ["bash", "-c", command], cwd=home, env=os.environ | {"HOME": str(home)}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
-
-    assert on_host(start).returncode != 0 and not (home / "soda_jax.pid").exists()
-    assert on_host(look).stdout == "down\n"
-
-    python = home / "soda_jax" / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(HOST_PYTHON)
-    python.chmod(0o755)
+    make_host(home)
     begin = time.monotonic()
-    started = on_host(start)
+    started = on_host(home, start)
     assert (started.returncode, started.stdout, started.stderr) == (0, "", "") and time.monotonic() - begin < 5
     own = home / "own_pid"
     wait_for(lambda: own.exists() and own.read_text())
     assert (home / "soda_jax.pid").read_text() == own.read_text()
-    assert on_host(look).stdout == "up\n"
-    assert on_host(stop).returncode == 0
+    assert on_host(home, look).stdout == "up\n"
+    assert on_host(home, stop).returncode == 0
     wait_for((home / "stopped").exists)
 
     # Where nothing reaps orphans the stopped one keeps its number; this one's is free.
     gone = subprocess.Popen(["true"])
     gone.wait()
     (home / "soda_jax.pid").write_text(f"{gone.pid}\n")
-    assert on_host(look).stdout == "down\n"
+    assert on_host(home, look).stdout == "down\n"
     (home / "done").touch()
-    assert on_host(look).stdout == "finished\n"
+    assert on_host(home, look).stdout == "finished\n"
 
 
 def test_tpu_vm_says_how_to_use_it(stand):

@@ -4,6 +4,9 @@ Where PyTorch is absent, a few features that it gave stand for it (`PYTORCH_FEAT
 """
 
 import functools
+import io
+import tracemalloc
+import zipfile
 
 import jax
 import numpy as np
@@ -160,6 +163,73 @@ def test_other_files(tmp_path):
     other.write_bytes(other.read_bytes()[:-40])
     with pytest.raises(ValueError, match="other.npz"):
         load_inception(other)
+
+
+def npz(path, changes=(), claims=(), method=zipfile.ZIP_DEFLATED):
+    """A file of zeros for weights with some members' content changed, or some directory entries' sizes."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        texts = {"network": np.array(inception.NETWORK), "sha256": np.array("0")}
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in inception.expected_shapes().items()}
+        for name, value in (texts | zeros).items():
+            buffer = io.BytesIO()
+            np.save(buffer, value)
+            archive.writestr(f"{name}.npy", dict(changes).get(name, buffer.getvalue()))
+        for name in set(dict(changes)) - set(texts | zeros):
+            archive.writestr(f"{name}.npy", dict(changes)[name])
+        for info in archive.infolist():
+            info.file_size = dict(claims).get(info.filename, info.file_size)
+    return path
+
+
+def header(shape, descr="<f4"):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+NAME, SHAPE = "params/Mixed_5b/branch1x1/bn/bias", (64,)
+
+
+def test_a_compressed_file_is_read(tmp_path):
+    assert not load_inception(npz(tmp_path / "a.npz")).is_standard
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (NAME, header(SHAPE) + bytes(100_000_000), "has 100,000,128 bytes, which are not"),
+        (NAME, header(SHAPE), "has 128 bytes, which are not"),
+        (NAME, header((10**13,)), "1 of another shape"),
+        (NAME, header(SHAPE, "|V2000000000"), "holds .V2000000000, not floats"),
+        (NAME, header(SHAPE, "|O") + bytes(512), "holds object, not floats"),
+        (NAME, b"\x93NUMPY\2\0\xff\xff\xff\xff" + bytes(100), "cannot be read"),
+        (NAME, b"", "cannot be read"),
+        ("other", bytes(100_000_000), "1 unknown .other"),
+        ("network", header((10**13,), "<U20"), "holds the network 'unknown'"),
+        ("network", header((), "<U500000000"), "holds the network 'unknown'"),
+        ("network", header((), "<U20000000") + bytes(80_000_000), "holds the network 'unknown'"),
+    ],
+)
+def test_small_files_that_ask_for_much_memory(tmp_path, name, content, message):
+    path = npz(tmp_path / "a.npz", {name: content})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=rf"a\.npz .*{message}"):
+        load_inception(path)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_sizes_in_the_directory_that_are_not_true(tmp_path):
+    """What is read is what was announced, and does not match its checksum."""
+    honest = len(header(SHAPE)) + 4 * 64
+    path = npz(tmp_path / "a.npz", {NAME: header(SHAPE) + bytes(50_000_000)}, {f"{NAME}.npy": honest})
+    with pytest.raises(ValueError, match="a.npz cannot be read: Bad CRC-32"):
+        load_inception(path)
+
+
+def test_other_ways_to_compress(tmp_path):
+    with pytest.raises(ValueError, match="compressed as NumPy never does"):
+        load_inception(npz(tmp_path / "a.npz", method=zipfile.ZIP_BZIP2))
 
 
 def test_the_converter(tmp_path, monkeypatch, capsys):

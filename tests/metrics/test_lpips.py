@@ -195,15 +195,18 @@ def test_wrong_weights_are_refused(folder, tmp_path):
         load_lpips("alexnet", folder)
 
     path.write_bytes((folder / "vgg16.ckpt").read_bytes())
-    with pytest.raises(ValueError, match="another network.*AlexNet_0/Conv_0/bias: absent"):
+    with pytest.raises(ValueError, match="larger than LPIPS's alexnet weights can be"):
         load_lpips("alexnet", tmp_path)
+    path.write_bytes(pickle.dumps({"VGG16_0": {"Conv_0": {"bias": np.zeros(64, np.float32)}}}))
+    with pytest.raises(ValueError, match="another network.*AlexNet_0/Conv_0/bias: absent"):
+        load_lpips("alexnet", tmp_path, verify=False)
 
     tree = random_tree("alexnet")
     conv = tree["AlexNet_0"]["Conv_2"]
     changed = {**conv, "kernel": np.zeros((3, 3, 192, 256), np.float32)}
     path.write_bytes(pickle.dumps({**tree, "AlexNet_0": {**tree["AlexNet_0"], "Conv_2": changed}}))
     with pytest.raises(ValueError, match="Conv_2/kernel: .3, 3, 192, 256., not .3, 3, 192, 384."):
-        load_lpips("alexnet", tmp_path)
+        load_lpips("alexnet", tmp_path, verify=False)
 
     changed = {**conv, "bias": np.full_like(conv["bias"], np.nan)}
     path.write_bytes(pickle.dumps({**tree, "AlexNet_0": {**tree["AlexNet_0"], "Conv_2": changed}}))
@@ -213,7 +216,7 @@ def test_wrong_weights_are_refused(folder, tmp_path):
     for damaged in (pickle.dumps(tree)[:1000], b"", b"no pickle at all", pickle.dumps([1, "two"])):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="alexnet.ckpt (cannot be read|does not hold).*pip install"):
-            load_lpips("alexnet", tmp_path)
+            load_lpips("alexnet", tmp_path, verify=False)
 
 
 def test_reading_weights_runs_no_code(tmp_path):
@@ -232,6 +235,90 @@ def test_reading_weights_runs_no_code(tmp_path):
         with pytest.raises(ValueError, match="cannot be read"):
             load_lpips("alexnet", tmp_path, verify=False)
     assert not flag.exists()
+
+
+def test_the_published_file_is_told_before_it_is_unpickled(folder, monkeypatch):
+    monkeypatch.setattr("soda_jax.metrics.weights.read_array_pickle", lambda data: pytest.fail("unpickled"))
+    with pytest.raises(ValueError, match="not the published alexnet file"):
+        load_lpips("alexnet", folder)
+
+
+class Record:
+    """Pickles as the call and the state that NumPy's pickles consist of, with any values."""
+
+    def __init__(self, call, arguments, *state):
+        self.reduced = (call, arguments, *state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+PLAIN = (3, "<", None, None, None, -1, -1, 0)
+
+
+def dtype_record(code="f4", state=PLAIN):
+    return Record(np.dtype, (code, False, True), state)
+
+
+def array_record(shape, dtype, data):
+    return Record(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, data))
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("kind", ["<f2", "<f4", ">f4", "<f8", "<i8", ">u2", "u1", "?"])
+def test_arrays_of_numbers_are_read_as_numpy_reads_them(kind, protocol):
+    value = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(kind)
+    tree = {"a": {"rows": value, "columns": np.asfortranarray(value)}, "part": value[::2], "none": value[:0]}
+    tree["text"] = "no array"
+    found = read_array_pickle(pickle.dumps(tree, protocol))
+    assert found["a/rows"].dtype == kind and found["text"].shape == ()
+    for name, expected in {"a/rows": value, "a/columns": value, "part": value[::2], "none": value[:0]}.items():
+        np.testing.assert_array_equal(found[name], expected)
+
+
+POINTERS = (3, "|", None, ("f",), {"f": (np.dtype("O"), 0)}, 8, 1, 1)
+ATTACKS = {
+    "objects by a void's flags": array_record((1,), dtype_record("V8", POINTERS), b"A" * 8),
+    "objects by a float's flags": array_record((1,), dtype_record("f8", (*PLAIN[:-1], 1)), b"A" * 8),
+    "fields of a float": array_record((1,), dtype_record("f8", POINTERS), b"A" * 8),
+    "another size": array_record((2,), dtype_record("f4", (3, "<", None, None, None, 1 << 40, -1, 0)), b"A" * 8),
+    "a short state": array_record((2,), dtype_record("f4", (3, "<")), b"A" * 8),
+    "objects": array_record((1,), dtype_record("O", (3, "|", None, None, None, -1, -1, 63)), b"A" * 8),
+    "objects in a list": array_record((1,), dtype_record("O", (3, "|", None, None, None, -1, -1, 63)), [1]),
+    "text": array_record((1,), dtype_record("U2"), b"A" * 8),
+    "a list for bytes": array_record((2,), dtype_record(), [1.0, 2.0]),
+    "no dtype": array_record((2,), "f4", b"A" * 8),
+    "more than there is": array_record((10**12,), dtype_record(), b"A" * 8),
+    "less than there is": array_record((1,), dtype_record(), b"A" * 8),
+    "negative sizes": array_record((-2, -1), dtype_record(), b"A" * 8),
+    "sizes without end": array_record((1,) * 100 + (2,), dtype_record(), b"A" * 8),
+    "a shape that is none": array_record(2, dtype_record(), b"A" * 8),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_arrays_whose_record_lies_about_the_memory(tmp_path, name):
+    """NumPy believes some of these, and the process dies."""
+    content = pickle.dumps({"kernel": ATTACKS[name]}, protocol=3)
+    with pytest.raises(pickle.UnpicklingError):
+        read_array_pickle(content)
+    (tmp_path / "alexnet.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match="alexnet.ckpt cannot be read as LPIPS weights"):
+        load_lpips("alexnet", tmp_path, verify=False)
+
+
+def test_pickles_without_end():
+    """Small ones, of names, depth or memory without end."""
+    inner = {"a": 1}
+    for _ in range(40):
+        inner = {"a": inner, "b": inner}
+    wide = {str(i): 0 for i in range(900)}
+    loop = {}
+    loop["again"] = loop
+    memo = b"\x80\x02}r" + (2**32 - 1).to_bytes(4, "little") + b"."
+    for content in (*map(pickle.dumps, (inner, {k: wide for k in wide}, loop, {3: 1}, {("a",): 1})), memo):
+        with pytest.raises(pickle.UnpicklingError, match="more entries|without a name|more instructions"):
+            read_array_pickle(content)
 
 
 def test_the_room_offers_them():

@@ -154,3 +154,74 @@ def test_other_files(tmp_path):
         read_state_dict(path)
     with pytest.raises(FileNotFoundError):
         read_state_dict(tmp_path / "absent.pth")
+
+
+def tensor_pickle(shape, strides, offset=0, count=4):
+    """A dict of one float32 tensor as PyTorch pickles it, by hand: PyTorch's names need not be importable."""
+
+    def text(value):
+        return b"X" + len(value).to_bytes(4, "little") + value
+
+    def number(value):
+        return b"\x8a" + bytes([16]) + value.to_bytes(16, "little", signed=True)
+
+    def numbers(values):
+        return b"(" + b"".join(map(number, values)) + b"t"
+
+    storage = b"(" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu") + number(count) + b"tQ"
+    arguments = b"(" + storage + number(offset) + numbers(shape) + numbers(strides) + b"\x89}t"
+    return b"\x80\x02}" + text(b"weight") + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Rs."
+
+
+def test_a_tensor_by_hand(tmp_path):
+    state = read_state_dict(zipped(tmp_path, tensor_pickle((2, 2), (2, 1))))
+    np.testing.assert_array_equal(state["weight"], np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (((10**10,), (0,)), "a tensor makes 10000000000 of them"),
+        (((10**5, 10**5), (0, 0)), "a tensor makes 10000000000 of them"),
+        (((5,), (0,)), "4 numbers, a tensor makes 5"),
+        (((2**64,), (0,)), "a tensor makes"),
+        (((-1,), (1,)), "impossible"),
+        (((2,), (-1,), 3), "impossible"),
+        (((2,), (1,), -2), "impossible"),
+        (((2,), (1, 1)), "impossible"),
+        (((1,) * 70, (1,) * 70), "impossible"),
+        (((4,), (1,), 0, -1), "impossible"),
+        (((10**10,), (0,), 0, 10**10), "would take 40,000,000,000 bytes"),
+        (((5,), (1,), 0, 5), "has 4 numbers, a tensor reads 5"),
+        (((2,), (10**30,)), "damaged"),
+    ],
+)
+def test_tensors_larger_than_their_storage(tmp_path, tensor, message):
+    """A stride of 0 makes any number of numbers of one."""
+    with pytest.raises(ValueError, match=message):
+        read_state_dict(zipped(tmp_path, tensor_pickle(*tensor)))
+
+
+def test_compressed_storages(tmp_path):
+    """A thousandth of what they expand to; PyTorch writes none."""
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/data.pkl", tensor_pickle((4,), (1,)))
+        archive.writestr("weights/data/0", bytes(16))
+    with pytest.raises(ValueError, match="compressed"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("wrap", [zipped, lambda tmp_path, data: data], ids=["zip", "pickle"])
+def test_a_pickle_that_asks_for_a_list_of_32_gib(tmp_path, wrap):
+    data = b"\x80\x02}r" + (2**32 - 1).to_bytes(4, "little") + b"."
+    path = tmp_path / "weights.pth"
+    zipped(tmp_path, data) if wrap is zipped else path.write_bytes(data)
+    with pytest.raises(ValueError, match="more instructions than weights need"):
+        read_state_dict(path)
+
+
+def test_records_get_no_other_state(tmp_path):
+    data = tensor_pickle((4,), (1,)).removesuffix(b"s.") + b"}bs."
+    with pytest.raises(ValueError, match="a tensor with a state"):
+        read_state_dict(zipped(tmp_path, data))

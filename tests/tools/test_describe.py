@@ -190,6 +190,20 @@ def test_poses_and_random_sources_are_counted():
     assert row(grid, "total") > row(vector, "total") > row(plain, "total")
 
 
+def test_recomputing_changes_no_flops():
+    """Nor does the way that attention is computed; the model as it trains would count more."""
+    config = tiny_config()
+    plain = describe.describe(config)
+    config.model.encoder.remat = config.model.denoiser.remat = "blocks"
+    config.model.attention = "auto"
+    assert describe.describe(config) == plain
+    model, variables = describe.counted_model(config)
+    recomputing = Inference(config).model
+    trained, counted = (describe.train_flops(one, variables, config.data) for one in (recomputing, model))
+    assert trained > 1.1 * counted
+    assert (config.model.encoder.remat, config.model.attention) == ("blocks", "auto")
+
+
 def test_an_impossible_config_ends_with_one_line():
     config = tiny_config()
     config.model.latent_dim = 2
