@@ -27,7 +27,7 @@ def by_devices():
     trainer = tiny.trainer(tiny.get_config(probe__kind="label"), optimizer=tiny.either_optimizer(0.02))
     state = tiny.initial(trainer)
     results, steppers = {}, {}
-    for devices in (1, 2, 4, 8):
+    for devices in (1, 2, 8):
         step, mesh = steppers[devices] = tiny.stepper(trainer, devices)
         for name in ("sgd", "adamw"):
             start = dataclasses.replace(state, opt_state=state.opt_state._replace(use_adam=np.array(name == "adamw")))
@@ -36,7 +36,7 @@ def by_devices():
     return steppers, state, results
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_losses_do_not_depend_on_the_devices(by_devices, optimizer, devices):
     _, _, results = by_devices
@@ -45,7 +45,7 @@ def test_losses_do_not_depend_on_the_devices(by_devices, optimizer, devices):
     np.testing.assert_allclose([r["probe/loss"] for r in rows], [r["probe/loss"] for r in expected], atol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, 8])
 def test_parameters_gradients_and_statistics_do_not_depend_on_the_devices(by_devices, devices):
     _, start, results = by_devices
     state, expected = results["sgd", devices][0], results["sgd", 1][0]
