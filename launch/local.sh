@@ -47,8 +47,10 @@ for ((k = 0; k < count; k++)); do
     pids+=("$!")
 done
 
+sent=""
 send() { # signal
     local k
+    sent=$1
     for k in "${!pids[@]}"; do
         kill "-$1" "${pids[$k]}" 2>/dev/null || true
     done
@@ -77,7 +79,9 @@ while ((${#pids[@]})); do
         code=0
         wait "${pids[$k]}" 2>/dev/null || code=$?
         unset "pids[$k]"
-        if ((code != 0 && status == 0)); then
+        # One that was killed is the cause, though another that has lost it may be seen to end in the same moment.
+        killed=$((code == 137 && status != 137 && SECONDS - ${failed_at:-0} < 2))
+        if ((code != 0 && status == 0)) || { ((killed)) && [[ -z "$sent" ]]; }; then
             status=$code
             failed_at=$SECONDS
             echo "launch/local.sh: process $k of $count ended with code $code; the others stop within $grace s" >&2

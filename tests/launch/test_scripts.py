@@ -67,6 +67,14 @@ def test_local_refuses_more_processes_than_gpus_unless_they_are_to_be_ignored(st
     assert stand.run("local.sh", "3", "--config=a", PORT="1", JAX_PLATFORMS="")[0] == 0
 
 
+def test_local_names_a_killed_process_rather_than_one_that_has_lost_it(stand):
+    """They may be seen to end in the same moment, the second one first."""
+    stand = stand("python")
+    stand.does(python='case "$*" in *process_id=1*) sleep 0.1; kill -9 $$ ;; *) exit 1 ;; esac')
+    code, _, errors = stand.run("local.sh", "2", "--config=a", PORT="1")
+    assert code == 137 and "process 1 of 2 ended with code 137" in errors
+
+
 def test_local_ends_with_the_first_failure_and_stops_the_rest(stand):
     stand = stand("python")
     stand.does(python='case "$*" in *process_id=2*) exit 7 ;; *) exec sleep 60 ;; esac')
