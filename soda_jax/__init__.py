@@ -12,7 +12,7 @@ def __getattr__(name: str):
 
         return load
     if name == "Cameras":
-        from soda_jax.view_cameras import Cameras
+        from soda_jax.inference.cameras import Cameras
 
         return Cameras
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

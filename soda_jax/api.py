@@ -9,13 +9,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soda_jax import checkpoint, inputs, sharding
 from soda_jax import config as config_lib
+from soda_jax import inputs
 from soda_jax.data import transforms
-from soda_jax.inference import Inference, Variables
+from soda_jax.inference.cameras import Cameras, source_camera, target_camera
+from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.modulation import mix_sections
 from soda_jax.models.pose import Camera, PoseEncoding, first_present
-from soda_jax.view_cameras import Cameras, source_camera, target_camera
+from soda_jax.parallel import sharding
+from soda_jax.workdir import checkpoint
 
 
 def load(

@@ -9,7 +9,6 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from soda_jax import optim, sharding
 from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
 from soda_jax.data.sources import Source, Targets, load_source
 from soda_jax.data.views import ViewSpec
@@ -27,7 +26,9 @@ from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
-from soda_jax.train_step import ProbeTask, Trainer
+from soda_jax.objectives import optim
+from soda_jax.objectives.step import ProbeTask, Trainer
+from soda_jax.parallel import sharding
 
 
 def model(config: ConfigDict) -> SODA:

@@ -8,9 +8,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from soda_jax import distributed
 from soda_jax.cli import available_cores, cpu_devices, parse_flags
-from soda_jax.workdir import explain_write_error
+from soda_jax.parallel import distributed
+from soda_jax.workdir.lock import explain_write_error
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images; running again resumes.")
@@ -76,14 +76,14 @@ def _act(config: ConfigDict, workdir: str) -> None:
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cpu_devices(config, available_cores()))
     jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
     if _MODE.value == "train":
-        from soda_jax.train import train
+        from soda_jax.training.loop import train
 
         train(config, workdir, _PROFILE_STEPS.value)
         return
     if _MODE.value == "evaluate":
-        from soda_jax.evaluate import evaluate as action
+        from soda_jax.evaluation.evaluate import evaluate as action
     else:
-        from soda_jax.sample import sample as action
+        from soda_jax.inference.sample import sample as action
     action(config, workdir)
 
 
@@ -95,7 +95,7 @@ def _plan(config: ConfigDict, workdir: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(counts, default=1))
     jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
-    from soda_jax.plan import plan
+    from soda_jax.performance.plan import plan
 
     plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))
 

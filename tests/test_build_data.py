@@ -8,7 +8,7 @@ from configs import folder
 from soda_jax import build
 from soda_jax.data import train_dataset
 from soda_jax.data.sources.bad_files import TooManyBadFilesError
-from soda_jax.train import bad_files_path
+from soda_jax.training.loop import bad_files_path
 
 
 @pytest.fixture

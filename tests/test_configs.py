@@ -24,7 +24,7 @@ from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.sources import Targets
 from soda_jax.models import resnet
-from soda_jax.train_step import Trainer
+from soda_jax.objectives.step import Trainer
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 import soda_jax
-from soda_jax import checksums
-from soda_jax.checkpoint import ITEMS
 from soda_jax.data.builders import archives
 from soda_jax.data.decode import MAX_PIXELS, DecodeError, decode_image
 from soda_jax.data.sources.folder import ImageFolder
 from soda_jax.metrics.inception import load_inception
 from soda_jax.metrics.lpips import load_backbone
+from soda_jax.workdir import checksums
+from soda_jax.workdir.checkpoint import ITEMS
 from tests import hostile_images, tiny, tiny_checkpoint
 from tests.hostile_archives import ARCHIVES
 from tests.metrics.test_torch_weights import tensor_pickle
@@ -299,7 +299,7 @@ SERVER = """
 import json, os, sys, time
 from absl import app, flags
 from soda_jax import main
-import soda_jax.train
+import soda_jax.training.loop
 flags.mark_flags_as_required(["config", "workdir"])
 ends = {}
 for name, arguments in json.load(open(sys.argv[1])).items():

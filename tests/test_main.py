@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from soda_jax import main
-from soda_jax.checkpoint import latest_step, read_meta
+from soda_jax.workdir.checkpoint import latest_step, read_meta
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -10,12 +10,13 @@ import optax
 from ml_collections import ConfigDict
 
 from configs import common
-from soda_jax import build, sharding
+from soda_jax import build
 from soda_jax.data import cameras
 from soda_jax.data.sources import Targets
 from soda_jax.models import resnet
-from soda_jax.train_state import TrainState
-from soda_jax.train_step import Trainer
+from soda_jax.objectives.state import TrainState
+from soda_jax.objectives.step import Trainer
+from soda_jax.parallel import sharding
 
 # An encoder of one residual unit: compile time follows depth.
 resnet.STAGE_SIZES.setdefault(6, (1,))

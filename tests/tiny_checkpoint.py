@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soda_jax import sharding
-from soda_jax.checkpoint import Checkpointer
-from soda_jax.inference import Inference
-from soda_jax.train_state import TrainState
+from soda_jax.inference.engine import Inference
+from soda_jax.objectives.state import TrainState
+from soda_jax.parallel import sharding
+from soda_jax.workdir.checkpoint import Checkpointer
 
 
 def random_variables(config: ConfigDict, seed: int = 0) -> dict[str, Any]:

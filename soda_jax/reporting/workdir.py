@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from soda_jax import config as config_lib
-from soda_jax.checkpoint import latest_step, read_meta
 from soda_jax.metrics.bootstrap import Estimate
-from soda_jax.run_record import read_sessions
+from soda_jax.workdir.checkpoint import latest_step, read_meta
+from soda_jax.workdir.run_record import read_sessions
 
 EVALUATION_FORMAT = 2  # the newest that is known here; files without a version are of the first
 PICTURES = (".png", ".gif", ".jpg", ".jpeg")

@@ -32,12 +32,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from tabulate import tabulate
 
-from soda_jax import build, provenance
+from soda_jax import build
 from soda_jax.cli import available_cores, cpu_devices, parse_flags
 from soda_jax.config import validate
-from soda_jax.tools import data_report, loop_benchmark, step_benchmark, torch_benchmark
-from soda_jax.tools.step_benchmark import Row
-from soda_jax.tools.timing import Timing
+from soda_jax.performance import data_report, loop_benchmark, step_benchmark, torch_benchmark
+from soda_jax.performance.step_benchmark import Row
+from soda_jax.performance.timing import Timing
+from soda_jax.workdir import provenance
 
 Options = flags.FlagValues
 

@@ -19,7 +19,7 @@ from absl import app, flags
 from tabulate import tabulate
 
 from soda_jax.cli import parse_flags
-from soda_jax.evaluators.disentanglement import Disentanglement, Results
+from soda_jax.evaluation.evaluators.disentanglement import Disentanglement, Results
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.disentanglement.boosting import METHODS
 from soda_jax.metrics.disentanglement.dci import Section

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from soda_jax.run_record import is_finished
+from soda_jax.workdir.run_record import is_finished
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from soda_jax import sharding
 from soda_jax.metrics import inception
 from soda_jax.metrics.inception import InceptionV3, load_inception
+from soda_jax.parallel import sharding
 from soda_jax.tools.convert_inception import convert, main
 
 # Features 0, 290, ..., 2030 of `images(2, 40, 56)` under `random_weights()`, by PyTorch 2.13.

@@ -8,8 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from soda_jax.run_record import RunRecord
-from soda_jax.writers import save_png
+from soda_jax.workdir.run_record import RunRecord
+from soda_jax.workdir.writers import save_png
 
 NEW_RESULTS = {
     "SODA": {

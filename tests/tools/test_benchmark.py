@@ -8,8 +8,8 @@ from absl import flags
 from PIL import Image
 
 from configs import folder
-from soda_jax.tools import data_benchmark, data_report
-from soda_jax.tools.data_benchmark import Case, Rate
+from soda_jax.performance import data_benchmark, data_report
+from soda_jax.performance.data_benchmark import Case, Rate
 
 
 @pytest.fixture(scope="module")

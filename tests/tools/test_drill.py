@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from soda_jax.tools import drill_corruptions
-from soda_jax.tools.drill_corruptions import KINDS, Outcome, corruptions
-from soda_jax.tools.drill_runs import being_written, same_bits
+from soda_jax.tools.drill import damage
+from soda_jax.tools.drill.damage import KINDS, Outcome, corruptions
+from soda_jax.tools.drill.runs import being_written, same_bits
 from tests import tiny, tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,8 +56,8 @@ def test_every_kind_of_damage_is_noticed_or_harmless(workdir, tmp_path):
 
 def test_without_checksums_the_drill_would_fail(workdir, tmp_path, monkeypatch):
     """What it judges by is what comes out, not what the checksums say."""
-    monkeypatch.setattr(drill_corruptions, "KINDS", {"64 bits flipped": KINDS["64 bits flipped"]})
-    monkeypatch.setattr("soda_jax.checksums.damage", lambda *_: None)
+    monkeypatch.setattr(damage, "KINDS", {"64 bits flipped": KINDS["64 bits flipped"]})
+    monkeypatch.setattr("soda_jax.workdir.checksums.damage", lambda *_: None)
     outcomes = corruptions(workdir, tmp_path / "scratch", 24, seed=2)  # orbax names files at random, and few hits count
     assert any(not outcome.good for outcome in outcomes)
 

@@ -1,7 +1,7 @@
 import pytest
 
-from soda_jax.run_record import RunRecord, ask_for_steps
 from soda_jax.tools import finished
+from soda_jax.workdir.run_record import RunRecord, ask_for_steps
 from tests import tiny
 
 

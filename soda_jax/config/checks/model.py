@@ -1,0 +1,172 @@
+"""Checks of what `build.model` reads: encoder, denoiser, modulation and poses."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from soda_jax.config.checks.rules import check_choices, check_ranges, does_not_divide, problem
+from soda_jax.models import layers, modulation, pose, positional, rays, unet, vit
+from soda_jax.models.resnet import STAGE_SIZES
+
+GUIDANCE = ("latent", "pose", "both")
+
+
+def parse_encoder_name(name: str) -> tuple[str, int | str, int]:
+    """Splits an encoder's name: ("resnet", depth, width) or ("vit", variant, 1); ValueError on any other."""
+    if name.startswith("resnet"):
+        depth, _, width = name.removeprefix("resnet").partition("x")
+        if depth.isdigit() and int(depth) in STAGE_SIZES and (width.isdigit() and int(width) > 0 or "x" not in name):
+            return "resnet", int(depth), int(width or 1)
+    if name.startswith("vit_") and name.removeprefix("vit_") in vit.VARIANTS:
+        return "vit", name.removeprefix("vit_"), 1
+    raise ValueError(f"use resnet{{{','.join(map(str, STAGE_SIZES))}}}[x2] or vit_{{{','.join(vit.VARIANTS)}}}")
+
+
+def check(config: ConfigDict) -> Iterator[str]:
+    """Problems of `config.model` and of what depends on it."""
+    yield from _check_encoder(config)
+    yield from _check_denoiser(config)
+    yield from _check_modulation(config)
+    yield from _check_pose(config)
+
+
+def _check_encoder(config: ConfigDict) -> Iterator[str]:
+    encoder = config.model.encoder
+    try:
+        family, variant, _ = parse_encoder_name(encoder.name)
+    except ValueError as error:
+        yield problem(config, "model.encoder.name", str(error))
+        return
+    yield from check_choices(config, {"model.encoder.norm": ("batch", "group"), "model.encoder.remat": layers.REMAT})
+    yield from check_ranges(
+        config,
+        {
+            "model.encoder.drop_path": (0, 0.99),
+            "model.latent_dropout": (0, 0.99),
+            "model.encoder.lr_multiplier": (1e-6, float("inf")),
+            "model.encoder.base_features": (1, float("inf")),
+            "model.encoder.patch_size": (1, float("inf")),
+            "model.aggregation.depth": (1, float("inf")),
+            "model.aggregation.num_heads": (1, float("inf")),
+        },
+    )
+    if family == "vit" and does_not_divide(config.data.source_resolution, encoder.patch_size):
+        yield problem(
+            config,
+            "model.encoder.patch_size",
+            f"must divide config.data.source_resolution={config.data.source_resolution}",
+        )
+    aggregation = config.model.aggregation
+    yield from check_choices(config, {"model.aggregation.name": ("mean", "transformer", "stochastic")})
+    if aggregation.name == "transformer" and does_not_divide(config.model.latent_dim, aggregation.num_heads):
+        yield problem(
+            config,
+            "model.aggregation.num_heads",
+            f"must divide config.model.latent_dim={config.model.latent_dim}",
+        )
+
+
+def _check_denoiser(config: ConfigDict) -> Iterator[str]:
+    denoiser = config.model.denoiser
+    inf = float("inf")
+    yield from check_choices(config, {"model.denoiser.remat": layers.REMAT, "model.attention": layers.ATTENTION})
+    fields = ("channels", "num_res_blocks", "head_dim", "norm_groups")
+    yield from check_ranges(config, {f"model.denoiser.{field}": (1, inf) for field in fields})
+    yield from check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})
+    if denoiser.time_dim % 2 or denoiser.time_dim < 2:
+        yield problem(config, "model.denoiser.time_dim", "must be even and at least 2")
+    if not denoiser.multipliers:
+        yield problem(config, "model.denoiser.multipliers", "needs at least one level")
+        return
+    shrink = 2 ** (len(denoiser.multipliers) - 1)
+    if config.data.resolution % shrink:
+        remedy = (
+            f"must be a multiple of the denoiser's down-sampling 2^(levels - 1) = {shrink}; or use fewer multipliers"
+        )
+        yield problem(config, "data.resolution", remedy)
+        return
+    layout = unet.unet_layout(
+        config.data.resolution,
+        denoiser.channels,
+        tuple(denoiser.multipliers),
+        denoiser.num_res_blocks,
+        tuple(denoiser.attention_resolutions),
+    )
+    widths = {spec.channels for spec in layout if spec.attention}
+    bad = sorted(width for width in widths if does_not_divide(width, denoiser.head_dim))
+    if bad:
+        remedy = f"must divide the channels of every attention layer; it does not divide {bad}"
+        yield problem(config, "model.denoiser.head_dim", remedy)
+
+
+def _check_modulation(config: ConfigDict) -> Iterator[str]:
+    model = config.model
+    yield from check_choices(
+        config,
+        {
+            "model.modulation.kind": modulation.KINDS,
+            "model.modulation.resample_section": ("leave", "enter"),
+        },
+    )
+    yield from check_ranges(config, {"model.modulation.num_tokens": (1, float("inf"))})
+    sections = unet.num_sections(tuple(model.denoiser.multipliers), model.denoiser.num_res_blocks)
+    if model.latent_dim < sections:
+        remedy = f"is smaller than the denoiser's {sections} sections; use at least {sections}"
+        yield problem(config, "model.latent_dim", remedy)
+    if (
+        model.modulation.kind == "cross_attention"
+        and model.bottleneck
+        and does_not_divide(model.latent_dim, model.modulation.num_tokens)
+    ):
+        yield problem(
+            config,
+            "model.modulation.num_tokens",
+            f"must divide config.model.latent_dim={model.latent_dim}",
+        )
+    if not model.bottleneck:
+        if model.modulation.kind != "cross_attention":
+            yield problem(config, "model.bottleneck", "needs config.model.modulation.kind='cross_attention'")
+        if config.data.num_sources != 1:
+            yield problem(config, "data.num_sources", "must be 1 with config.model.bottleneck=False")
+        if model.aggregation.name == "stochastic":
+            yield problem(
+                config, "model.aggregation.name", "needs latents to choose from: config.model.bottleneck=True"
+            )
+
+
+def _check_pose(config: ConfigDict) -> Iterator[str]:
+    settings = config.model.pose
+    choices = {
+        "model.pose.grid": pose.GRIDS,
+        "model.pose.rays": rays.FORMS,
+        "model.pose.coordinates": rays.COORDINATES,
+        "model.pose.vector": pose.VECTORS,
+        "model.pose.scale_form": positional.SCALE_FORMS,
+        "sampling.guidance_on": GUIDANCE,
+    }
+    small, inf = 1e-12, float("inf")
+    ranges = {"model.pose.scale": (small, inf), "model.pose.sphere_radius": (small, inf)}
+    yield from check_ranges(config, ranges | {"diffusion.pose_mask_rate": (0, 1)})
+    wrong = list(check_choices(config, choices))
+    yield from wrong
+    if wrong:
+        return
+    encoding = pose.PoseEncoding(**settings.to_dict())
+    if settings.encoding_dim < 2 * encoding.num_coordinates:
+        remedy = (
+            f"is too narrow for {encoding.num_coordinates} coordinates; use at least {2 * encoding.num_coordinates}"
+        )
+        yield problem(config, "model.pose.encoding_dim", remedy)
+    if encoding.needs_cameras and config.data.view_policy != "camera":
+        field = "model.pose.grid" if settings.grid == "rays" else "model.pose.vector"
+        yield problem(config, field, "needs cameras: use config.data.view_policy='camera' on a set that has them")
+    if encoding.needs_windows and config.data.view_policy == "camera":
+        yield problem(config, "model.pose.grid", "is of crops, but config.data.view_policy='camera'; use 'rays'")
+    if settings.relative and settings.grid != "rays":
+        yield problem(config, "model.pose.relative", "is of rays; use config.model.pose.grid='rays', or False")
+    guided_on = config.sampling.guidance_on
+    if guided_on != "latent" and settings.grid == settings.vector == "none":
+        yield problem(config, "sampling.guidance_on", "this model has no poses to drop; use 'latent'")
+    elif guided_on != "latent" and config.sampling.guidance_scale != 1 and config.diffusion.pose_mask_rate == 0:
+        remedy = "needs training with hidden poses: config.diffusion.pose_mask_rate above 0; or use 'latent'"
+        yield problem(config, "sampling.guidance_on", remedy)

@@ -1,0 +1,126 @@
+"""Checks of training, diffusion, sampling and data."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from soda_jax.config.checks.rules import check_choices, check_ranges, problem
+from soda_jax.data.randaugment import MAX_MAGNITUDE
+from soda_jax.data.views import POLICIES
+from soda_jax.diffusion import schedules
+from soda_jax.diffusion.gaussian import PREDICTIONS
+
+
+def check(config: ConfigDict, num_devices: int) -> Iterator[str]:
+    """Problems of `config.train`, `.optim`, `.probe`, `.diffusion`, `.sampling` and `.data`."""
+    yield from _check_training(config, num_devices)
+    yield from _check_diffusion(config)
+    yield from _check_sampling(config)
+    yield from _check_data(config)
+
+
+def _check_training(config: ConfigDict, num_devices: int) -> Iterator[str]:
+    inf = float("inf")
+    positive = (
+        "num_steps",
+        "batch_size",
+        "grad_accum_steps",
+        "fsdp",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+    )
+    yield from check_ranges(config, {f"train.{field}": (1, inf) for field in (*positive, "keep_every")})
+    yield from check_ranges(
+        config,
+        {
+            "train.ema_decay": (0, 1),
+            "optim.learning_rate": (0, inf),
+            "optim.final_lr_ratio": (0, 1),
+            "optim.b1": (0, 1 - 1e-9),
+            "optim.b2": (0, 1 - 1e-9),
+            "optim.decay_steps": (0, inf),
+            "optim.warmup_steps": (0, inf),
+            "optim.weight_decay": (0, inf),
+            "optim.clip_norm": (1e-12, inf),
+            "probe.dropout": (0, 0.99),
+            "probe.label_smoothing": (0, 0.99),
+        },
+    )
+    yield from check_choices(
+        config,
+        {
+            "optim.schedule": ("constant", "cosine"),
+            "probe.kind": ("auto", "label", "attributes", "factors", "none"),
+            "model.dtype": ("float32", "bfloat16"),
+        },
+    )
+    accumulation = config.train.grad_accum_steps
+    multiple = num_devices * max(accumulation, 1)
+    if config.train.batch_size % multiple:
+        remedy = f"must be a multiple of devices x grad_accum_steps = {num_devices} x {accumulation} = {multiple}"
+        yield problem(config, "train.batch_size", remedy)
+
+
+def _check_diffusion(config: ConfigDict) -> Iterator[str]:
+    yield from check_choices(
+        config,
+        {"diffusion.schedule": tuple(schedules.SCHEDULES), "diffusion.prediction": PREDICTIONS},
+    )
+    yield from check_ranges(
+        config,
+        {
+            "diffusion.num_timesteps": (2, float("inf")),
+            "diffusion.latent_mask_rate": (0, 1),
+            "diffusion.layer_mask_rate": (0, 1),
+        },
+    )
+
+
+def _check_sampling(config: ConfigDict) -> Iterator[str]:
+    inf = float("inf")
+    yield from check_choices(config, {"sampling.method": ("ddpm", "ddim")})
+    yield from check_ranges(
+        config,
+        {
+            "sampling.num_steps": (1, config.diffusion.num_timesteps),
+            "sampling.eta": (0, 1),
+            "sampling.batch_size": (1, inf),
+            "sampling.num_images": (1, inf),
+            "sampling.turntable_views": (0, inf),
+        },
+    )
+    if config.sampling.turntable_altitude is not None:
+        yield from check_ranges(config, {"sampling.turntable_altitude": (-85, 85)})
+
+
+def _check_data(config: ConfigDict) -> Iterator[str]:
+    data = config.data
+    inf = float("inf")
+    yield from check_ranges(
+        config,
+        {
+            "data.source_noise": (0, inf),
+            "data.source_resolution": (8, inf),
+            "data.num_sources": (1, inf),
+            "data.min_sources": (0, data.num_sources),
+            "data.crop_rate": (0, 1),
+            "data.randaugment_rate": (0, 1),
+            "data.randaugment_ops": (1, inf),
+            "data.randaugment_magnitude": (0, MAX_MAGNITUDE),
+            "data.randaugment_std": (0, inf),
+            "data.max_bad_share": (0, 1),
+            "data.num_workers": (0, inf),
+        },
+    )
+    yield from check_choices(config, {"data.view_policy": POLICIES})
+    if not data.name:
+        yield problem(
+            config,
+            "data.name",
+            "set a dataset: scenes, scenes_free, folder, or a prepared TFDS set",
+        )
+    if data.name == "folder" and not data.root:
+        yield problem(config, "data.root", "set the folder that holds the images")
+    if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
+        yield problem(config, "data.crop_scale", "must be (low, high) with 0 < low <= high <= 1")

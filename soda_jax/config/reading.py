@@ -1,0 +1,117 @@
+"""Reads, checks and compares configs.
+
+Impossible values are named with their remedy before anything compiles; `checks` has the rules.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from soda_jax.config import checks
+from soda_jax.models import pose
+
+# Sections and fields that a checkpoint's weights depend on, and those that its whole training state depends on.
+MODEL_FIELDS = ("model", "diffusion", "data.resolution")
+# Of these the fields that say only how it is computed: any value gives the same model.
+COMPUTE_FIELDS = ("model.attention", "model.encoder.remat", "model.denoiser.remat")
+STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kind", "probe.raw_pixels")
+
+# Fields that configs of earlier releases lack, with the values that describe what those releases did.
+ADDED_FIELDS = {
+    "train": {"fsdp": 1},
+    "model": {
+        "pose": dataclasses.asdict(pose.PoseEncoding(grid="none")),
+        "attention": "xla",
+        "encoder": {"remat": "none"},
+        "denoiser": {"norm_groups": 32, "remat": "none"},
+    },
+    "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
+    "sampling": {"guidance_on": "latent", "turntable_views": 24, "turntable_altitude": None},
+    "eval": {
+        "novel_view_sources": (1, 3, 5, 7, 9),
+        "novel_view_examples": 64,
+        "novel_view_targets": 2,
+        "image_metrics": ("psnr", "ssim"),
+        "lpips_weights": "",
+        "inception_weights": "",
+        "probe_views": "none",
+        "probe_cached_views": 4,
+        "probe_crop_rate": 0.65,
+        "feature_memory_gib": 4.0,
+        "few_shot_shares": (0.01, 0.1),
+        "few_shot_seeds": 3,
+        "diversity_seeds": 4,
+        "dci_train": 10_000,
+        "dci_test": 5_000,
+        "dci_method": "fast",
+        "dci_sections": True,
+        "dci_repeats": 4,
+    },
+    "data": {
+        "min_sources": 0,
+        "randaugment_rate": 0.0,
+        "randaugment_ops": 2,
+        "randaugment_magnitude": 9.0,
+        "randaugment_std": 0.5,
+        "max_bad_share": 0.05,
+    },
+}
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message names each field, its value and what to do."""
+
+
+def validate(config: ConfigDict, num_devices: int = 1) -> None:
+    """Raises ConfigError listing every impossible value of `config` on `num_devices` devices."""
+    problems = list(checks.problems(config, num_devices))
+    if problems:
+        raise ConfigError("this config cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text: data, not code."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_dict(tree: dict[str, Any]) -> ConfigDict:
+    """A locked config from `to_json`'s data; lists become tuples again, and `ADDED_FIELDS` are filled in."""
+
+    def untangle(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: untangle(value) for key, value in node.items()}
+        return tuple(untangle(item) for item in node) if isinstance(node, list) else node
+
+    def fill(node: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+        given = {key: fill(node[key], added[key]) for key in added if isinstance(added[key], dict) and key in node}
+        return added | node | given
+
+    filled = fill(tree, {section: added for section, added in ADDED_FIELDS.items() if section in tree})
+    return ConfigDict(untangle(filled)).lock()
+
+
+def differences(saved: ConfigDict, current: ConfigDict, fields: tuple[str, ...] = MODEL_FIELDS) -> list[str]:
+    """Where two configs differ within `fields` (sections or single fields), as `config.field: saved -> current`.
+
+    `COMPUTE_FIELDS` count only if they are among `fields` themselves.
+    """
+
+    def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, (dict, ConfigDict)):
+                yield from flatten(value, f"{prefix}.{key}")
+            else:
+                yield f"{prefix}.{key}", tuple(value) if isinstance(value, list) else value
+
+    old, new = dict(flatten(saved, "config")), dict(flatten(current, "config"))
+    chosen = tuple(f"config.{field}" for field in fields)
+    ignored = {f"config.{field}" for field in COMPUTE_FIELDS if field not in fields}
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name.startswith(tuple(f"{field}." for field in chosen)) or name in chosen
+        if old.get(name) != new.get(name) and name not in ignored
+    ]

@@ -1,0 +1,1 @@
+"""`--mode=evaluate`: evaluators of features and of images, and the record of what they found."""

@@ -1,0 +1,85 @@
+"""`--mode=evaluate`: the evaluators that the config names, on a checkpoint's EMA weights."""
+
+import json
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from soda_jax import config as config_lib
+from soda_jax.evaluation import record
+from soda_jax.evaluation.features import FeatureEvaluation
+from soda_jax.evaluation.images import ImageEvaluation
+from soda_jax.evaluation.record import Results
+from soda_jax.inference.engine import Inference
+from soda_jax.parallel import sharding
+from soda_jax.workdir.checkpoint import check_same_model, load_ema, read_meta
+
+
+def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | None = None) -> Results:
+    """Evaluates the newest checkpoint; prints a table and writes WORKDIR/evaluation_STEP.json.
+
+    With several processes, all of them must call this.
+
+    Args:
+      devices: to work on; all by default.
+
+    Returns:
+      {row: {metric: figure}}, with rows "SODA" and, if `config.eval.baselines`, "untrained encoder" and "raw pixels"
+      for features, "nearest source" and "mean training image" for images. Figures with a spread are `Estimate`s.
+
+    Raises:
+      ValueError: an evaluator is unknown, needs targets that the dataset lacks or weights that are missing.
+    """
+    config_lib.validate(config)  # training's batch need not fit the devices here
+    step, meta = read_meta(workdir)
+    check_same_model(workdir, meta, config)
+    mesh = sharding.make_mesh(devices)
+    inference = Inference(config, mesh)
+    # Data and weights of metrics are opened first: what is missing should not show after hours.
+    parts: list[FeatureEvaluation | ImageEvaluation] = []
+    if set(config.eval.evaluators) & set(config_lib.FEATURE_EVALUATORS):
+        parts.append(FeatureEvaluation(config, inference, workdir))
+    if set(config.eval.evaluators) & set(config_lib.IMAGE_EVALUATORS):
+        parts.append(ImageEvaluation(config, inference))
+    variables = load_ema(workdir, step, inference.abstract_variables())
+    results: Results = {"SODA": {}}
+    num_images: dict[str, int] = {}
+    for part in parts:
+        part.run(variables, results)
+        num_images |= part.num_images
+    if set(config.eval.evaluators) & set(config_lib.FEATURE_EVALUATORS):
+        _add_online_probe(workdir, step, results)
+    if jax.process_index() == 0:
+        print(record.table(results, step))
+        path = record.write(
+            workdir,
+            step,
+            results,
+            config,
+            num_images=num_images,
+            weights=record.weights_digest(variables),
+            devices=list(mesh.devices.flat),
+        )
+        print(f"written to {path}")
+    return results
+
+
+def _add_online_probe(workdir: str, step: int, results: Results) -> None:
+    """Adds what training's last evaluation up to `step` measured with the online probe, on features and on pixels."""
+    last: dict[str, float] = {}
+    try:
+        lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+            if "eval/loss" in row and row["step"] <= step:
+                last = row
+        except (ValueError, KeyError, TypeError):  # a line that a kill cut short, or that is no row of ours
+            continue
+    for prefix, name in (("probe/", "SODA"), ("probe_pixels/", "raw pixels")):
+        found = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
+        if name in results:
+            results[name] |= {f"online_probe/{key}": value for key, value in found.items() if value is not None}

@@ -1,0 +1,74 @@
+"""Diversity: how far apart samples from one latent are, that is, what the latent leaves open."""
+
+import itertools
+
+import numpy as np
+
+from soda_jax.data.sources import Source
+from soda_jax.data.views import ViewSpec
+from soda_jax.evaluation.evaluators.batches import of_all_rows, own_rows, whole_batches
+from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics
+from soda_jax.inference.engine import Inference, Variables
+from soda_jax.metrics.bootstrap import mean_estimate
+
+
+class Diversity:
+    """Compares samples that share their latent (and camera) and differ by the noise's seed.
+
+    Args:
+      inference: encoder and sampler.
+      source, spec: the held-out split and its views.
+      limit: examples, spread over the split; None is all.
+      metrics: similarities to compare samples by; Frechet distances and pooled errors do not apply to pairs.
+      seeds: samples drawn from each latent, at least 2.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        source: Source,
+        spec: ViewSpec,
+        limit: int | None,
+        metrics: ImageMetrics | None = None,
+        *,
+        seeds: int = 4,
+    ):
+        if seeds < 2:
+            raise ValueError(f"seeds={seeds}: one sample has nothing to differ from; give 2 or more")
+        self._inference, self._source, self._spec = inference, source, spec
+        self._limit, self._seeds = limit, seeds
+        metrics = ImageMetrics.load() if metrics is None else metrics
+        self._pairwise = {name: metric for name, metric in metrics.pairwise.items() if name != "psnr_pooled"}
+
+    def run(self, variables: Variables, seed: int = 0) -> Figures:
+        """Figures over examples, with their intervals.
+
+        Returns:
+          "diversity/std": standard deviation over the samples of a latent, of pixels in [0, 1], mean over pixels and
+          channels; "diversity/METRIC": mean over all pairs of samples of a latent (a high PSNR or SSIM, or a low LPIPS,
+          is little diversity).
+        """
+        values: dict[str, list[np.ndarray]] = {}
+        first, size = 0, self._inference.sample_batch_size
+        for batch in whole_batches(self._source, self._spec, batch_size=size, limit=self._limit):
+            seen_from, seen_at = self._inference.conditions(batch)
+            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
+            samples = np.stack(
+                [
+                    self._inference.sample(variables, z, seed=seed + number, first_index=first, **seen_at)["images"]
+                    for number in range(self._seeds)
+                ]
+            )
+            first += size
+            for name, found in self._compare(samples[:, own_rows()]).items():
+                values.setdefault(name, []).append(of_all_rows(found)[batch["mask"]])
+        return {f"diversity/{name}": mean_estimate(np.concatenate(parts)) for name, parts in values.items()}
+
+    def _compare(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Values [B] of samples [S, B, H, W, 3] in [-1, 1]."""
+        pairs = list(itertools.combinations(samples, 2))
+        spread = samples.std(axis=0, ddof=1, dtype=np.float64).mean(axis=(1, 2, 3)) / 2
+        return {"std": spread} | {
+            name: np.mean([metric(one, other) for one, other in pairs], axis=0)
+            for name, metric in self._pairwise.items()
+        }

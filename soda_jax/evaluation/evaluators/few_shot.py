@@ -1,0 +1,98 @@
+"""Few-shot probe: the linear probe with the labels of a small part of the training split."""
+
+import numpy as np
+
+from soda_jax.evaluation.evaluators import probe_fit
+from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
+from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.classification import classification_estimates
+
+MIN_STEPS = 1000  # of training: a hundred passes over a few examples would be too few
+_CANDIDATES = 8
+
+
+class FewShot:
+    """Linear probes on several stratified draws of a share of the labels; scores are means over the draws.
+
+    Images cost little where labels are few: features are normalised by their mean and variance over the whole training
+    split. The learning rate is one for all draws of a share, the best on average on held-out tenths of the draws; each
+    probe is then trained on all of its draw.
+
+    Args:
+      probe: how probes are trained. They take its epochs, or more where these are fewer than 1000 steps.
+      shares: of the training examples, each in (0, 1].
+      seeds: number of draws.
+    """
+
+    def __init__(self, probe: LinearProbeEvaluator, shares: tuple[float, ...] = (0.01, 0.1), seeds: int = 3):
+        for share in shares:
+            if not 0 < share <= 1:
+                raise ValueError(f"share {share} must lie in (0, 1] (config.eval.few_shot_shares)")
+        if seeds < 1:
+            raise ValueError(f"seeds={seeds} must be at least 1 (config.eval.few_shot_seeds)")
+        self._probe, self._shares, self._seeds = probe, tuple(shares), seeds
+
+    def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float | Estimate]:
+        """{"few_shot_1pct/NAME": accuracy} and the other scores of `classification_estimates`, for every share.
+
+        Also the learning rate chosen and the number of examples drawn ("few_shot_1pct/examples"). Intervals are over
+        test examples and draws together.
+
+        Raises:
+          ValueError: the sets do not belong together, or every training example is of one class.
+        """
+        check_pair(train, test)
+        normaliser = probe_fit.statistics(train.features)
+        results: dict[str, float | Estimate] = {}
+        for share in self._shares:
+            draws = [train.subset(stratified(train.targets, share, seed)) for seed in range(self._seeds)]
+            count = len(draws[0].features)
+            epochs = max(self._probe.epochs, -(-MIN_STEPS * self._probe.batch_size // count))
+            rate = self._probe.learning_rates[0]
+            if len(self._probe.learning_rates) > 1:
+                held_out = [self._probe.validate(draw, epochs, normaliser=normaliser) for draw in draws]
+                rate = self._probe.learning_rates[int(np.mean(held_out, axis=0).argmax())]
+            ranks = [self._probe.fit_and_rank(draw, test, rate, epochs, normaliser=normaliser) for draw in draws]
+            scores = classification_estimates(np.stack(ranks), test.targets, train.sizes, train.names)
+            prefix = f"few_shot_{100 * share:g}pct"
+            results |= {f"{prefix}/{name}": score for name, score in scores.items()}
+            results |= {f"{prefix}/learning_rate": rate, f"{prefix}/examples": float(count)}
+        return results
+
+
+def stratified(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Sorted rows of a random `share` of the examples, with every class of every target in nearly its proportion.
+
+    One after another, of a few random examples of the class that lacks most of its share, the one whose other classes
+    lack most is drawn. Classes still missing in the end get one example each, so that every one is seen.
+
+    Args:
+      targets: int [N, H].
+      share: in (0, 1].
+      seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(targets))
+    # Numbers the classes of all targets one after another: class j of these is to get `quota[j]` examples.
+    codes = np.stack([np.unique(column, return_inverse=True)[1] for column in targets.T], axis=1)
+    codes += np.cumsum([0, *(codes.max(axis=0)[:-1] + 1)])
+    quota = share * np.bincount(codes.ravel())
+    lacking = 1 + 1e-6 * rng.random(len(quota))  # a share of the quota; equal needs are met in random order
+    waiting = [order[(codes[order] == code).any(axis=1)].tolist() for code in range(len(quota))]
+    wanted, taken, seen = max(1, round(share * len(targets))), set(), np.zeros(len(quota), bool)
+    while len(taken) < wanted or not seen.all():
+        code = int(lacking.argmax() if len(taken) < wanted else seen.argmin())
+        candidates = []
+        while waiting[code] and len(candidates) < _CANDIDATES:
+            row = waiting[code].pop()
+            candidates += [row] * (row not in taken)
+        if not candidates:
+            lacking[code] = -np.inf  # all of its examples are drawn
+            continue
+        best = candidates.pop(int(lacking[codes[candidates]].sum(axis=1).argmax()))
+        waiting[code] += reversed(candidates)
+        taken.add(best)
+        lacking[codes[best]] -= 1 / quota[codes[best]]
+        seen[codes[best]] = True
+    return np.array(sorted(taken))

@@ -1,0 +1,164 @@
+"""Scores of sampled images against references by the metrics that a config names, batch by batch."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from soda_jax.evaluation.evaluators.batches import of_all_rows, own_rows
+from soda_jax.evaluation.evaluators.frechet import Collector, Frechet
+from soda_jax.metrics.bootstrap import Estimate, bootstrap, mean_estimate
+from soda_jax.metrics.frechet import FeatureStatistics
+from soda_jax.metrics.image import mse, psnr, ssim, ssim_gaussian
+from soda_jax.metrics.inception import load_inception
+from soda_jax.metrics.lpips import load_backbone, load_lpips
+
+# Equal images have no finite PSNR, and one of them would make the mean infinite. 8-bit rounding alone gives 59 dB.
+HIGHEST_PSNR = 120.0
+
+Pairwise = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Figures = dict[str, float | Estimate]
+Reference = Callable[[Frechet], FeatureStatistics | Collector]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageMetrics:
+    """The metrics asked for, with their weights loaded.
+
+    Attributes:
+      pairwise: from images and references, float32 [B, H, W, 3] in [-1, 1], to a value of each pair, [B]. The entry
+        "psnr_pooled" gives mean squared errors.
+      frechet: distances between sets of images.
+    """
+
+    pairwise: dict[str, Pairwise]
+    frechet: dict[str, Frechet]
+
+    @classmethod
+    def load(
+        cls,
+        names: tuple[str, ...] = ("psnr", "ssim"),
+        *,
+        lpips_weights: str = "",
+        inception_weights: str = "",
+        cache_dir: str | os.PathLike = "",
+    ) -> "ImageMetrics":
+        """The metrics `names`, of config.eval.image_metrics.
+
+        Args:
+          lpips_weights, inception_weights: where the networks' weights are (`config.eval`).
+          cache_dir: folder for the reference statistics of Frechet distances.
+
+        Raises:
+          ValueError: an unknown name, or weights that are missing, damaged or of another network.
+        """
+        pairwise, frechet = {}, {}
+        for name in names:
+            if name in _ON_UNIT_RANGE:
+                pairwise[name] = _on_unit_range(_ON_UNIT_RANGE[name])
+            elif name.startswith("lpips_"):
+                pairwise[name] = _as_numpy(load_lpips(name.removeprefix("lpips_"), lpips_weights))
+            elif name == "fid":
+                frechet[name] = Frechet(load_inception(inception_weights), name, cache_dir)
+            elif name.startswith("frechet_"):
+                frechet[name] = Frechet(load_backbone(name.removeprefix("frechet_"), lpips_weights), name, cache_dir)
+            else:
+                raise ValueError(f"image metric {name!r} is unknown (config.eval.image_metrics)")
+        return cls(pairwise, frechet)
+
+
+class ImageScores:
+    """Scores of images that come in batches; batches' sizes and padding do not matter.
+
+    Args:
+      metrics: which.
+      over: what the leading axis counts: "images" or "objects".
+      frechet: False leaves the Frechet distances out.
+    """
+
+    def __init__(self, metrics: ImageMetrics, over: str = "images", frechet: bool = True):
+        self._metrics, self._over = metrics, over
+        self._values: dict[str, list[np.ndarray]] = {name: [] for name in metrics.pairwise}
+        self._sets = ImageSets(metrics) if frechet else None
+
+    def add(self, images: np.ndarray, references: np.ndarray, mask: np.ndarray) -> None:
+        """Adds a batch, the same in every process, of which each scores its part.
+
+        Args:
+          images: float [B, H, W, 3] in [-1, 1], or [B, T, H, W, 3]: T images of each.
+          references: uint8 of the same shape.
+          mask: bool [B]; what lies where it is False is left out, whatever it holds.
+        """
+        images, per_unit = np.asarray(images, np.float32), images.shape[1] if images.ndim == 5 else 1
+        own = own_rows()
+        flat, truth = (x[own].reshape(-1, *x.shape[-3:]) for x in (images, np.asarray(references)))
+        real = np.repeat(mask[own], per_unit)
+        unit = truth.astype(np.float32) / 127.5 - 1
+        flat = np.where(real[:, None, None, None], flat, unit)  # padding must not stop the run where it is no number
+        for name, metric in self._metrics.pairwise.items():
+            values = metric(flat, unit).reshape(-1, per_unit).mean(axis=1)
+            self._values[name].append(of_all_rows(values)[mask])
+        if self._sets is not None:
+            self._sets.add(images, mask)
+
+    def figures(self, prefix: str, reference: Reference | None = None) -> Figures:
+        """{"PREFIX/METRIC": figure}, with 95 % intervals over the leading axis.
+
+        Args:
+          reference: the statistics of real images for a Frechet distance, or a `Collector` of them; needed if there are
+            such distances.
+
+        Raises:
+          ValueError: nothing was added, or figures are not finite.
+        """
+        figures: Figures = {}
+        for name, parts in self._values.items():
+            values = np.concatenate(parts) if parts else np.zeros(0)
+            if name == "psnr_pooled":
+                figures[f"{prefix}/{name}"] = bootstrap(_pooled, values, over=self._over)
+            else:
+                figures[f"{prefix}/{name}"] = mean_estimate(values, over=self._over)
+        for name, frechet in self._metrics.frechet.items() if self._sets is not None else ():
+            figures[f"{prefix}/{name}"] = frechet.score(self._sets(frechet), reference(frechet), over=self._over)
+        return figures
+
+
+class ImageSets:
+    """What Frechet distances need of a set of images that comes in batches, the same in every process."""
+
+    def __init__(self, metrics: ImageMetrics):
+        self._collectors = {name: frechet.collect() for name, frechet in metrics.frechet.items()}
+        self._count = 0
+
+    def __call__(self, frechet: Frechet) -> Collector:
+        """The images added, for one distance."""
+        return self._collectors[frechet.name]
+
+    def add(self, images: np.ndarray, mask: np.ndarray) -> None:
+        """Adds images [B, H, W, 3] or [B, T, H, W, 3], uint8 or in [-1, 1], where mask [B] is True."""
+        per_unit, own = images.shape[1] if images.ndim == 5 else 1, own_rows()
+        units = np.repeat((self._count + np.arange(len(mask)))[own], per_unit)
+        real = np.repeat(mask[own], per_unit)
+        for collector in self._collectors.values():  # distances add up what the processes give
+            collector.add(images[own].reshape(-1, *images.shape[-3:]), real, units)
+        self._count += len(mask)
+
+
+def _psnr(images: np.ndarray, references: np.ndarray) -> np.ndarray:
+    return np.minimum(psnr(images, references), HIGHEST_PSNR)
+
+
+def _pooled(errors: np.ndarray) -> np.ndarray:
+    return np.minimum(-10 * np.log10(np.maximum(errors.mean(axis=-1), 1e-30)), HIGHEST_PSNR)
+
+
+_ON_UNIT_RANGE = {"psnr": _psnr, "psnr_pooled": mse, "ssim": ssim, "ssim_gaussian": ssim_gaussian}
+
+
+def _on_unit_range(metric: Callable) -> Pairwise:
+    return lambda images, references: np.asarray(metric((images + 1) / 2, (references + 1) / 2))
+
+
+def _as_numpy(metric: Callable) -> Pairwise:
+    return lambda images, references: np.asarray(metric(images, references))

@@ -1,0 +1,144 @@
+"""Offline linear probe on frozen features (SODA, Appendix E.1)."""
+
+import functools
+
+import numpy as np
+
+from soda_jax.evaluation.evaluators import probe_fit
+from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
+from soda_jax.evaluation.evaluators.probe_fit import ProbeOptions, Statistics, Views
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.classification import classification_estimates
+
+VALIDATION_SHARE = 0.1
+
+
+class LinearProbeEvaluator:
+    """Softmax probe on features normalised without affine parameters, with dropout and no weight decay.
+
+    Several learning rates are trained side by side; the one that does best on a held-out tenth of the training features
+    is trained once more on all of them, and that probe is measured on the test features. A single one is trained once.
+
+    The features are frozen, so they are normalised by their exact mean and variance over the training examples (with
+    augmented views: over the first view of each), where BatchNorm would keep running averages of these.
+
+    Args:
+      learning_rates: of Adam, with cosine decay to 0.
+      epochs: passes over the training features.
+      batch_size: examples of a step.
+      label_smoothing, dropout, init_scale, bias_init: as for the online probe.
+      seed: of initial weights, held-out examples, order and dropout.
+    """
+
+    def __init__(
+        self,
+        learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+        epochs: int = 100,
+        batch_size: int = 512,
+        *,
+        dropout: float = 0.1,
+        label_smoothing: float = 0.0,
+        init_scale: float = 0.02,
+        bias_init: float = 0.0,
+        seed: int = 0,
+    ):
+        if not learning_rates:
+            raise ValueError("learning_rates=(): give at least one (config.eval.probe_learning_rates)")
+        if epochs < 1 or batch_size < 1:
+            raise ValueError(f"epochs={epochs} and batch_size={batch_size} must be at least 1")
+        self.learning_rates, self.epochs, self.batch_size = tuple(learning_rates), epochs, batch_size
+        self._options = ProbeOptions(batch_size, dropout, label_smoothing, init_scale, bias_init)
+        self._seed = seed
+
+    def run(self, train: FeatureSet, test: FeatureSet, views: Views | None = None) -> dict[str, float | Estimate]:
+        """{"linear_probe/NAME": accuracy} and the other scores of `classification_estimates`; the learning rate chosen.
+
+        Args:
+          train: un-augmented features; a tenth of them chooses among several learning rates.
+          test: held out from training altogether: neither weights nor learning rate depend on it.
+          views: from the epoch to the features [N, d] to train on, of the examples of `train` in their order
+            (`probe_views`); those of `train` by default.
+
+        Raises:
+          ValueError: the sets do not belong together, every training example is of one class, or there is only one.
+        """
+        check_pair(train, test)
+        rate = self.learning_rates[0]
+        if len(self.learning_rates) > 1:  # views by epoch cost an epoch of the encoder each
+            rate = self.learning_rates[int(self.validate(train, self.epochs, views=views).argmax())]
+        ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
+        scores = classification_estimates(ranks, test.targets, train.sizes, train.names)
+        results: dict[str, float | Estimate] = {f"linear_probe/{name}": score for name, score in scores.items()}
+        return results | {"linear_probe/learning_rate": rate}
+
+    def validate(
+        self,
+        train: FeatureSet,
+        epochs: int,
+        *,
+        views: Views | None = None,
+        normaliser: Statistics | None = None,
+    ) -> np.ndarray:
+        """Accuracy of each learning rate on a held-out tenth of `train`, mean over targets: [R].
+
+        Args:
+          normaliser: statistics of the features; by default those of the examples trained on.
+
+        Raises:
+          ValueError: `train` has fewer than 2 examples.
+        """
+        count = len(train.features)
+        if count < 2:
+            raise ValueError(f"a linear probe needs at least 2 training examples, got {count}")
+        order = np.random.default_rng(self._seed).permutation(count)
+        held = max(1, int(count * VALIDATION_SHARE))
+        weights = self._fit(train, order[held:], self.learning_rates, epochs, views, normaliser)
+        out = order[:held]
+        ranks = probe_fit.ranks(weights, train.features[out], train.targets[out], train.sizes)
+        return (ranks == 0).mean(axis=(1, 2))
+
+    def fit_and_rank(
+        self,
+        train: FeatureSet,
+        test: FeatureSet,
+        rate: float,
+        epochs: int,
+        *,
+        views: Views | None = None,
+        normaliser: Statistics | None = None,
+    ) -> np.ndarray:
+        """Ranks of the right classes on `test`, int32 [N, H], for a probe trained on all of `train` at one rate."""
+        rows = np.arange(len(train.features))
+        weights = self._fit(train, rows, (rate,), epochs, views, normaliser)
+        return probe_fit.ranks(weights, test.features, test.targets, train.sizes)[0]
+
+    def _fit(self, train, rows, rates, epochs, views, normaliser) -> probe_fit.Weights:
+        # Views may be extracted anew at each call, and the first serve the statistics too.
+        views = functools.lru_cache(maxsize=1)(self._checked(views, train))
+        return probe_fit.fit(
+            views,
+            train.targets,
+            rows,
+            train.sizes,
+            rates=rates,
+            epochs=epochs,
+            normaliser=probe_fit.statistics(views(0), rows) if normaliser is None else normaliser,
+            options=self._options,
+            seed=self._seed,
+        )
+
+    @staticmethod
+    def _checked(views: Views | None, train: FeatureSet) -> Views:
+        if views is None:
+            return lambda epoch: train.features
+
+        def checked(epoch: int) -> np.ndarray:
+            features = np.asanyarray(views(epoch), np.float32)
+            if features.shape != train.features.shape:
+                raise ValueError(
+                    f"views({epoch}) has shape {features.shape} and the training features {train.features.shape}: they "
+                    "must be of the same examples in the same order"
+                )
+            return features
+
+        return checked

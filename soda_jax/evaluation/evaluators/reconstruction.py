@@ -1,0 +1,71 @@
+"""Reconstruction: how much samples drawn from the sources' latents are like the targets (SODA 4.2.1)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from soda_jax.data.sources import Source
+from soda_jax.data.views import ViewSpec
+from soda_jax.evaluation.evaluators.batches import whole_batches
+from soda_jax.evaluation.evaluators.frechet import Frechet
+from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics, ImageScores
+from soda_jax.inference.engine import Inference, Variables
+from soda_jax.metrics.frechet import FeatureStatistics
+
+
+class Reconstruction:
+    """Scores over `limit` examples (None: all) of a split, each counted once.
+
+    Frechet distances are from the targets of the whole split, or `reference_limit` of them.
+
+    Args:
+      inference: encoder and sampler.
+      source, spec: the held-out split and its views.
+      limit: examples, spread over the split.
+      metrics: PSNR and SSIM by default.
+      dataset, split: names, for the files of reference statistics.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        source: Source,
+        spec: ViewSpec,
+        limit: int | None,
+        metrics: ImageMetrics | None = None,
+        *,
+        dataset: str = "",
+        split: str = "",
+        reference_limit: int | None = None,
+    ):
+        self._inference, self._source, self._spec, self._limit = inference, source, spec, limit
+        self._metrics = ImageMetrics.load() if metrics is None else metrics
+        self._reference = {"dataset": dataset, "split": split, "limit": reference_limit}
+
+    def run(self, variables: Variables, seed: int = 0) -> Figures:
+        """{"reconstruction/METRIC": figure}; sampling noise follows from `seed` and an example's place in the list."""
+        scores = ImageScores(self._metrics)
+        for first, batch in self._batches():
+            seen_from, seen_at = self._inference.conditions(batch)
+            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
+            # Noise by the place in the list of examples: no two share it, and the batch size does not change it.
+            sampled = self._inference.sample(variables, z, seed=seed, first_index=first, **seen_at)["images"]
+            scores.add(sampled, batch["target"], batch["mask"])
+        return scores.figures("reconstruction", self._statistics)
+
+    def baseline(self, mean_image: np.ndarray) -> Figures:
+        """As `run`, for the same image [H, W, 3] in [0, 1] in place of every sample; no Frechet distances."""
+        scores = ImageScores(self._metrics, frechet=False)
+        for _, batch in self._batches():
+            shown = np.broadcast_to(2 * mean_image - 1, batch["target"].shape)
+            scores.add(shown, batch["target"], batch["mask"])
+        return scores.figures("reconstruction")
+
+    def _batches(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        size = self._inference.sample_batch_size
+        for number, batch in enumerate(whole_batches(self._source, self._spec, batch_size=size, limit=self._limit)):
+            yield number * size, batch
+
+    def _statistics(self, frechet: Frechet) -> FeatureStatistics:
+        size = self._inference.sample_batch_size
+        return frechet.reference(self._source, self._spec, batch_size=size, **self._reference)

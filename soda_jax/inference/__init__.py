@@ -1,0 +1,1 @@
+"""Encoding and sampling of host arrays, the checks of requests, and pictures (`--mode=sample`)."""

@@ -1,0 +1,234 @@
+"""What a config builds: parameters, the latent's sections and FLOPs, without allocating any weight."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+from tabulate import tabulate
+
+from soda_jax.config import validate
+from soda_jax.inference.engine import Inference
+from soda_jax.models.modulation import is_sectioned, section_sizes
+from soda_jax.models.soda import SODA
+from soda_jax.models.unet import UNet
+from soda_jax.parallel import sharding
+
+PARTS = (
+    "encoder trunk",
+    "projection",
+    "denoiser without modulation",
+    "modulation by time",
+    "modulation by latent",
+    "aggregator",
+)
+POSE_PART = "modulation by pose"  # of models that take poses as vectors; a grid widens the layers that read it
+DENOISER_PARTS = (*PARTS[2:5], POSE_PART)
+PAPER_MILLIONS = {"imagenet2012": {"encoder trunk": 94, "denoiser, modulation included": 36}}
+_Abstract = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One section of the latent: its dimensions [start, stop) and the UNet blocks that it drives."""
+
+    index: int
+    start: int
+    stop: int
+    resolutions: tuple[int, ...]
+    blocks: tuple[str, ...]
+
+
+def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]:
+    """Number of parameters of each of `PARTS`, and of `POSE_PART` where the model has it.
+
+    Args:
+      params: the parameters of a `SODA`, arrays or only their shapes.
+      time_dim: width of the timestep's embedding; it splits the joint projection of `concat` between time and latent.
+    """
+    counts = dict.fromkeys(PARTS, 0)
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        size = int(np.prod(leaf.shape))
+        if path[0] == "encoder":
+            counts["projection" if path[1] == "projection" else "encoder trunk"] += size
+        elif path[0] == "aggregator":
+            counts["aggregator"] += size
+        elif "pose" in path or path[1].startswith("pose_mlp"):
+            counts[POSE_PART] = counts.get(POSE_PART, 0) + size
+        elif "latent" in path or path[1].endswith("_cross"):
+            counts["modulation by latent"] += size
+        elif "joint" in path:
+            by_latent = (leaf.shape[0] - time_dim) * leaf.shape[1] if path[-1] == "kernel" else 0
+            counts["modulation by latent"] += by_latent
+            counts["modulation by time"] += size - by_latent
+        else:
+            counts["modulation by time" if "modulation" in path else "denoiser without modulation"] += size
+    return counts
+
+
+def latent_sections(unet: UNet, latent_dim: int) -> list[Section]:
+    """The sections of the latent, innermost first, as `unet.layout()` assigns them to blocks."""
+    bounds = np.concatenate([[0], np.cumsum(section_sizes(latent_dim, unet.num_sections))])
+    layout = unet.layout()
+    sections = []
+    for index in range(unet.num_sections):
+        driven = [spec for spec in layout if spec.section == index]
+        resolutions = tuple(sorted({spec.resolution for spec in driven}))
+        blocks = tuple(spec.name for spec in driven)
+        sections.append(Section(index, int(bounds[index]), int(bounds[index + 1]), resolutions, blocks))
+    return sections
+
+
+def lower(function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
+    """Traces `function` for arguments that may be only shapes, without compiling or running it."""
+    return jax.jit(function).lower(*arguments)
+
+
+def flops_of(lowered: jax.stages.Lowered) -> float:
+    """Floating-point operations by XLA's cost analysis, a multiply-add counting two."""
+    return float(lowered.cost_analysis()["flops"])
+
+
+def counted_model(config: ConfigDict) -> tuple[SODA, Any]:
+    """The model whose FLOPs stand for those of `config`, and its variables' shapes.
+
+    It is the same function without rematerialisation or a fused attention: what is computed again counts as no work,
+    and the operations inside one fused program would not be seen.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.encoder.remat = config.model.denoiser.remat = "none"
+        config.model.attention = "xla"
+    inference = Inference(config, sharding.make_mesh(jax.devices()[:1]))
+    # Without their placement: a cost is that of the whole, however many devices share it.
+    return inference.model, jax.tree.map(lambda x: _Abstract(x.shape, dtype=x.dtype), inference.abstract_variables())
+
+
+def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, float]:
+    """FLOPs of "encode" (one source view), "train" (forward and backward of one example) and "denoise" (one call).
+
+    For "train" see `train_flops`.
+
+    Args:
+      model: of `counted_model`, if no recomputation is to count.
+      variables: the model's variables or their shapes.
+      data: `config.data`: the resolutions and the number of source views.
+    """
+
+    def encode(variables: Any, source: jax.Array) -> jax.Array:
+        return model.apply(variables, source, jnp.ones(source.shape[:2], bool), method="encode")[0]
+
+    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: jax.Array, section_mask: jax.Array) -> jax.Array:
+        return model.apply(variables, x_t, t, z, section_mask, method="denoise")[0]
+
+    views, x_t, t, section_mask = _one_example(model, data)
+    encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
+    shape = encoded.out_info.shape
+    z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
+    return {
+        "encode": flops_of(encoded),
+        "train": train_flops(model, variables, data),
+        "denoise": flops_of(lower(denoise, variables, x_t, t, z, section_mask)),
+    }
+
+
+def train_flops(model: SODA, variables: Any, data: ConfigDict) -> float:
+    """FLOPs of training on one example: its loss, with all its views, and the gradient of every parameter.
+
+    The optimizer's update, which a batch shares, is left out, and so is the making of ray grids. Arguments as in
+    `model_flops`.
+    """
+
+    def loss(params: Any, stats: Any, source: Any, x_t: Any, t: Any, section_mask: Any, key: Any) -> jax.Array:
+        state, rngs = {"params": params, "batch_stats": stats}, {"dropout": key}
+        ids, mask = jnp.zeros((1,), jnp.int32), jnp.ones(source.shape[:2], bool)
+        (z, _), _ = model.apply(state, source, mask, ids, method="encode", rngs=rngs, mutable=["batch_stats"])
+        eps, _ = model.apply(state, x_t, t, z, section_mask, ids, method="denoise", rngs=rngs)
+        return jnp.mean(jnp.square(eps - x_t))
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, stats = variables["params"], variables["batch_stats"]
+    return flops_of(lower(jax.grad(loss), params, stats, *_one_example(model, data), key))
+
+
+def _one_example(model: SODA, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of one example's (source views, x_t, t, section mask)."""
+    return (
+        _Abstract((1, data.num_sources, data.source_resolution, data.source_resolution, 3)),
+        _Abstract((1, data.resolution, data.resolution, 3)),
+        _Abstract((1,), dtype=jnp.int32),
+        _Abstract((1, model.denoiser.num_sections)),
+    )
+
+
+def parameter_table(counts: Mapping[str, int], dataset: str) -> str:
+    """Formats `count_parameters`; for ImageNet the paper's figures stand beside ours."""
+    rows = {name: counts[name] for name in PARTS[:5]}
+    rows |= {name: counts[name] for name in (POSE_PART,) if name in counts}
+    rows["denoiser, modulation included"] = sum(counts.get(name, 0) for name in DENOISER_PARTS)
+    rows |= {"aggregator": counts["aggregator"], "total": sum(counts.values())}
+    table = [[name, f"{count:,}", f"{count / 1e6:.1f}M"] for name, count in rows.items()]
+    headers = ["parameters", "count", "here"]
+    if dataset in PAPER_MILLIONS:
+        paper = PAPER_MILLIONS[dataset]
+        headers.append("the paper's")
+        table = [[*row, f"{paper[row[0]]}M" if row[0] in paper else ""] for row in table]
+    return tabulate(table, headers, colalign=("left", *["right"] * (len(headers) - 1)), disable_numparse=True)
+
+
+def section_table(unet: UNet, latent_dim: int) -> str:
+    """Formats `latent_sections`; a sentence where no block sees a section of its own."""
+    sections = latent_sections(unet, latent_dim)
+    if not is_sectioned(unet.modulation, unet.modulate_by_section):
+        how = {
+            "cross_attention": "attention layers attend to its tokens",
+            "broadcast": "it is tiled and concatenated to the input",
+        }.get(unet.modulation, "every block sees all of it")
+        return f"modulation {unet.modulation!r}: no block has a section of its own; {how}"
+    table = [
+        [
+            section.index,
+            f"{section.start}-{section.stop - 1}",
+            section.stop - section.start,
+            ", ".join(map(str, section.resolutions)),
+            ", ".join(section.blocks),
+        ]
+        for section in sections
+    ]
+    return tabulate(table, ["section", "dims", "width", "pixels", "blocks it drives (0 is the innermost)"])
+
+
+def flops_table(flops: Mapping[str, float], config: ConfigDict) -> str:
+    """Formats `model_flops`; a guided sampling step is two calls of the denoiser."""
+    steps, guided = config.sampling.num_steps, config.sampling.guidance_scale != 1.0
+    step = flops["denoise"] * (2 if guided else 1)
+    calls = "guided: two denoiser evaluations" if guided else "unguided: one denoiser evaluation"
+    views, source, target = config.data.num_sources, config.data.source_resolution, config.data.resolution
+    table = [
+        [f"encode one source view, {source} px", flops["encode"]],
+        [f"train on one example, {views} source view(s), forward and backward", flops["train"]],
+        [f"one sampling step of one {target} px image ({calls})", step],
+        [f"one {target} px image in {steps} sampling steps", step * steps],
+    ]
+    rows = [[name, f"{value / 1e9:,.2f}" if value >= 1e9 else f"{value / 1e9:.3g}"] for name, value in table]
+    return tabulate(rows, ["per image", "GFLOPs"], colalign=("left", "right"), disable_numparse=True)
+
+
+def describe(config: ConfigDict) -> str:
+    """The whole report; ConfigError if the config cannot run."""
+    validate(config)
+    model, variables = counted_model(config)
+    counts = count_parameters(variables["params"], config.model.denoiser.time_dim)
+    return "\n\n".join(
+        (
+            parameter_table(counts, config.data.name),
+            section_table(model.denoiser, config.model.latent_dim),
+            flops_table(model_flops(model, variables, config.data), config),
+            "FLOPs by XLA's cost analysis of the unoptimised program; a multiply-add counts two.",
+        )
+    )

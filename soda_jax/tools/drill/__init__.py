@@ -1,0 +1,1 @@
+"""The fault drill: see `__main__`."""

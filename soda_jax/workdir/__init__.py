@@ -1,0 +1,1 @@
+"""Everything that a run's folder holds: checkpoints, the lock, records, metrics and images."""

@@ -1,0 +1,369 @@
+"""Checkpoints: the training state, the data position and the config, written asynchronously and atomically.
+
+Layout: WORKDIR/checkpoints/STEP/{ema,train,meta,checksums.json}. `ema` alone is what users of a trained model read;
+`meta` is JSON. A folder gets its name when all of it is on disk, its checksums too. If it does not match them, it was
+damaged later: it is named and left out, and the one before is used. This is the only module that knows orbax.
+"""
+
+import json
+import logging as standard_logging
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
+
+from soda_jax import config as config_lib
+from soda_jax.objectives.state import TrainState
+from soda_jax.parallel.processes import decided_by_first
+from soda_jax.version import __version__
+from soda_jax.workdir import checksums, provenance
+
+# 2 adds checksums and the libraries' versions.
+FORMAT_VERSION = 2
+EMA_FIELDS = ("ema_params", "ema_batch_stats")
+ITEMS = ("ema", "train", "meta")
+WRITING_PATTERN = "*.orbax-checkpoint-tmp*"  # folders of checkpoints that are not whole yet
+KEPT = 2  # the newest ones: where one is damaged, the one before takes its place
+_META_TYPES = {"format_version": int, "soda_jax": str, "config": dict, "targets": dict, "data_position": int}
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint is not what was written."""
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; those before it are untouched."""
+
+
+def directory(workdir: str) -> pathlib.Path:
+    return (pathlib.Path(workdir) / "checkpoints").resolve()
+
+
+def latest_step(workdir: str) -> int | None:
+    """The newest checkpoint's step, its content unseen; None where there is none."""
+    return next((step for step in saved_steps(workdir) if (directory(workdir) / str(step) / "meta").is_dir()), None)
+
+
+def saved_steps(workdir: str) -> list[int]:
+    """Of all checkpoints, whole or not, newest first."""
+    names = (child.name for child in directory(workdir).glob("*") if child.is_dir())
+    return sorted((int(name) for name in names if name.isascii() and name.isdigit()), reverse=True)
+
+
+def damage(workdir: str, step: int, items: Sequence[str] = ITEMS) -> str | None:
+    """What is wrong with `items` of a checkpoint, in a few words that name the file; None if they are sound.
+
+    Raises:
+      ValueError: a newer release wrote it.
+    """
+    path = directory(workdir) / str(step)
+    has_checksums = (path / checksums.FILE).exists()
+    if has_checksums and (found := checksums.damage(path, items, str(step))):
+        return found
+    try:
+        meta = _parse_meta(path)
+    except DamagedCheckpointError as error:
+        return str(error)
+    if has_checksums:
+        return None
+    return _unreadable(path, items) if meta["format_version"] == 1 else f"{checksums.FILE} is missing"
+
+
+def _unreadable(path: pathlib.Path, items: Sequence[str]) -> str | None:
+    """Tries to read a checkpoint of format 1, which has no checksums: flipped bytes may go unnoticed."""
+    for item in items:
+        if item == "meta" or jax.process_count() > 1:  # orbax reads with all processes or none
+            continue
+        try:
+            _read_item(path / item)
+        # Damaged files raise nearly anything.
+        except Exception as error:
+            return f"{item} cannot be read ({type(error).__name__})"
+    return None
+
+
+def _read_item(path: pathlib.Path) -> Any:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=plain))
+
+
+def read_arrays(workdir: str, step: int, items: Sequence[str] = ("ema", "train")) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint on the host, by its path; nothing is checked. For comparisons, on one process."""
+    trees = {item: _read_item(directory(workdir) / str(step) / item) for item in items}
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
+
+
+def _parse_meta(path: pathlib.Path) -> dict[str, Any]:
+    file = path / "meta" / "metadata"
+    if file.exists() and not file.is_file():  # a pipe would wait for ever
+        raise DamagedCheckpointError("meta/metadata is no regular file")
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedCheckpointError("meta/metadata is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"meta/metadata cannot be read ({type(error).__name__})") from None
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in _META_TYPES.items()):
+        raise DamagedCheckpointError(f"meta/metadata lacks one of {', '.join(_META_TYPES)}")
+    if meta["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {meta['format_version']}, this release reads up to {FORMAT_VERSION}: "
+            f"install soda_jax {meta['soda_jax']} or newer"
+        )
+    return meta
+
+
+def _newest_sound(workdir: str, items: Sequence[str]) -> tuple[int | None, dict[int, str]]:
+    """(step of the newest sound checkpoint or None, what is wrong with those after it)."""
+    damaged: dict[int, str] = {}
+    for step in saved_steps(workdir):
+        found = damage(workdir, step, items)
+        if found is None:
+            return step, damaged
+        damaged[step] = found
+    if damaged:
+        listed = "".join(f"\n  {step}: {found}" for step, found in damaged.items())
+        raise DamagedCheckpointError(
+            f"every checkpoint in {directory(workdir)} is damaged:{listed}\n"
+            "Put one back from a copy, or move the folder away to start anew."
+        )
+    return None, damaged
+
+
+def _tidied(workdir: str) -> int | None:
+    """The newest sound checkpoint's step; what a killed run left half written goes, and damaged ones are renamed.
+
+    orbax's own clearing works in a thread, which fails loudly where the run ends at once for another reason.
+    """
+    for number, unfinished in enumerate(directory(workdir).glob(WRITING_PATTERN)):
+        os.replace(unfinished, unfinished.with_name(f"{time.time_ns()}.{number}.unfinished"))
+    for unfinished in directory(workdir).glob("*.unfinished"):
+        # Another host's process may hold a file of it for a moment longer; the next start has another try.
+        shutil.rmtree(unfinished, ignore_errors=True)
+    step, damaged = _newest_sound(workdir, ITEMS)
+    for number, found in damaged.items():
+        path = directory(workdir) / str(number)
+        taken = sum(1 for _ in path.parent.glob(f"{number}.damaged*"))
+        aside = path.with_name(f"{number}.damaged{f'.{taken + 1}' if taken else ''}")
+        os.replace(path, aside)
+        print(f"checkpoint {number} is damaged ({found}): set aside as {aside}; using {step} instead", flush=True)
+    return step
+
+
+def _one_copy(state: TrainState) -> TrainState:
+    """Of what every device holds whole, one device's: else orbax cuts each of a thousand small arrays among them all.
+
+    Several processes have to share the work as orbax does.
+    """
+    if jax.process_count() > 1:
+        return state
+    return jax.tree.map(lambda x: x.addressable_data(0) if x.is_fully_replicated else x, state)
+
+
+def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    ema = {name: fields.pop(name) for name in EMA_FIELDS}
+    return ema, fields
+
+
+class _Manager(ocp.CheckpointManager):
+    """Without orbax's own questions for a preemption.
+
+    JAX finds the point at which all processes stop by counting one run of questions, and those are `StopSignals`'s.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class Checkpointer:
+    """Writes and restores the checkpoints of a run. Use as a context manager: leaving waits for pending writes.
+
+    Damaged checkpoints are set aside and unfinished ones removed, so only the run that holds the workdir's lock may
+    make one.
+
+    Args:
+      workdir: the run's folder.
+      keep_every: checkpoints at multiples of it are kept for good; of the others only the last two.
+
+    Attributes:
+      step: of the newest sound checkpoint when this was made; None where there was none.
+      meta: its JSON data; {} where there was none.
+
+    Raises:
+      DamagedCheckpointError: there are checkpoints, and none is sound.
+      CheckpointWriteError: from `save`, `wait` and leaving: a checkpoint could not be written.
+    """
+
+    def __init__(self, workdir: str, keep_every: int):
+        self._workdir = workdir
+        self.step = decided_by_first(lambda: _tidied(workdir))
+        self.meta = {} if self.step is None else _parse_meta(directory(workdir) / str(self.step))
+        self._writing: int | None = None
+        self._manager = _Manager(
+            directory(workdir),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every)]),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
+            ),
+            item_names=ITEMS,
+        )
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            self.wait()
+        except CheckpointWriteError:
+            if error is None:
+                raise
+            logging.exception("while ending for another reason")
+        finally:
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Returns when every started save is on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Starts writing `state`; `meta` is JSON data (config, targets, data position)."""
+        self.wait()  # so that its errors are told from this one's
+        ema, train = _split(_one_copy(state))
+        step = int(state.step)
+        self._writing = step
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "soda_jax": __version__,
+            "jax": jax.__version__,
+            "versions": provenance.versions(),
+        } | meta
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    ema=ocp.args.StandardSave(ema),
+                    train=ocp.args.StandardSave(train),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+            )
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def _add_checksums(self) -> None:
+        """Runs when all files are written, and before the folder gets its final name."""
+        (folder,) = directory(self._workdir).glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        checksums.write(folder, ITEMS, str(self._writing))
+
+    def _not_written(self, error: Exception) -> CheckpointWriteError:
+        # A full disk fails every array; asyncio would print a traceback for each and bury what we say.
+        standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
+        cause = next((e for e in _chain(error) if isinstance(e, OSError) and e.strerror), None)
+        reason = cause.strerror if cause else " ".join(str(error).split())[:300]
+        good = next((step for step in saved_steps(self._workdir) if step != self._writing), None)
+        return CheckpointWriteError(
+            f"the checkpoint of step {self._writing} could not be written to {directory(self._workdir)} ({reason}); "
+            + ("none was written before" if good is None else f"the last whole one is of step {good}")
+            + ". Mend that (room, permissions), then run the same command again to go on from there."
+        )
+
+    def restore(self, abstract_state: TrainState, step: int) -> TrainState:
+        """The state of `step`, laid out as the shapes and shardings of `abstract_state` say."""
+        ema, train = _split(abstract_state)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(ema=ocp.args.StandardRestore(ema), train=ocp.args.StandardRestore(train)),
+        )
+        return TrainState(**restored["ema"], **restored["train"])
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, meta) of a checkpoint whose averaged weights are sound: the newest by default.
+
+    Damaged ones after it are named in a warning. With several processes, all must call this.
+
+    Raises:
+      FileNotFoundError: there is none.
+      DamagedCheckpointError: it is damaged, or all are.
+      ValueError: a newer release wrote it.
+    """
+    found = decided_by_first(lambda: _checked_step(workdir, step))
+    return found, _parse_meta(directory(workdir) / str(found))
+
+
+def _checked_step(workdir: str, step: int | None) -> int:
+    items, damaged = ("ema", "meta"), {}
+    if step is None:
+        found, damaged = _newest_sound(workdir, items)
+    else:
+        found = step if step in saved_steps(workdir) else None
+        if found is not None and (wrong := damage(workdir, step, items)):
+            raise DamagedCheckpointError(f"checkpoint {directory(workdir) / str(step)} is damaged: {wrong}")
+    for number, wrong in damaged.items():
+        logging.warning("checkpoint %d of %s is damaged (%s): using %d instead", number, workdir, wrong, found)
+    if found is None:
+        which = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise FileNotFoundError(
+            f"{workdir} holds no {which}: train first with python -m soda_jax.main --config=... --workdir={workdir}"
+        )
+    return found
+
+
+def load_ema(workdir: str, step: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
+    """The averaged `params` and `batch_stats` of a checkpoint, shaped and placed as `abstract_variables`."""
+    target = {f"ema_{name}": value for name, value in abstract_variables.items()}
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(directory(workdir) / str(step) / "ema", target)
+    return {name.removeprefix("ema_"): value for name, value in restored.items()}
+
+
+def check_same_model(
+    workdir: str,
+    meta: dict[str, Any],
+    config: ConfigDict,
+    fields: tuple[str, ...] = config_lib.MODEL_FIELDS,
+) -> None:
+    """Raises ValueError if the checkpoint's model is not the one that `config` describes, naming the fields."""
+    found = config_lib.differences(config_lib.from_dict(meta["config"]), config, fields)
+    if found:
+        raise ValueError(
+            f"{workdir} holds a checkpoint of another model; differing fields (checkpoint -> now):\n  "
+            + "\n  ".join(found)
+            + "\nUse its values, or another --workdir."
+        )
+
+
+def check_same_targets(workdir: str, meta: dict[str, Any], kind: str, sizes: Sequence[int]) -> None:
+    """Raises ValueError if the online probe learned other targets of `kind` than the dataset now has, of `sizes`."""
+    before = meta["targets"].get(kind)
+    if before is not None and list(before) != list(sizes):
+        raise ValueError(
+            f"{workdir} was trained on a dataset whose {kind} targets have {_shown(before)} classes, and now they have "
+            f"{_shown(sizes)}: bring the dataset back as it was, or use another --workdir."
+        )
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (f", ... ({len(sizes)} targets)" if len(sizes) > 8 else "")

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from soda_jax.evaluation.evaluators import disentanglement
+from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
+from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.disentanglement import DCI, boosting, dci, mig, sap
+
+NAMES = ("hue", "size", "shape")
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(boosting, "ROUNDS", 20)
+
+
+def data(count=450, train=300, seed=0):
+    rng = np.random.default_rng(seed)
+    factors = rng.integers(0, (2, 3, 4), size=(count, 3))
+    codes = factors @ rng.normal(size=(3, 4)) + 0.8 * rng.normal(size=(count, 4))
+    codes = np.concatenate([codes, factors[:, :2]], axis=1)
+    return codes[:train], factors[:train], codes[train:], factors[train:]
+
+
+def test_figures_are_the_metrics():
+    split = data()
+    results = Disentanglement(NAMES).run(*split, sections=[(0, 4), (4, 6)])
+    whole, section = dci(*split), dci(split[0][:, 4:], split[1], split[2][:, 4:], split[3])
+    assert results["disentanglement/d"] == whole.disentanglement
+    assert results["disentanglement/c"] == whole.completeness
+    assert results["disentanglement/dci"] == pytest.approx(whole.mean)
+    assert results["disentanglement/i_train"] == pytest.approx(whole.train_scores.mean())
+    assert results["disentanglement/section_1/d"] == section.disentanglement
+    assert results["disentanglement/section_1/dci"] == pytest.approx(section.mean)
+    assert results["disentanglement/mig"] == mig(*split[:2])
+    assert results["disentanglement/sap"] == pytest.approx(sap(*split))
+    assert 1 / 3 < results["disentanglement/factor_vae"] <= 1
+    accuracy = results["disentanglement/i"]
+    assert isinstance(accuracy, Estimate)
+    assert accuracy.value == pytest.approx(whole.informativeness)
+    assert accuracy.low < accuracy.value < accuracy.high
+    assert (accuracy.count, accuracy.over) == (150, "images")
+    by_factor = [results[f"disentanglement/i/{name}"] for name in NAMES]
+    np.testing.assert_allclose([e.value for e in by_factor], whole.test_scores)
+    # An accuracy's interval is that of a binomial share.
+    spread = np.sqrt(by_factor[2].value * (1 - by_factor[2].value) / 150)
+    assert by_factor[2].high - by_factor[2].low == pytest.approx(2 * 1.96 * spread, rel=0.2)
+
+
+def test_repeats_give_intervals_and_leave_the_values():
+    split = data()
+    plain, repeated = Disentanglement().run(*split), Disentanglement(repeats=2).run(*split)
+    assert plain.keys() == repeated.keys()
+    for name, value in repeated.items():
+        assert float(value) == float(plain[name])
+        assert isinstance(value, Estimate), name
+        assert 0 <= value.low <= value.value <= value.high <= 1
+    assert (repeated["disentanglement/d"].count, repeated["disentanglement/d"].over) == (2, "random halves")
+    assert repeated["disentanglement/i"].over == "images"
+    assert repeated["disentanglement/d"].low < repeated["disentanglement/d"].high
+
+
+def test_intervals_of_random_halves_cover_the_spread_between_data_sets(monkeypatch):
+    """The interval's width is that of the metric over data sets drawn anew; shown on MIG, the quickest."""
+    blank = DCI(np.zeros((2, 2)), 0.0, 0.0, np.zeros(2), np.zeros(2), np.ones((9, 2)), np.ones((9, 2)))
+    monkeypatch.setattr(disentanglement, "dci_by_section", lambda *_, **__: [blank])
+    for name in ("sap", "factor_vae_score"):
+        monkeypatch.setattr(disentanglement, name, lambda *_, **__: 0.0)
+    values, reach = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        factors = rng.integers(0, 3, size=(600, 2))
+        codes = factors + rng.normal(size=(600, 2))
+        estimate = Disentanglement(repeats=8).run(codes, factors, codes, factors)["disentanglement/mig"]
+        values.append(estimate.value)
+        reach.append((estimate.high - estimate.low) / 2)
+    assert np.mean(reach) / (2.36 * np.std(values)) == pytest.approx(1, abs=0.3)  # Student's t of 7 degrees
+
+
+def test_draws_at_most_the_numbers_asked_for():
+    codes_train, factors_train, codes_test, factors_test = data()
+    evaluator = Disentanglement(num_train=100, num_test=50)
+    results = evaluator.run(codes_train, factors_train, codes_test, factors_test)
+    assert results["disentanglement/i"].count == 50
+    assert results["disentanglement/d"] != dci(codes_train, factors_train, codes_test, factors_test).disentanglement
+    again = evaluator.run(codes_train, factors_train, codes_test, factors_test)
+    assert results == again
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_train": 0}, "num_train=0"),
+        ({"num_test": -1}, "num_test=-1"),
+        ({"repeats": 1}, "repeats=1"),
+        ({"repeats": -2}, "repeats=-2"),
+    ],
+)
+def test_numbers_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Disentanglement(**options)
+
+
+def test_bad_data():
+    codes_train, factors_train, codes_test, factors_test = data()
+    run = Disentanglement(NAMES).run
+    with pytest.raises(ValueError, match="there are 3 factors"):
+        Disentanglement(("a", "b")).run(codes_train, factors_train, codes_test, factors_test)
+    with pytest.raises(ValueError, match="test codes .* empty"):
+        run(codes_train, factors_train, codes_test[:0], factors_test[:0])
+    with pytest.raises(ValueError, match="299 train codes and 300 factors"):
+        run(codes_train[1:], factors_train, codes_test, factors_test)
+    with pytest.raises(ValueError, match="one value"):
+        run(codes_train, factors_train * [1, 0, 1], codes_test, factors_test)
+    with pytest.raises(ValueError, match="not finite"):
+        run(codes_train, factors_train, codes_test * np.nan, factors_test)
