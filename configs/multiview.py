@@ -3,7 +3,7 @@
     python -m soda_jax.main --config=configs/multiview.py --workdir=... --config.data.root=DIR
     python -m soda_jax.main --config=configs/multiview.py:small --workdir=... --config.data.root=DIR
 
-soda_jax/data/sources/multiview.py says what DIR may hold; `python -m soda_jax.tools.render_objects` makes one from 3D
+soda_jax/data/datasets/multiview.py says what DIR may hold; `python -m soda_jax.tools.render_objects` makes one from 3D
 models. Objects should lie within --config.model.pose.sphere_radius=1.0 of the origin, z up (scenes of the NeRF paper:
 1.5). Every object needs more views than --config.data.num_sources.
 

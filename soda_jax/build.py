@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
-from soda_jax.data.sources import Source, Targets, load_source
+from soda_jax.data.datasets import Dataset, Labels, load_dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.diffusion.sampler import Masks, drop_all, make_sampler
@@ -128,7 +128,7 @@ def diffusion(config: ConfigDict) -> Diffusion:
     return Diffusion.create(settings.schedule, settings.num_timesteps, settings.prediction)
 
 
-def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Source:
+def dataset(config: ConfigDict, split: str, bad_files: str | None = None) -> Dataset:
     """Opens a split of the dataset; ValueError with the remedy if it is missing.
 
     Args:
@@ -140,7 +140,7 @@ def source(config: ConfigDict, split: str, bad_files: str | None = None) -> Sour
         options |= {"bad_files": bad_files, "max_bad_share": data.max_bad_share}
     if data.name == "multiview" and data.view_policy == "camera":
         options |= {"min_views": data.num_sources + 1}
-    return load_source(data.name, data.root or None, split, **options)
+    return load_dataset(data.name, data.root or None, split, **options)
 
 
 def view_spec(config: ConfigDict) -> ViewSpec:
@@ -174,17 +174,17 @@ def schedule(config: ConfigDict) -> optax.Schedule:
     )
 
 
-def probe_task(config: ConfigDict, targets: Mapping[str, Targets]) -> ProbeTask | None:
+def probe_task(config: ConfigDict, labels: Mapping[str, Labels]) -> ProbeTask | None:
     """The online probe for what the dataset has; None where it has nothing or `config.probe.kind` is "none"."""
     kind = config.probe.kind
     if kind == "auto":
-        kind = next((name for name in ("factors", "label", "attributes") if name in targets), "none")
+        kind = next((name for name in ("factors", "label", "attributes") if name in labels), "none")
     if kind == "none":
         return None
-    if kind not in targets:
-        have = ", ".join(targets) or "none"
-        raise ConfigError(f"config.probe.kind={kind!r}: the dataset has no such targets (it has: {have})")
-    found = targets[kind]
+    if kind not in labels:
+        have = ", ".join(labels) or "none"
+        raise ConfigError(f"config.probe.kind={kind!r}: the dataset has no such labels (it has: {have})")
+    found = labels[kind]
     return ProbeTask(
         kind=kind,
         sizes=tuple(found.sizes),
@@ -201,7 +201,7 @@ def probe_task(config: ConfigDict, targets: Mapping[str, Targets]) -> ProbeTask 
     )
 
 
-def trainer(config: ConfigDict, targets: Mapping[str, Targets], mesh: Mesh | None = None) -> Trainer:
+def trainer(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> Trainer:
     """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
     return Trainer(
         model=model(config),
@@ -222,7 +222,7 @@ def trainer(config: ConfigDict, targets: Mapping[str, Targets], mesh: Mesh | Non
         microbatches=config.train.grad_accum_steps,
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
-        probe=probe_task(config, targets),
+        probe=probe_task(config, labels),
         mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
     )
 
@@ -253,8 +253,8 @@ def sampler(
     def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
         if soda.pose is None:
             return soda.apply(variables, x_t, t, z, masks, method="denoise")[0]
-        seen_at = {"target_camera": z.camera, "pose_mask": masks.pose}
-        return soda.apply(variables, x_t, t, z.z, masks.sections, **seen_at, method="denoise")[0]
+        target_conditions = {"target_camera": z.camera, "pose_mask": masks.pose}
+        return soda.apply(variables, x_t, t, z.z, masks.sections, **target_conditions, method="denoise")[0]
 
     def one_source(key: jax.Array, condition: Any) -> Any:
         z = condition if soda.pose is None else condition.z

@@ -8,7 +8,7 @@ from soda_jax.data import cameras
 class Objects:
     """`count` objects with `num_views` random 8-pixel views each, by cameras above the horizon around the origin."""
 
-    targets = {}
+    labels = {}
 
     def __init__(self, count=5, num_views=6, side=8, seed=0):
         rng = np.random.default_rng(seed)

@@ -6,8 +6,8 @@ from PIL import Image
 
 from configs import folder
 from soda_jax import build
-from soda_jax.data import train_dataset
-from soda_jax.data.sources.bad_files import TooManyBadFilesError
+from soda_jax.data import train_batches
+from soda_jax.data.datasets.bad_files import TooManyBadFilesError
 from soda_jax.training.loop import bad_files_path
 
 
@@ -28,8 +28,8 @@ def config(tmp_path):
 
 def test_unreadable_files_are_listed_in_the_workdir(config, tmp_path):
     workdir = str(tmp_path / "run")
-    source = build.source(config, "train", bad_files_path(workdir))
-    batch = train_dataset(source, build.view_spec(config), batch_size=12, seed=0)[0]
+    dataset = build.dataset(config, "train", bad_files_path(workdir))
+    batch = train_batches(dataset, build.view_spec(config), batch_size=12, seed=0)[0]
     assert batch["target"].shape == (12, 32, 32, 3) and batch["label"].max() == 1
     lines = (tmp_path / "run" / "bad_files.txt").read_text().splitlines()
     assert sorted(line.split("\t")[0].rpartition("/")[2] for line in lines) == ["0.png", "1.png"]
@@ -37,9 +37,9 @@ def test_unreadable_files_are_listed_in_the_workdir(config, tmp_path):
 
 def test_the_set_share_is_the_limit(config):
     config.data.max_bad_share = 0.1
-    dataset = train_dataset(build.source(config, "train"), build.view_spec(config), batch_size=12, seed=0)
+    batches = train_batches(build.dataset(config, "train"), build.view_spec(config), batch_size=12, seed=0)
     with pytest.raises(TooManyBadFilesError, match="2 of 12"):
-        dataset[0]
+        batches[0]
 
 
 def test_other_processes_keep_lists_of_their_own(monkeypatch):
@@ -60,5 +60,5 @@ def test_view_fields_reach_the_views(config):
     assert (spec.policy, spec.num_sources, spec.min_sources) == ("class", 3, 2)
     assert (spec.randaugment_rate, spec.randaugment_ops) == (0.65, 4)
     assert (spec.randaugment_magnitude, spec.randaugment_std) == (7.0, 0.25)
-    batch = train_dataset(build.source(config, "train"), spec, batch_size=12, seed=0)[0]
+    batch = train_batches(build.dataset(config, "train"), spec, batch_size=12, seed=0)[0]
     assert set(batch["source_mask"].sum(1).tolist()) == {2, 3}

@@ -22,7 +22,7 @@ from soda_jax import build
 from soda_jax.config import EVALUATORS, FEATURE_EVALUATORS, validate
 from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
-from soda_jax.data.sources import Targets
+from soda_jax.data.datasets import Labels
 from soda_jax.models import resnet
 from soda_jax.objectives.step import Trainer
 
@@ -89,13 +89,13 @@ def _load(name: str, argument: str | None = None) -> ConfigDict:
 CASES = [pytest.param(n, a, id=f"{n}:{a}" if a else n) for n in NAMES for a in _arguments(n)]
 
 
-def _targets(config: ConfigDict) -> dict[str, Targets]:
+def _labels(config: ConfigDict) -> dict[str, Labels]:
     """What the set carries, as far as it matters here: its own number of classes, or ten."""
     kind = config.probe.kind
     if kind == "none":
         return {}
     sizes = NUM_CLASSES.get(config.data.name, (10,))
-    return {"label" if kind == "auto" else kind: Targets(sizes, tuple(f"target{i}" for i in range(len(sizes))))}
+    return {"label" if kind == "auto" else kind: Labels(sizes, tuple(f"target{i}" for i in range(len(sizes))))}
 
 
 def _batch(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -117,8 +117,8 @@ def _batch(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
             batch[f"{side}_intrinsics"] = array(jnp.float32, *views, 4)
         else:
             batch[f"{side}_window"] = array(jnp.float32, *views, 4)
-    for kind, targets in _targets(config).items():
-        batch[kind] = array(jnp.int32, *(() if kind == "label" else (len(targets.sizes),)))
+    for kind, labels in _labels(config).items():
+        batch[kind] = array(jnp.int32, *(() if kind == "label" else (len(labels.sizes),)))
     return batch
 
 
@@ -152,7 +152,7 @@ def test_it_builds_its_model_and_steps(name, argument, monkeypatch):
     config = _load(name, argument).copy_and_resolve_references()
     config.train.grad_accum_steps = 1
     if name == "imagenet":
-        trainer = build.trainer(config, _targets(config))
+        trainer = build.trainer(config, _labels(config))
     else:
         monkeypatch.setattr(resnet, "STAGE_SIZES", {depth: (1, 1, 1, 1) for depth in resnet.STAGE_SIZES})
         config.model.denoiser.multipliers = config.model.denoiser.multipliers[:2]
@@ -167,7 +167,7 @@ def test_it_builds_its_model_and_steps(name, argument, monkeypatch):
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_its_probe_has_the_sets_classes(name, argument):
     config = _load(name, argument)
-    task = build.probe_task(config, _targets(config))
+    task = build.probe_task(config, _labels(config))
     if config.probe.kind == "none":
         assert task is None
         return
@@ -214,7 +214,7 @@ def test_its_views_are_the_papers(name):
 @pytest.mark.parametrize("encoder", TRUNK_MILLIONS)
 def test_encoders_have_the_papers_size(encoder):
     config = _load({"resnet50x2": "imagenet", "resnet50": "afhq", "resnet18": "flowers102"}[encoder])
-    shapes = jax.eval_shape(build.trainer(config, _targets(config)).init, _batch(config, 1)).params["encoder"]
+    shapes = jax.eval_shape(build.trainer(config, _labels(config)).init, _batch(config, 1)).params["encoder"]
     trunk = {part: shapes[part] for part in shapes if part != "projection"}
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(trunk))
     assert count / 1e6 == pytest.approx(TRUNK_MILLIONS[encoder], rel=0.005)

@@ -19,8 +19,8 @@ import pytest
 
 import soda_jax
 from soda_jax.data.builders import archives
+from soda_jax.data.datasets.folder import ImageFolder
 from soda_jax.data.decode import MAX_PIXELS, DecodeError, decode_image
-from soda_jax.data.sources.folder import ImageFolder
 from soda_jax.metrics.inception import load_inception
 from soda_jax.metrics.lpips import load_backbone
 from soda_jax.workdir import checksums
@@ -100,15 +100,15 @@ def test_a_folder_of_hostile_images(tmp_path):
         (tmp_path / "images" / "train" / f"{number}.png").write_bytes(content[:MEBIBYTE])
     good = tmp_path / "images" / "train" / "good.png"
     good.write_bytes(hostile_images.valid("PNG"))
-    source = ImageFolder(tmp_path / "images", "train", max_bad_share=1.0)
+    dataset = ImageFolder(tmp_path / "images", "train", max_bad_share=1.0)
     served = 0
-    for index in range(len(source)):
+    for index in range(len(dataset)):
         try:
-            served += source[index]["image"].size <= 3 * MAX_PIXELS
+            served += dataset[index]["image"].size <= 3 * MAX_PIXELS
         except DecodeError as error:
-            source.bad_files.report(error)
-    assert served >= 1 and len(source.bad_files.names()) >= len(IMAGES) - 5
-    assert str(good) not in source.bad_files.names()
+            dataset.bad_files.report(error)
+    assert served >= 1 and len(dataset.bad_files.names()) >= len(IMAGES) - 5
+    assert str(good) not in dataset.bad_files.names()
 
 
 # Archives

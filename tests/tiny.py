@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import common
 from soda_jax import build
 from soda_jax.data import cameras
-from soda_jax.data.sources import Targets
+from soda_jax.data.datasets import Labels
 from soda_jax.models import resnet
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import Trainer
@@ -22,9 +22,9 @@ from soda_jax.parallel import sharding
 resnet.STAGE_SIZES.setdefault(6, (1,))
 
 TARGETS = {
-    "label": Targets(sizes=(10,), names=("label",)),
-    "attributes": Targets(sizes=(2, 2, 2), names=("hat", "beard", "smile")),
-    "factors": Targets(sizes=(4, 3), names=("hue", "shape")),
+    "label": Labels(sizes=(10,), names=("label",)),
+    "attributes": Labels(sizes=(2, 2, 2), names=("hat", "beard", "smile")),
+    "factors": Labels(sizes=(4, 3), names=("hue", "shape")),
 }
 
 
@@ -77,7 +77,7 @@ def scenes_config(root: str, **overrides: Any) -> ConfigDict:
 
 
 def batch(size: int = 16, seed: int = 0, views: int = 1) -> dict[str, np.ndarray]:
-    """A training batch of random 8-pixel images with targets of every kind."""
+    """A training batch of random 8-pixel images with labels of every kind."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (2, size, views, 8, 8, 3), np.uint8)
     return {
@@ -111,8 +111,8 @@ def posed_batch(size: int = 16, seed: int = 0, views: int = 2) -> dict[str, np.n
     windows = np.where(mirrored, corners[..., [2, 1, 0, 3]], corners)
     keys = {"pose": poses, "intrinsics": intrinsics, "window": windows}
     sources = {f"source_{name}": value[:, :views] for name, value in keys.items()}
-    targets = {f"target_{name}": value[:, views] for name, value in keys.items()}
-    return batch(size, seed, views) | sources | targets
+    labels = {f"target_{name}": value[:, views] for name, value in keys.items()}
+    return batch(size, seed, views) | sources | labels
 
 
 def trainer(config: ConfigDict, **changes: Any) -> Trainer:

@@ -1,4 +1,4 @@
-"""Data: sources of examples, views of them, and batches.
+"""Data: datasets, views of their examples, and batches.
 
 A batch is a dict of NumPy arrays with leading axis B. Images are uint8 RGB; normalisation and
 source noise happen on the device.
@@ -26,21 +26,21 @@ source noise happen on the device.
                                                centre lies at +.5
 """
 
+from soda_jax.data.datasets import Dataset, Labels, load_dataset
 from soda_jax.data.decode import DecodeError, decode_image
-from soda_jax.data.pipeline import eval_batches, iterate, train_dataset
-from soda_jax.data.sources import Source, Targets, load_source
+from soda_jax.data.pipeline import eval_batches, iterate, train_batches
 from soda_jax.data.views import ViewSpec, eval_views, make_views
 
 __all__ = [
     "DecodeError",
-    "Source",
-    "Targets",
+    "Dataset",
+    "Labels",
     "ViewSpec",
     "decode_image",
     "eval_batches",
     "eval_views",
     "iterate",
-    "load_source",
+    "load_dataset",
     "make_views",
-    "train_dataset",
+    "train_batches",
 ]

@@ -1,19 +1,19 @@
-"""Which examples of a source share a class."""
+"""Which examples of a dataset share a class."""
 
 import numpy as np
 
-from soda_jax.data.sources.base import Source, labels_of
+from soda_jax.data.datasets.base import Dataset, class_ids_of
 
 
 class ClassIndex:
-    """The members of each class of a source, to find another image of the same class.
+    """The members of each class of a dataset, to find another image of the same class.
 
     Raises:
-        ValueError: the source has no labels.
+        ValueError: the dataset has no classes.
     """
 
-    def __init__(self, source: Source):
-        _, self._classes = np.unique(labels_of(source), return_inverse=True)
+    def __init__(self, dataset: Dataset):
+        _, self._classes = np.unique(class_ids_of(dataset), return_inverse=True)
         counts = np.bincount(self._classes)
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts

@@ -1,4 +1,4 @@
-"""From a source to batches: shuffling, views, division among processes, padding.
+"""From a dataset to batches: shuffling, views, division among processes, padding.
 
 A batch is one element of a grain dataset, made whole in NumPy. Going through grain an example at
 a time costs some 150 microseconds each, several times the work on a 32-pixel image.
@@ -20,8 +20,8 @@ import grain
 import numpy as np
 
 from soda_jax.data.classes import ClassIndex
+from soda_jax.data.datasets.base import Dataset, Example, get_many
 from soda_jax.data.decode import DecodeError
-from soda_jax.data.sources.base import Example, Source, get_many
 from soda_jax.data.views import ViewSpec, eval_views, make_views
 
 _SHUFFLE_STREAM = 1
@@ -34,8 +34,8 @@ _MAX_REPLACEMENTS = 1000
 MakeViews = Callable[[int, Example, int], Example]
 
 
-def train_dataset(
-    source: Source,
+def train_batches(
+    dataset: Dataset,
     spec: ViewSpec,
     *,
     batch_size: int,
@@ -43,7 +43,7 @@ def train_dataset(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """Endless training batches with random access: `dataset[s]` is this process's part of step s.
+    """Endless training batches with random access: `batches[s]` is this process's part of step s.
 
     The stream runs through the split in epochs, each a new permutation with every example once;
     a batch may span two epochs. The parts of the processes, joined in their order, are the same
@@ -59,15 +59,15 @@ def train_dataset(
 
     Raises:
         ValueError: empty split, a batch that the processes cannot share evenly, or policy "class"
-            without labels; on access, when the source's share of unreadable files is exceeded.
-        DecodeError: on access, an unreadable image of a source that keeps no `bad_files`.
+            without labels; on access, when the dataset's share of unreadable files is exceeded.
+        DecodeError: on access, an unreadable image of a dataset that keeps no `bad_files`.
     """
-    _check(source, batch_size, process_index, process_count)
-    return grain.MapDataset.source(_TrainBatches(source, spec, batch_size, seed, process_index, process_count))
+    _check(dataset, batch_size, process_index, process_count)
+    return grain.MapDataset.source(_TrainBatches(dataset, spec, batch_size, seed, process_index, process_count))
 
 
-def iterate(dataset: grain.MapDataset, start: int = 0, *, num_workers: int = 0, prefetch: int = 2) -> Iterator[Example]:
-    """Batches of `dataset` from number `start` on, the same for any `num_workers`.
+def iterate(batches: grain.MapDataset, start: int = 0, *, num_workers: int = 0, prefetch: int = 2) -> Iterator[Example]:
+    """`batches` from number `start` on, the same for any `num_workers`.
 
     Args:
         num_workers: processes that prepare batches; 0 prepares them in threads of this one. More
@@ -78,12 +78,12 @@ def iterate(dataset: grain.MapDataset, start: int = 0, *, num_workers: int = 0, 
         raise ValueError(f"start={start} and num_workers={num_workers} must be >= 0, prefetch={prefetch} >= 1.")
     threads = 1 if num_workers else min(prefetch, 2)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    batches = dataset[start:].to_iter_dataset(options)
+    stream = batches[start:].to_iter_dataset(options)
     if num_workers:
-        batches = batches.mp_prefetch(
+        stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch), _begin_worker
         )
-    return iter(batches)
+    return iter(stream)
 
 
 def _begin_worker(index: int, count: int) -> None:
@@ -102,7 +102,7 @@ def _begin_worker(index: int, count: int) -> None:
 
 
 def eval_batches(
-    source: Source,
+    dataset: Dataset,
     spec: ViewSpec,
     *,
     batch_size: int,
@@ -128,21 +128,21 @@ def eval_batches(
         image cannot be read; the images are then another example's.
 
     Raises:
-        ValueError, DecodeError: as in `train_dataset`.
+        ValueError, DecodeError: as in `train_batches`.
     """
-    _check(source, batch_size, process_index, process_count)
+    _check(dataset, batch_size, process_index, process_count)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be at least 1, or None for the whole split.")
     if augment_seed is not None and augment_seed < 0:
         raise ValueError(f"augment_seed={augment_seed} must be at least 0, or None for views without randomness.")
-    dataset = grain.MapDataset.source(
-        _EvalBatches(source, spec, batch_size, process_index, process_count, limit, augment_seed)
+    batches = grain.MapDataset.source(
+        _EvalBatches(dataset, spec, batch_size, process_index, process_count, limit, augment_seed)
     )
-    return iterate(dataset, num_workers=num_workers)
+    return iterate(batches, num_workers=num_workers)
 
 
-def _check(source: Source, batch_size: int, process_index: int, process_count: int) -> None:
-    if len(source) == 0:
+def _check(dataset: Dataset, batch_size: int, process_index: int, process_count: int) -> None:
+    if len(dataset) == 0:
         raise ValueError("the split is empty: choose another split, or check how it was prepared.")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise ValueError(f"batch_size={batch_size} must be a positive multiple of process_count={process_count}.")
@@ -171,10 +171,10 @@ class _KeyedGenerator:
 class _TrainBatches:
     """Random access to this process's part of every global training batch."""
 
-    def __init__(self, source, spec, batch_size, seed, process_index, process_count):
-        self._source = source
+    def __init__(self, dataset, spec, batch_size, seed, process_index, process_count):
+        self._dataset = dataset
         self._spec = spec
-        self._classes = ClassIndex(source) if spec.policy == "class" else None
+        self._classes = ClassIndex(dataset) if spec.policy == "class" else None
         self._batch_size = batch_size
         self._seed = seed
         share = batch_size // process_count
@@ -186,7 +186,7 @@ class _TrainBatches:
 
     def __getitem__(self, step: int) -> Example:
         positions = int(step) * self._batch_size + self._ids.astype(np.int64)
-        size = len(self._source)
+        size = len(self._dataset)
         epochs, offsets = np.divmod(positions, size)
         indices = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
@@ -196,13 +196,13 @@ class _TrainBatches:
 
         def views_at(position: int) -> MakeViews:
             return lambda index, example, attempt: _random_views(
-                self._source, self._classes, self._spec, index, example, generator.at(position, attempt)
+                self._dataset, self._classes, self._spec, index, example, generator.at(position, attempt)
             )
 
-        examples = get_many(self._source, indices)
+        examples = get_many(self._dataset, indices)
         batch = _collate(
             [
-                _readable(self._source, index, example, views_at(position))[0]
+                _readable(self._dataset, index, example, views_at(position))[0]
                 for index, example, position in zip(indices.tolist(), examples, positions.tolist(), strict=True)
             ]
         )
@@ -213,14 +213,14 @@ class _TrainBatches:
 class _EvalBatches:
     """Random access to this process's part of every global evaluation batch."""
 
-    def __init__(self, source, spec, batch_size, process_index, process_count, limit, augment_seed):
-        self._source = source
+    def __init__(self, dataset, spec, batch_size, process_index, process_count, limit, augment_seed):
+        self._dataset = dataset
         self._spec = spec
-        self._classes = ClassIndex(source) if spec.policy == "class" else None
+        self._classes = ClassIndex(dataset) if spec.policy == "class" else None
         self._batch_size = batch_size
         share = batch_size // process_count
         self._rows = np.arange(process_index * share, (process_index + 1) * share)
-        self._total = len(source) if limit is None else min(limit, len(source))
+        self._total = len(dataset) if limit is None else min(limit, len(dataset))
         self._view_key = None if augment_seed is None else _stream_key(augment_seed, _EVAL_VIEW_STREAM)
 
     def __len__(self):
@@ -230,18 +230,18 @@ class _EvalBatches:
         places = number * self._batch_size + self._rows
         mask = places < self._total
         real = np.minimum(places, self._total - 1)
-        indices = real * len(self._source) // self._total
+        indices = real * len(self._dataset) // self._total
         unique, where = np.unique(indices, return_inverse=True)
         make = self._views if self._view_key is None else self._augmented_views()
         views, readable = zip(
             *(
-                _readable(self._source, index, example, make)
-                for index, example in zip(unique.tolist(), get_many(self._source, unique), strict=True)
+                _readable(self._dataset, index, example, make)
+                for index, example in zip(unique.tolist(), get_many(self._dataset, unique), strict=True)
             ),
             strict=True,
         )
         batch = _collate([views[i] for i in where])
-        padding = len(self._source) + places - self._total
+        padding = len(self._dataset) + places - self._total
         batch["index"] = np.where(mask, indices, padding).astype(np.int32)
         batch["mask"] = mask & np.array(readable)[where]
         return batch
@@ -249,13 +249,13 @@ class _EvalBatches:
     def _views(self, index: int, example: Example, _: int) -> Example:
         partner = None
         if self._classes is not None:
-            partner = _example(self._source, self._classes.next_partner(index))
+            partner = _example(self._dataset, self._classes.next_partner(index))
         return eval_views(example, self._spec, partner, index=index)
 
     def _augmented_views(self) -> MakeViews:
         generator = _KeyedGenerator(self._view_key)  # one for each batch: batches are made in several threads
         return lambda index, example, attempt: _random_views(
-            self._source, self._classes, self._spec, index, example, generator.at(index, attempt)
+            self._dataset, self._classes, self._spec, index, example, generator.at(index, attempt)
         )
 
 
@@ -264,22 +264,22 @@ def _stream_key(seed: int, stream: int) -> int:
 
 
 def _random_views(
-    source: Source,
+    dataset: Dataset,
     classes: ClassIndex | None,
     spec: ViewSpec,
     index: int,
     example: Example,
     rng: np.random.Generator,
 ) -> Example:
-    partner = None if classes is None else _example(source, classes.random_partner(index, rng))
+    partner = None if classes is None else _example(dataset, classes.random_partner(index, rng))
     return make_views(example, rng, spec, partner)
 
 
-def _example(source: Source, index: int) -> Example:
-    return get_many(source, np.array([index]))[0]
+def _example(dataset: Dataset, index: int) -> Example:
+    return get_many(dataset, np.array([index]))[0]
 
 
-def _readable(source: Source, index: int, example: Example, make: MakeViews) -> tuple[Example, bool]:
+def _readable(dataset: Dataset, index: int, example: Example, make: MakeViews) -> tuple[Example, bool]:
     """The views of the example, or of the first replacement that can be read.
 
     Replacements are drawn from the whole split: the neighbours of a broken file are often broken too.
@@ -290,19 +290,19 @@ def _readable(source: Source, index: int, example: Example, make: MakeViews) -> 
     try:
         return make(index, example, 0), True
     except DecodeError as error:
-        _report(source, error)
+        _report(dataset, error)
     rng = np.random.Generator(np.random.Philox(key=np.array([_REPLACEMENT_KEY, index], np.uint64)))
-    for attempt, other in enumerate(rng.integers(len(source), size=_MAX_REPLACEMENTS).tolist(), start=1):
+    for attempt, other in enumerate(rng.integers(len(dataset), size=_MAX_REPLACEMENTS).tolist(), start=1):
         try:
-            return make(other, _example(source, other), attempt), False
+            return make(other, _example(dataset, other), attempt), False
         except DecodeError as error:
-            _report(source, error)
+            _report(dataset, error)
     raise ValueError(f"no image could be read in {_MAX_REPLACEMENTS} tries; check the dataset's files.")
 
 
-def _report(source: Source, error: DecodeError) -> None:
-    """Hands the error to the source that counts them; one that does not has no use for broken files."""
-    bad_files = getattr(source, "bad_files", None)
+def _report(dataset: Dataset, error: DecodeError) -> None:
+    """Hands the error to the dataset that counts them; one that does not has no use for broken files."""
+    bad_files = getattr(dataset, "bad_files", None)
     if bad_files is None:
         raise error
     bad_files.report(error)

@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Iterator
 
-from soda_jax.data.sources.base import Example
+from soda_jax.data.datasets.base import Example
 
 
 class ReadAhead:

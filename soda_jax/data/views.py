@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from soda_jax.data import transforms
+from soda_jax.data.datasets.base import Example
 from soda_jax.data.decode import EncodedImage
 from soda_jax.data.randaugment import MAX_MAGNITUDE, Operation, apply_operations, draw_operations
-from soda_jax.data.sources.base import Example
 from soda_jax.data.transforms import Crop
 
 POLICIES = ("augment", "same", "camera", "class")

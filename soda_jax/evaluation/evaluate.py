@@ -29,7 +29,7 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
       for features, "nearest source" and "mean training image" for images. Figures with a spread are `Estimate`s.
 
     Raises:
-      ValueError: an evaluator is unknown, needs targets that the dataset lacks or weights that are missing.
+      ValueError: an evaluator is unknown, needs labels that the dataset lacks or weights that are missing.
     """
     config_lib.validate(config)  # training's batch need not fit the devices here
     step, meta = read_meta(workdir)

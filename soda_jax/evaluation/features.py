@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from soda_jax import build
 from soda_jax import config as config_lib
-from soda_jax.data.pipeline import eval_batches, iterate, train_dataset
-from soda_jax.data.sources import Source
+from soda_jax.data.datasets import Dataset
+from soda_jax.data.pipeline import eval_batches, iterate, train_batches
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import of_all_processes
+from soda_jax.evaluation.evaluators.batches import all_gather
 from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
 from soda_jax.evaluation.evaluators.features import FeatureSet, collect, probe_spec, probe_views, raw_pixels
 from soda_jax.evaluation.evaluators.few_shot import FewShot
@@ -46,17 +46,17 @@ class FeatureEvaluation:
       workdir: where features that exceed `config.eval.feature_memory_gib` go while they are used.
 
     Raises:
-      ConfigError: the dataset has no targets to predict.
+      ConfigError: the dataset has no labels to predict.
       ValueError: augmented views are asked for of a dataset that has none.
     """
 
     def __init__(self, config: ConfigDict, inference: Inference, workdir: str):
         self._config, self._inference, self._workdir = config, inference, workdir
         self._wanted = [name for name in config.eval.evaluators if name in config_lib.FEATURE_EVALUATORS]
-        self._train = build.source(config, config.data.train_split)
-        self._test = build.source(config, config.data.eval_split)
+        self._train = build.dataset(config, config.data.train_split)
+        self._test = build.dataset(config, config.data.eval_split)
         self._spec = build.view_spec(config)
-        task = build.probe_task(config, self._train.targets)
+        task = build.probe_task(config, self._train.labels)
         if task is None:
             raise config_lib.ConfigError(
                 f"config.eval.evaluators: {' and '.join(self._wanted)} need labels, and the dataset has none (or "
@@ -86,7 +86,7 @@ class FeatureEvaluation:
 
     def _untrained(self) -> Variables:
         inference = self._inference
-        dataset = train_dataset(
+        batches = train_batches(
             self._train,
             self._spec,
             batch_size=inference.round_up(CALIBRATION_SIZE),
@@ -95,19 +95,19 @@ class FeatureEvaluation:
             process_count=jax.process_count(),
         )
         return inference.calibrate(
-            inference.untrained_variables(), itertools.islice(iterate(dataset), CALIBRATION_BATCHES)
+            inference.untrained_variables(), itertools.islice(iterate(batches), CALIBRATION_BATCHES)
         )
 
     def _features(
         self,
-        source: Source,
+        dataset: Dataset,
         extract: Extract,
         limit: int,
         spec: ViewSpec | None = None,
         augment_seed: int | None = None,
     ) -> FeatureSet:
         batches: Iterator[Batch] = eval_batches(
-            source,
+            dataset,
             self._spec if spec is None else spec,
             batch_size=self._inference.eval_batch_size,
             process_index=jax.process_index(),
@@ -171,7 +171,7 @@ class FeatureEvaluation:
             progress=jax.process_index() == 0,
         )
         sections = self._sections(train.features.shape[1]) if name != CODE_PIXELS else []
-        figures, parts = evaluator.analyse(train.features, train.targets, test.features, test.targets, sections)
+        figures, parts = evaluator.analyse(train.features, train.labels, test.features, test.labels, sections)
         row |= figures
         if name == "SODA" and jax.process_index() == 0:
             path = pathlib.Path(self._workdir) / "dci_importance.npy"
@@ -199,7 +199,7 @@ class FeatureEvaluation:
 def _few_pixels(batch: Batch) -> np.ndarray:
     """Pixels of the first source view, shrunk to 16 x 16, in [0, 1]."""
     small = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in batch["source"][:, 0]])
-    return of_all_processes(small.reshape(len(small), -1).astype(np.float32) / 255.0)
+    return all_gather(small.reshape(len(small), -1).astype(np.float32) / 255.0)
 
 
 def _say(line: str) -> None:

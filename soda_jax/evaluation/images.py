@@ -7,9 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from soda_jax import build
-from soda_jax.data.pipeline import iterate, train_dataset
-from soda_jax.data.sources import Source
-from soda_jax.data.sources.cache import cache_dir
+from soda_jax.data.datasets import Dataset
+from soda_jax.data.datasets.cache import cache_dir
+from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.evaluation.evaluators.diversity import Diversity
 from soda_jax.evaluation.evaluators.image_metrics import ImageMetrics
 from soda_jax.evaluation.evaluators.novel_view import NovelView, mean_target
@@ -37,7 +37,7 @@ class ImageEvaluation:
             inception_weights=settings.inception_weights,
             cache_dir=cache_dir() / "frechet",
         )
-        self._source = build.source(config, config.data.eval_split)
+        self._dataset = build.dataset(config, config.data.eval_split)
         self._spec = build.view_spec(config)
         self.num_images: dict[str, int] = {}
 
@@ -49,22 +49,22 @@ class ImageEvaluation:
         if "diversity" in wanted:
             limit = self._config.eval.reconstruction_examples or None
             seeds = self._config.eval.diversity_seeds
-            evaluator = Diversity(self._inference, self._source, self._spec, limit, self._metrics, seeds=seeds)
+            evaluator = Diversity(self._inference, self._dataset, self._spec, limit, self._metrics, seeds=seeds)
             results["SODA"] |= evaluator.run(variables)
             self.num_images["diversity"] = self._limited(limit)
         if "novel_view" in wanted:
-            self._see_anew(variables, results)
+            self._novel_views(variables, results)
 
     def _reconstruct(self, variables: Variables, results: Results) -> None:
         settings, data = self._config.eval, self._config.data
         limit = settings.reconstruction_examples or None
         evaluator = Reconstruction(
             self._inference,
-            self._source,
+            self._dataset,
             self._spec,
             limit,
             self._metrics,
-            dataset=data.name,
+            dataset_name=data.name,
             split=data.eval_split,
             reference_limit=settings.test_examples or None,
         )
@@ -74,12 +74,12 @@ class ImageEvaluation:
             row |= evaluator.baseline(self._mean_image())
         self.num_images["reconstruction"] = self._limited(limit)
 
-    def _see_anew(self, variables: Variables, results: Results) -> None:
+    def _novel_views(self, variables: Variables, results: Results) -> None:
         """Views of held-out objects."""
         settings = self._config.eval
         evaluator = NovelView(
             self._inference,
-            self._source,
+            self._dataset,
             self._spec,
             counts=tuple(settings.novel_view_sources),
             num_targets=settings.novel_view_targets,
@@ -93,10 +93,10 @@ class ImageEvaluation:
         self.num_images["novel_view"] = evaluator.num_objects
 
     def _mean_image(self) -> np.ndarray:
-        train: Source = build.source(self._config, self._config.data.train_split)
+        train: Dataset = build.dataset(self._config, self._config.data.train_split)
         spec = dataclasses.replace(self._spec, num_sources=1, min_sources=0)
-        batches = iterate(train_dataset(train, spec, batch_size=MEAN_BATCH, seed=self._config.seed))
+        batches = iterate(train_batches(train, spec, batch_size=MEAN_BATCH, seed=self._config.seed))
         return mean_target(itertools.islice(batches, MEAN_TARGETS // MEAN_BATCH))
 
     def _limited(self, limit: int | None) -> int:
-        return len(self._source) if limit is None else min(limit, len(self._source))
+        return len(self._dataset) if limit is None else min(limit, len(self._dataset))

@@ -117,7 +117,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _same_data(before: dict[str, Any], record: dict[str, Any]) -> bool:
-    data = [one["settings"]["data"] for one in (before, record)]
+    data = [entry["settings"]["data"] for entry in (before, record)]
     return all(data[0].get(field) == data[1].get(field) for field in DATA_FIELDS)
 
 

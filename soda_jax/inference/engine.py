@@ -71,7 +71,7 @@ class Inference:
                 inputs.normalise_source(batch["source"]),
                 batch["source_mask"],
                 jnp.arange(batch["source"].shape[0]),
-                **self._seen_from(batch),
+                **self._source_conditions(batch),
                 method="encode",
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(0)},
@@ -94,7 +94,9 @@ class Inference:
 
     def _encode_batch(self, variables: Variables, batch: dict[str, jax.Array], feature: str) -> jax.Array:
         source = inputs.normalise_source(batch["source"])
-        z, out = self.model.apply(variables, source, batch["source_mask"], **self._seen_from(batch), method="encode")
+        z, out = self.model.apply(
+            variables, source, batch["source_mask"], **self._source_conditions(batch), method="encode"
+        )
         if feature == "z":
             return z
         if feature not in out:
@@ -115,7 +117,7 @@ class Inference:
         keys = ("source", "source_mask", "source_pose_mask", *inputs.pose_keys(self.model.pose, ("source",)))
         return {key: np.asarray(batch[key]) for key in keys if key in batch}
 
-    def _seen_from(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+    def _source_conditions(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """The source cameras as arguments of `encode`; none if the model or the batch has none."""
         pose = self.model.pose
         if pose is None or not any(key in batch for key in inputs.pose_keys(pose, ("source",))):

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from soda_jax import inputs
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
-from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.engine import Inference, Variables
 
@@ -22,27 +22,27 @@ class GridWriter:
 
     Args:
       inference: encoder and sampler.
-      source, spec: the split and its views.
+      dataset, spec: the split and its views.
       count: rows.
     """
 
-    def __init__(self, inference: Inference, source: Source, spec: ViewSpec, count: int):
+    def __init__(self, inference: Inference, dataset: Dataset, spec: ViewSpec, count: int):
         self._inference = inference
-        self._batch = next(iter(eval_batches(source, spec, batch_size=count, limit=count)))
+        self._batch = next(iter(eval_batches(dataset, spec, batch_size=count, limit=count)))
         self._third = "novel view" if spec.policy == "camera" else "reconstruction"
 
     def draw(self, variables: Variables, seed: int = 0) -> np.ndarray:
         """The grid, uint8 [H, W, 3]."""
         batch, real = self._batch, self._batch["mask"]
-        seen_from, seen_at = self._inference.conditions(batch)
-        z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
+        source_conditions, target_conditions = self._inference.conditions(batch)
+        z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
         # With a camera, what no source guides is still seen from the target's.
-        last = "pose only" if seen_at else "unconditional"
+        last = "pose only" if target_conditions else "unconditional"
         columns = {
             "source": batch["source"][:, 0],
             "target": batch["target"],
-            self._third: self._images(self._inference.sample(variables, z, seed=seed, **seen_at)),
-            last: self._images(self._inference.sample_unconditional(variables, len(z), seed=seed, **seen_at)),
+            self._third: self._images(self._inference.sample(variables, z, seed=seed, **target_conditions)),
+            last: self._images(self._inference.sample_unconditional(variables, len(z), seed=seed, **target_conditions)),
         }
         return image_grid({name: images[real] for name, images in columns.items()})
 

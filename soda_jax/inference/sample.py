@@ -31,9 +31,9 @@ def sample(config: ConfigDict, workdir: str) -> pathlib.Path:
     check_same_model(workdir, meta, config)
     inference = Inference(config)
     variables = load_ema(workdir, step, inference.abstract_variables())
-    source = build.source(config, config.data.eval_split)
+    dataset = build.dataset(config, config.data.eval_split)
     spec, settings = build.view_spec(config), config.sampling
-    grid = GridWriter(inference, source, spec, settings.num_images)
+    grid = GridWriter(inference, dataset, spec, settings.num_images)
     image = grid.draw(variables, seed=config.seed)
     folder, name = pathlib.Path(workdir) / "samples", f"{step:08d}_seed{config.seed}"
     path = folder / f"grid_{name}.png"
@@ -45,7 +45,7 @@ def sample(config: ConfigDict, workdir: str) -> pathlib.Path:
         altitude = settings.turntable_altitude
         turntable = Turntable(
             inference,
-            source,
+            dataset,
             spec,
             count=settings.num_images,
             num_views=settings.turntable_views,

@@ -7,8 +7,8 @@ from PIL import Image
 
 from soda_jax import inputs
 from soda_jax.data import cameras
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
-from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.inference.grids import display_side, image_grid
@@ -55,7 +55,7 @@ def orbit(pose: np.ndarray, intrinsics: np.ndarray, num_views: int, altitude: fl
     return Orbit(azimuth, around.astype(np.float32), np.median(intrinsics, axis=0).astype(np.float32))
 
 
-class Shown(NamedTuple):
+class DrawnTurntable(NamedTuple):
     """A drawn turntable.
 
     Attributes:
@@ -88,7 +88,7 @@ class Turntable:
 
     Args:
       inference: encoder and sampler of a model that takes cameras.
-      source, spec: the split and its views, of policy "camera".
+      dataset, spec: the split and its views, of policy "camera".
       count: objects.
       num_views: cameras on the orbit.
       altitude: of the orbit, in radians; by default that of the cameras.
@@ -97,7 +97,7 @@ class Turntable:
     def __init__(
         self,
         inference: Inference,
-        source: Source,
+        dataset: Dataset,
         spec: ViewSpec,
         *,
         count: int,
@@ -105,29 +105,33 @@ class Turntable:
         altitude: float | None = None,
     ):
         self._inference = inference
-        self._batch = next(iter(eval_batches(source, spec, batch_size=count, limit=count)))
+        self._batch = next(iter(eval_batches(dataset, spec, batch_size=count, limit=count)))
         # The targets' intrinsics alone: sources may have another resolution.
         pose = np.concatenate([self._batch["source_pose"], self._batch["target_pose"][:, None]], axis=1)
         self._orbit = orbit(pose.reshape(-1, 4, 4), self._batch["target_intrinsics"], num_views, altitude)
 
-    def draw(self, variables: Variables, seed: int = 0) -> Shown:
+    def draw(self, variables: Variables, seed: int = 0) -> DrawnTurntable:
         """Samples every view of every object."""
         batch, around = self._batch, self._orbit
         count = len(batch["target"])
-        seen_from, _ = self._inference.conditions(batch)
-        z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
+        source_conditions, _ = self._inference.conditions(batch)
+        z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
         number = len(around.pose)
         cameras_of = ("source_mask", "source_pose", "source_intrinsics")
         requested = {key: np.concatenate([batch[key]] * number) for key in cameras_of}
         requested["target_pose"] = np.repeat(around.pose, count, axis=0)
         requested["target_intrinsics"] = np.broadcast_to(around.intrinsics, (number * count, 4))
-        _, seen_at = self._inference.conditions(requested)
+        _, target_conditions = self._inference.conditions(requested)
         # An object keeps its index and so its noise in all views: what its sources leave open does not flicker.
         indices = np.tile(np.arange(count), number)
         z = np.concatenate([z] * number)
-        views = inputs.to_uint8(self._inference.sample(variables, z, seed=seed, indices=indices, **seen_at)["images"])
+        views = inputs.to_uint8(
+            self._inference.sample(variables, z, seed=seed, indices=indices, **target_conditions)["images"]
+        )
         real = batch["mask"]
-        return Shown(batch["source"][real], views.reshape(number, count, *views.shape[1:])[:, real], around.azimuth)
+        return DrawnTurntable(
+            batch["source"][real], views.reshape(number, count, *views.shape[1:])[:, real], around.azimuth
+        )
 
 
 def _side_by_side(images: np.ndarray, side: int) -> np.ndarray:

@@ -56,12 +56,12 @@ def class_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(before, axis=-1, dtype=jnp.int32)
 
 
-def binary_f1(predictions: jax.Array, targets: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+def binary_f1(predictions: jax.Array, labels: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """F1 of the positive class of each of A binary attributes: 2 TP / (2 TP + FP + FN).
 
     Args:
       predictions: bool or 0/1 [N, A].
-      targets: bool or 0/1 [N, A].
+      labels: bool or 0/1 [N, A].
       mask: bool [N], False on examples to leave out (padding). All count by default.
 
     Returns:
@@ -70,63 +70,63 @@ def binary_f1(predictions: jax.Array, targets: jax.Array, *, mask: jax.Array | N
     Raises:
       ValueError: if the shapes do not agree.
     """
-    predictions, targets = jnp.asarray(predictions, bool), jnp.asarray(targets, bool)
-    mask = jnp.ones(targets.shape[:1], bool) if mask is None else jnp.asarray(mask, bool)
-    if predictions.ndim != 2 or predictions.shape != targets.shape:
+    predictions, labels = jnp.asarray(predictions, bool), jnp.asarray(labels, bool)
+    mask = jnp.ones(labels.shape[:1], bool) if mask is None else jnp.asarray(mask, bool)
+    if predictions.ndim != 2 or predictions.shape != labels.shape:
         raise ValueError(
-            f"predictions have shape {predictions.shape} and targets {targets.shape}: both must be [N, A] and the same"
+            f"predictions have shape {predictions.shape} and labels {labels.shape}: both must be [N, A] and the same"
         )
-    if mask.shape != targets.shape[:1]:
-        raise ValueError(f"mask has shape {mask.shape}: give {targets.shape[:1]}, one an example")
+    if mask.shape != labels.shape[:1]:
+        raise ValueError(f"mask has shape {mask.shape}: give {labels.shape[:1]}, one an example")
     counted = mask[:, None]
-    hits = jnp.sum(predictions & targets & counted, axis=0)
-    errors = jnp.sum((predictions ^ targets) & counted, axis=0)
+    hits = jnp.sum(predictions & labels & counted, axis=0)
+    errors = jnp.sum((predictions ^ labels) & counted, axis=0)
     return jnp.where(hits > 0, 2 * hits / jnp.maximum(2 * hits + errors, 1), 0.0)
 
 
 def classification_estimates(
     ranks: np.ndarray,
-    targets: np.ndarray,
+    labels: np.ndarray,
     sizes: Sequence[int],
     names: Sequence[str],
     *,
     over: str = "images",
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Every score of a classifier of several targets, each with its 95 % bootstrap interval over the examples.
+    """Every score of a classifier of several labels, each with its 95 % bootstrap interval over the examples.
 
     All scores come of the same resamples, which weigh examples instead of copying them. With several runs (classifiers
     trained on other draws), a score is the mean of theirs, and a resample draws both runs and examples.
 
     Args:
       ranks: int [N, H], or [S, N, H] for S runs: how many classes come before the right one (`class_ranks`).
-      targets: int [N, H], the right classes.
-      sizes, names: number of classes and name of each target.
+      labels: int [N, H], the right classes.
+      sizes, names: number of classes and name of each label.
       over: what N counts.
       seed: of the resampling.
 
     Returns:
-      NAME: accuracy of each target; "mean" over them where there are several; where there is one, of more than 5
-      classes, "NAME_top5"; where all targets are two-way, "NAME_f1" of class 1, and "mean_f1".
+      NAME: accuracy of each label; "mean" over them where there are several; where there is one, of more than 5
+      classes, "NAME_top5"; where all labels are two-way, "NAME_f1" of class 1, and "mean_f1".
 
     Raises:
       ValueError: if there are no examples, or the shapes do not agree.
     """
-    ranks, targets = np.asarray(ranks), np.asarray(targets)
+    ranks, labels = np.asarray(ranks), np.asarray(labels)
     runs = ranks if ranks.ndim == 3 else ranks[None]
-    if runs.shape[1:] != targets.shape or targets.shape[1:] != (len(sizes),) or len(sizes) != len(names):
+    if runs.shape[1:] != labels.shape or labels.shape[1:] != (len(sizes),) or len(sizes) != len(names):
         raise ValueError(
-            f"ranks have shape {ranks.shape} and targets {targets.shape}: give [N, H] or [S, N, H] and [N, H] for "
+            f"ranks have shape {ranks.shape} and labels {labels.shape}: give [N, H] or [S, N, H] and [N, H] for "
             f"{len(sizes)} sizes and {len(names)} names"
         )
-    if targets.size == 0:
+    if labels.size == 0:
         raise ValueError("there are no examples to score: the split or the selection is empty")
-    table = _counted(runs, targets, sizes)
+    table = _counted(runs, labels, sizes)
     heads = len(names)
 
     def figures(sums: np.ndarray) -> np.ndarray:
-        """From sums over examples [..., columns] to scores: of each target, then the means of several targets."""
-        scores = sums / len(targets)
+        """From sums over examples [..., columns] to scores: of each label, then the means of several labels."""
+        scores = sums / len(labels)
         if _two_way(sizes):
             right, wrong = sums[..., heads : 2 * heads], sums[..., 2 * heads :]
             f1 = np.where(right > 0, 2 * right / np.maximum(2 * right + wrong, 1), 0.0)
@@ -141,7 +141,7 @@ def classification_estimates(
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     over = over if len(runs) == 1 else f"{over}, {len(runs)} seeds"
     return {
-        label: Estimate(float(value), float(a), float(b), len(targets), over)
+        label: Estimate(float(value), float(a), float(b), len(labels), over)
         for label, value, a, b in zip(_labels(sizes, names), values, low, high, strict=True)
     }
 
@@ -161,13 +161,13 @@ def _labels(sizes: Sequence[int], names: Sequence[str]) -> list[str]:
     return labels if len(names) == 1 else [*labels, *(["mean", "mean_f1"] if f1 else ["mean"])]
 
 
-def _counted(runs: np.ndarray, targets: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def _counted(runs: np.ndarray, labels: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """What is summed over the examples, float32 [S, N, columns]: hits, and for F1 true positives and errors."""
     columns = [runs == 0]
     if _has_top5(sizes):
         columns.append(runs < 5)
     if _two_way(sizes):
-        columns += [columns[0] & (targets == 1), ~columns[0]]
+        columns += [columns[0] & (labels == 1), ~columns[0]]
     return np.concatenate(columns, axis=-1).astype(np.float32)
 
 

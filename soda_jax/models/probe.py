@@ -1,4 +1,4 @@
-"""Linear probe on the latent (SODA Appendix E.1): parameter-free BatchNorm, dropout, one softmax head a target."""
+"""Linear probe on the latent (SODA Appendix E.1): parameter-free BatchNorm, dropout, one softmax head a label."""
 
 import flax.linen as nn
 import jax
@@ -11,10 +11,10 @@ _ABSENT = -1e30  # finite: the gradient of infinite logits is not a number
 
 
 class LinearProbe(nn.Module):
-    """Linear classifier of several targets.
+    """Linear classifier of several labels.
 
     Attributes:
-      sizes: number of classes of each target; a binary attribute is a target of two.
+      sizes: number of classes of each label; a binary attribute is a label of two.
       dropout: rate on the normalised features.
       init_scale: standard deviation of the initial weights.
       bias_init: initial bias (-10 for ImageNet).
@@ -27,7 +27,7 @@ class LinearProbe(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, train_ids: jax.Array | None = None) -> list[jax.Array]:
-        """Maps features [B, d] to one array of logits [B, size] for each target."""
+        """Maps features [B, d] to one array of logits [B, size] for each label."""
         norm = nn.BatchNorm(
             use_running_average=train_ids is None,
             momentum=0.99,
@@ -60,21 +60,21 @@ def stack_heads(logits: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     return jnp.where(exists, logits[..., where], _ABSENT)
 
 
-def head_losses(logits: jax.Array, targets: jax.Array, sizes: tuple[int, ...], label_smoothing: float) -> jax.Array:
+def head_losses(logits: jax.Array, labels: jax.Array, sizes: tuple[int, ...], label_smoothing: float) -> jax.Array:
     """Smoothed softmax cross-entropy of every head.
 
     Args:
       logits: [..., heads, C] of `stack_heads`.
-      targets: int [..., heads], broadcast over the leading axes of `logits`.
+      labels: int [..., heads], broadcast over the leading axes of `logits`.
       sizes: number of classes of each head.
-      label_smoothing: share of the target mass spread evenly over a head's classes.
+      label_smoothing: share of the label mass spread evenly over a head's classes.
 
     Returns:
       [..., heads].
     """
     log_p = jax.nn.log_softmax(logits)
-    targets = jnp.broadcast_to(targets, log_p.shape[:-1])
-    loss = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    labels = jnp.broadcast_to(labels, log_p.shape[:-1])
+    loss = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     if label_smoothing == 0:
         return loss
     sizes = np.array(sizes)
@@ -83,25 +83,25 @@ def head_losses(logits: jax.Array, targets: jax.Array, sizes: tuple[int, ...], l
     return (1 - label_smoothing) * loss + label_smoothing * even
 
 
-def probe_loss(logits: list[jax.Array], targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def probe_loss(logits: list[jax.Array], labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Softmax cross-entropy averaged over the heads, [B].
 
     Args:
       logits: for each head [B, size].
-      targets: int [B, heads].
-      label_smoothing: share of the target mass spread evenly.
+      labels: int [B, heads].
+      label_smoothing: share of the label mass spread evenly.
     """
     sizes = tuple(head.shape[-1] for head in logits)
     stacked = stack_heads(jnp.concatenate(logits, axis=-1), sizes)
-    return head_losses(stacked, targets, sizes, label_smoothing).mean(axis=-1)
+    return head_losses(stacked, labels, sizes, label_smoothing).mean(axis=-1)
 
 
-def probe_hits(logits: list[jax.Array], targets: jax.Array) -> jax.Array:
+def probe_hits(logits: list[jax.Array], labels: jax.Array) -> jax.Array:
     """Whether each head's top class is right: bool [B, heads]."""
-    return jnp.stack([head.argmax(axis=-1) == targets[:, i] for i, head in enumerate(logits)], axis=1)
+    return jnp.stack([head.argmax(axis=-1) == labels[:, i] for i, head in enumerate(logits)], axis=1)
 
 
-def probe_targets(batch: dict[str, jax.Array], kind: str) -> jax.Array:
-    """The targets [B, heads] of a batch, for kind "label", "attributes" or "factors"."""
-    targets = batch[kind]
-    return targets[:, None] if targets.ndim == 1 else targets
+def probe_labels(batch: dict[str, jax.Array], kind: str) -> jax.Array:
+    """The labels [B, heads] of a batch, for kind "label", "attributes" or "factors"."""
+    labels = batch[kind]
+    return labels[:, None] if labels.ndim == 1 else labels

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from soda_jax import inputs, rngs
 from soda_jax.diffusion.gaussian import Diffusion
-from soda_jax.models.probe import LinearProbe, probe_hits, probe_loss, probe_targets
+from soda_jax.models.probe import LinearProbe, probe_hits, probe_labels, probe_loss
 from soda_jax.models.soda import SODA
 from soda_jax.objectives.state import ProbeState, TrainState, ema_decay_at, ema_update
 from soda_jax.parallel import sharding
@@ -24,7 +24,7 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class ProbeTask:
-    """What the online probe predicts: the batch's key, each target's classes and name, and how it is trained."""
+    """What the online probe predicts: the batch's key, each label's classes and name, and how it is trained."""
 
     kind: str
     sizes: tuple[int, ...]
@@ -204,13 +204,13 @@ class Trainer:
         source = inputs.normalise_source(batch["source"])
         if self.source_noise > 0:
             source += self.source_noise * draw("source_noise", lambda k: jax.random.normal(k, source.shape[1:]))
-        seen_from, seen_at = self._cameras(batch, draw)
+        source_conditions, target_conditions = self._cameras(batch, draw)
         (z, out), updated = self.model.apply(
             variables,
             source,
             batch["source_mask"],
             ids,
-            **seen_from,
+            **source_conditions,
             method="encode",
             mutable=["batch_stats"],
             rngs={"dropout": rngs.stream(self.root, "encoder_dropout", step)},
@@ -226,7 +226,7 @@ class Trainer:
             z,
             self._section_mask(draw),
             ids,
-            **seen_at,
+            **target_conditions,
             method="denoise",
             rngs={"dropout": rngs.stream(self.root, "denoiser_dropout", step)},
         )
@@ -270,7 +270,7 @@ class Trainer:
     ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
         """Losses of the probes; the stop-gradient keeps them out of the encoder."""
         task, ids = self.probe, batch["id"]
-        targets = probe_targets(batch, task.kind)
+        labels = probe_labels(batch, task.kind)
         total, new_stats, metrics = jnp.zeros(()), {}, {}
         for name in task.inputs:
             x = jax.lax.stop_gradient(features[name]).reshape(ids.shape[0], -1).astype(jnp.float32)
@@ -282,11 +282,11 @@ class Trainer:
                 rngs={"dropout": rngs.stream(self.root, f"probe_dropout_{name}", step)},
             )
             new_stats[name] = updated["batch_stats"]
-            loss = probe_loss(logits, targets, task.label_smoothing).mean()
+            loss = probe_loss(logits, labels, task.label_smoothing).mean()
             total += loss
             prefix = "probe" if name == "latent" else f"probe_{name}"
             metrics[f"{prefix}/loss"] = loss
-            metrics[f"{prefix}/accuracy"] = probe_hits(logits, targets).mean()
+            metrics[f"{prefix}/accuracy"] = probe_hits(logits, labels).mean()
         return total, new_stats, metrics
 
 

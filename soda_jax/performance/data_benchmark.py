@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from soda_jax.data import ViewSpec, load_source, train_dataset
+from soda_jax.data import ViewSpec, load_dataset, train_batches
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import iterate
-from soda_jax.data.sources import Source
 
 SOURCE_RESOLUTION, TARGET_RESOLUTION = 256, 128
 RANDAUGMENT_RATE = 0.65  # the paper's, on ImageNet
@@ -93,10 +93,10 @@ def measure(batches: Iterator[Any], batch_size: int, count: int, workers: int) -
     return batch_size * count / (clock() - begin) / max(workers, 1)
 
 
-def soda_batches(source: Source, spec: ViewSpec, batch_size: int, workers: int) -> Iterator[Any]:
+def soda_batches(dataset: Dataset, spec: ViewSpec, batch_size: int, workers: int) -> Iterator[Any]:
     """Our batches: by `workers` processes, or one after another in this thread."""
-    dataset = train_dataset(source, spec, batch_size=batch_size, seed=0)
-    return iterate(dataset, num_workers=workers) if workers else (dataset[step] for step in range(len(dataset)))
+    batches = train_batches(dataset, spec, batch_size=batch_size, seed=0)
+    return iterate(batches, num_workers=workers) if workers else (batches[step] for step in range(len(batches)))
 
 
 def compare(cases: Sequence[Case], *, images: int, repeats: int, workers: int, torchvision: bool) -> list[dict]:
@@ -111,10 +111,10 @@ def compare(cases: Sequence[Case], *, images: int, repeats: int, workers: int, t
     count = max(1 + _BUFFERED * workers, round(images * max(workers, 1) / BATCH_SIZE))
     pipelines: list[dict[str, Iterator[Any]]] = []
     for case in cases:
-        source = load_source("folder", case.root, "train")
-        opened = {"soda_jax": soda_batches(source, case.spec(), BATCH_SIZE, workers)}
+        dataset = load_dataset("folder", case.root, "train")
+        opened = {"soda_jax": soda_batches(dataset, case.spec(), BATCH_SIZE, workers)}
         if torchvision:
-            paths = [example["image"].name for example in source.get_many(range(len(source)))]
+            paths = [example["image"].name for example in dataset.get_many(range(len(dataset)))]
             opened["torchvision"] = _torchvision_batches(paths, case.randaugment, workers)
         pipelines.append(opened)
     values: list[dict[str, list[float]]] = [{name: [] for name in opened} for opened in pipelines]

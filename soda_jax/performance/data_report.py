@@ -67,9 +67,9 @@ def _cases(root: str | None, folder: pathlib.Path, count: int) -> list[Case]:
 
 def _data_of_config(config: ConfigDict, step_seconds: float, repeats: int, images: int) -> dict[str, Any]:
     validate(config)
-    source, spec = build.source(config, config.data.train_split), build.view_spec(config)
+    dataset, spec = build.dataset(config, config.data.train_split), build.view_spec(config)
     batch_size = min(config.train.batch_size, MAX_CONFIG_BATCH)
-    batches = data_benchmark.soda_batches(source, spec, batch_size, workers=0)
+    batches = data_benchmark.soda_batches(dataset, spec, batch_size, workers=0)
     count = max(1, round(images / batch_size))
     rate = Rate(tuple(data_benchmark.measure(batches, batch_size, count, workers=0) for _ in range(repeats)))
     print(f"{config.data.name}: {rate} images a second and core (median, lowest-highest of {repeats} runs).")

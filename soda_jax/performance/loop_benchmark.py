@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax import build
-from soda_jax.data.pipeline import iterate, train_dataset
+from soda_jax.data.datasets import Dataset
+from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.data.read_ahead import ReadAhead
-from soda_jax.data.sources import Source
 from soda_jax.objectives.state import TrainState
 from soda_jax.parallel import sharding
 from soda_jax.performance.step_benchmark import initial_state
@@ -54,24 +54,24 @@ class Loop:
 
     Args:
       config: the run's. Its steps, logging and checkpoints are as it says, its evaluations are left out.
-      source: its training split.
+      dataset: its training split.
     """
 
-    def __init__(self, config: ConfigDict, source: Source, mesh: Mesh, workdir: str, checkpointer: Checkpointer):
+    def __init__(self, config: ConfigDict, dataset: Dataset, mesh: Mesh, workdir: str, checkpointer: Checkpointer):
         self.config = config.copy_and_resolve_references()
         with self.config.unlocked():
             self.config.train.num_steps = self.config.train.eval_every = self.config.train.checkpoint_every = _NEVER
         self._mesh = mesh
-        trainer = build.trainer(self.config, source.targets, mesh)
-        dataset = train_dataset(
-            source,
+        trainer = build.trainer(self.config, dataset.labels, mesh)
+        batches = train_batches(
+            dataset,
             build.view_spec(config),
             batch_size=config.train.batch_size,
             seed=config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self._batches = iterate(dataset, num_workers=config.data.num_workers)
+        self._batches = iterate(batches, num_workers=config.data.num_workers)
         self._resident = sharding.put_batch(next(self._batches), mesh)
         self.state = initial_state(trainer, mesh, next(self._batches))
         self._step = trainer.jit_step(self.state, mesh)
@@ -130,7 +130,7 @@ class Loop:
         return blocked, max(time.perf_counter() - begin - steps * step_seconds, blocked)
 
 
-def measure(config: ConfigDict, source: Source, repeats: int, min_seconds: float) -> dict[str, Any]:
+def measure(config: ConfigDict, dataset: Dataset, repeats: int, min_seconds: float) -> dict[str, Any]:
     """Runs the loop and resident steps in turn.
 
     Returns:
@@ -140,7 +140,7 @@ def measure(config: ConfigDict, source: Source, repeats: int, min_seconds: float
     """
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     with tempfile.TemporaryDirectory() as workdir, Checkpointer(workdir, _NEVER) as checkpointer:
-        loop = Loop(config, source, mesh, workdir, checkpointer)
+        loop = Loop(config, dataset, mesh, workdir, checkpointer)
         try:
             loop.resident(1)
             timings = in_turn({"loop": loop.in_loop, "resident": loop.resident}, repeats, min_seconds)

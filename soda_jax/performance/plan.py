@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from soda_jax import build, inputs
 from soda_jax import config as config_lib
-from soda_jax.data.sources import Targets
+from soda_jax.data.datasets import Labels
 from soda_jax.parallel import sharding
 from soda_jax.performance import hlo
 from soda_jax.performance.describe import counted_model, train_flops
@@ -33,11 +33,11 @@ GIB = 2**30
 _QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CHIPS_GIB = (16, 32, 80)
 USABLE = 0.9  # of a chip's memory; the rest is the runtime's, and the compiler's margin
-# The dataset is not opened, so the online probe's targets are these; they make a thousandth of the model.
-PROBE_TARGETS = {
-    "label": Targets((1000,), ("label",)),
-    "attributes": Targets((2,) * 40, tuple(f"attribute {i}" for i in range(40))),
-    "factors": Targets((10,) * 6, tuple(f"factor {i}" for i in range(6))),
+# The dataset is not opened, so the online probe's labels are these; they make a thousandth of the model.
+PROBE_LABELS = {
+    "label": Labels((1000,), ("label",)),
+    "attributes": Labels((2,) * 40, tuple(f"attribute {i}" for i in range(40))),
+    "factors": Labels((10,) * 6, tuple(f"factor {i}" for i in range(6))),
 }
 
 
@@ -140,10 +140,10 @@ def _device_sets(counts: Sequence[int], topologies: Sequence[str]) -> list[list[
         ) from error
 
 
-def probe_targets(config: ConfigDict) -> dict[str, Targets]:
-    """The targets that the planned probe predicts."""
+def probe_labels(config: ConfigDict) -> dict[str, Labels]:
+    """The labels that the planned probe predicts."""
     kind = "label" if config.probe.kind == "auto" else config.probe.kind
-    return {kind: PROBE_TARGETS[kind]} if kind != "none" else {}
+    return {kind: PROBE_LABELS[kind]} if kind != "none" else {}
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -153,8 +153,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, jax.S
     sides = {"source": data.source_resolution, "target": data.resolution}
     shapes = {view: ((*lead, sides[view], sides[view], 3), jnp.uint8) for view, lead in views.items()}
     shapes |= {"source_mask": ((data.num_sources,), jnp.bool_), "id": ((), jnp.int32)}
-    for kind, targets in probe_targets(config).items():
-        shapes[kind] = ((), jnp.int32) if kind == "label" else ((len(targets.sizes),), jnp.int32)
+    for kind, labels in probe_labels(config).items():
+        shapes[kind] = ((), jnp.int32) if kind == "label" else ((len(labels.sizes),), jnp.int32)
     fields = {"pose": (4, 4), "intrinsics": (4,), "window": (4,)}
     for key in inputs.pose_keys(build.pose_encoding(config)):
         view, _, field = key.partition("_")
@@ -164,7 +164,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, jax.S
 
 def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     """Compiles the training step of `config` for `mesh` and reads off what a device needs."""
-    trainer = build.trainer(config, probe_targets(config), mesh)
+    trainer = build.trainer(config, probe_labels(config), mesh)
     batch = abstract_batch(config, mesh, config.train.batch_size)
     example = {key: jax.ShapeDtypeStruct((1, *value.shape[1:]), value.dtype) for key, value in batch.items()}
     state = sharding.abstract_state(jax.eval_shape(trainer.init, example), mesh)
@@ -196,7 +196,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
         state=held,
         total=total,
         evaluation=held + sum(_bytes_of(leaf.shape, leaf.dtype) for leaf in gathered) if gathered else 0,
-        sent=sum(one.sent for one in exchanged) if compiled is not None else None,
+        sent=sum(collective.sent for collective in exchanged) if compiled is not None else None,
         collectives=exchanged,
         seconds=time.perf_counter() - begin,
     )
@@ -279,9 +279,15 @@ def report(config: ConfigDict, figures: dict[str, Any]) -> str:
             f"{', '.join(evaluations)} devices, without its activations; the peak is the step's or this, if larger."
         )
     exchanged = [
-        [step["devices"], one["kind"], one["group"], one["count"], f"{one['size'] / 1e6:,.1f}"]
+        [
+            step["devices"],
+            collective["kind"],
+            collective["group"],
+            collective["count"],
+            f"{collective['size'] / 1e6:,.1f}",
+        ]
         for step in figures["steps"]
-        for one in step["collectives"]
+        for collective in step["collectives"]
     ]
     if exchanged:
         headers = ["devices", "collective", "group", "times a step", "MB a step"]

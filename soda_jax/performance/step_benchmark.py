@@ -17,7 +17,7 @@ from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import Trainer
 from soda_jax.parallel import sharding
 from soda_jax.performance import chips, describe
-from soda_jax.performance.plan import abstract_batch, probe_targets
+from soda_jax.performance.plan import abstract_batch, probe_labels
 from soda_jax.performance.timing import Timing, in_turn, ratio, repeated, share, warm_up
 
 
@@ -112,7 +112,7 @@ def train(bench: Bench, batch_size: int, extras: bool = True) -> dict[str, Any]:
     config = bench.config.copy_and_resolve_references()
     with config.unlocked():
         config.train.batch_size = batch_size
-    trainer = build.trainer(config, probe_targets(config), bench.mesh)
+    trainer = build.trainer(config, probe_labels(config), bench.mesh)
     batch = sharding.put_whole_batch(synthetic_batch(config, bench.mesh, batch_size), bench.mesh)
     whole = stepper(trainer, bench.mesh, batch)
     seconds, memory = warm_up(whole), bench.new_peak()
@@ -232,9 +232,9 @@ def _bare_denoiser(bench: Bench, variables: Any, z: np.ndarray, camera: Any) -> 
 
     @jax.jit
     def denoise(variables: Any, x: jax.Array, t: jax.Array, z: jax.Array, camera: Any) -> jax.Array:
-        seen_at = {} if camera is None else {"target_camera": camera}
+        target_conditions = {} if camera is None else {"target_camera": camera}
         sections = jnp.ones((count, model.denoiser.num_sections))
-        return model.apply(variables, x, t, z, sections, **seen_at, method="denoise")[0]
+        return model.apply(variables, x, t, z, sections, **target_conditions, method="denoise")[0]
 
     place = sharding.batch_sharding(bench.inference.mesh)
     x = np.random.default_rng(1).standard_normal((count, side, side, 3)).astype(np.float32)

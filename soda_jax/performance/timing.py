@@ -36,9 +36,9 @@ def share(part: Timing, whole: Timing) -> float:
     return statistics.median(1 - p / w for p, w in zip(part.values, whole.values, strict=True))
 
 
-def ratio(one: Timing, other: Timing) -> float:
-    """`one` over `other`, the median over pairs measured side by side."""
-    return statistics.median(o / p for o, p in zip(one.values, other.values, strict=True))
+def ratio(program: Timing, base: Timing) -> float:
+    """`program` over `base`, the median over pairs measured side by side."""
+    return statistics.median(p / b for p, b in zip(program.values, base.values, strict=True))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from soda_jax import build
 from soda_jax.config import ConfigError, parse_encoder_name
 from soda_jax.models.modulation import section_sizes
 from soda_jax.parallel import sharding
-from soda_jax.performance.plan import probe_targets
+from soda_jax.performance.plan import probe_labels
 from soda_jax.performance.step_benchmark import Bench, stepper, synthetic_batch
 from soda_jax.performance.timing import in_turn, ratio, repeated, warm_up
 
@@ -116,7 +116,7 @@ def compare(bench: Bench, python: str) -> dict[str, Any]:
       version and the memory layout that it was faster with.
     """
     config, mesh = bench.config, bench.mesh
-    trainer = build.trainer(config, probe_targets(config), mesh)
+    trainer = build.trainer(config, probe_labels(config), mesh)
     batch = sharding.put_whole_batch(synthetic_batch(config, mesh, config.train.batch_size), mesh)
     step = stepper(trainer, mesh, batch)
     with reference(python, specification(config)) as theirs:

@@ -1,4 +1,4 @@
-"""Renders textured meshes into the multi-view folder that the source "multiview" reads.
+"""Renders textured meshes into the multi-view folder that the dataset "multiview" reads.
 
 Needs the `render` extra (trimesh, pyrender). Only soda_jax.tools.render_objects uses it.
 """

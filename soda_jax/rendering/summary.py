@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from soda_jax.data.sources.base import hashed_split
+from soda_jax.data.datasets.base import hashed_split
 from soda_jax.rendering.catalogue import Model
 from soda_jax.rendering.views import TRANSFORMS, is_complete
 

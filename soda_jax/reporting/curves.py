@@ -54,15 +54,15 @@ _CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (
     ("Learning rate", False, {"learning_rate": "learning rate"}),
     ("Images per second", False, {"images_per_second": "training"}),
 )
-_OF_ALL_TARGETS = ("probe/mean", "probe/accuracy", "probe/loss")
+_OF_ALL_LABELS = ("probe/mean", "probe/accuracy", "probe/loss")
 
 
 def charts(curves: dict[str, list[tuple[int, float]]]) -> list[Chart]:
     """Everything in metrics.jsonl as small charts."""
     drawn = {"grad_norm"}  # of all: next to the denoiser's it shows nothing new
-    targets = [name for name in curves if name.startswith("probe/") and name not in _OF_ALL_TARGETS]
-    if len(targets) == 1:
-        drawn.add(targets[0])  # the mean is the same
+    labels = [name for name in curves if name.startswith("probe/") and name not in _OF_ALL_LABELS]
+    if len(labels) == 1:
+        drawn.add(labels[0])  # the mean is the same
     found = []
     for title, logarithmic, names in _CHARTS:
         lines = [Line(label, curves[name]) for name, label in names.items() if curves.get(name)]
@@ -72,7 +72,7 @@ def charts(curves: dict[str, list[tuple[int, float]]]) -> list[Chart]:
     rest: dict[str, list[Line]] = {}
     for name in sorted(curves.keys() - drawn):
         prefix, _, leaf = name.rpartition("/")
-        title = {"probe": "Online probe, held-out accuracy by target"}.get(prefix, prefix or leaf)
+        title = {"probe": "Online probe, held-out accuracy by label"}.get(prefix, prefix or leaf)
         if prefix != "probe_pixels" and curves[name]:
             rest.setdefault(title.replace("_", " "), []).append(Line(leaf.replace("_", " "), curves[name]))
     for title, lines in rest.items():

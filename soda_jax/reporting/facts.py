@@ -54,7 +54,9 @@ def machine(hardware: dict[str, Any]) -> str:
 
 
 def _hardware(sessions: list[dict[str, Any]]) -> Fact:
-    names = list(dict.fromkeys(machine(one["hardware"]) for one in sessions if isinstance(one.get("hardware"), dict)))
+    names = list(
+        dict.fromkeys(machine(session["hardware"]) for session in sessions if isinstance(session.get("hardware"), dict))
+    )
     if not names:
         return "Hardware", "not recorded", "the run is older than run.json"
     detail = f"earlier: {'; '.join(names[:-1])}" if len(names) > 1 else ""
@@ -65,7 +67,7 @@ def _hardware(sessions: list[dict[str, Any]]) -> Fact:
 
 
 def _duration(data: RunData, flat: dict[str, Any]) -> Fact:
-    seconds = sum(float(one.get("seconds") or 0) for one in data.sessions)
+    seconds = sum(float(session.get("seconds") or 0) for session in data.sessions)
     if seconds:
         starts = len(data.sessions)
         detail = "compilation and evaluations included" + (f", in {starts} starts" if starts > 1 else "")
@@ -98,7 +100,7 @@ def revision(git: dict[str, Any] | None) -> str:
 
 
 def _revision(sessions: list[dict[str, Any]]) -> Fact:
-    found = [revision(one.get("git")) for one in sessions]
+    found = [revision(session.get("git")) for session in sessions]
     named = list(dict.fromkeys(text for text in found if text))
     versions = sessions[-1].get("versions") if sessions else None
     detail = f"soda_jax {versions.get('soda_jax')}, jax {versions.get('jax')}" if isinstance(versions, dict) else ""
@@ -111,16 +113,16 @@ def _revision(sessions: list[dict[str, Any]]) -> Fact:
 def session_rows(sessions: list[dict[str, Any]]) -> list[dict[str, str]]:
     """One row for each start of training."""
     rows = []
-    for one in sessions:
-        started = str(one.get("started", "")).replace("T", " ").removesuffix("+00:00")
+    for session in sessions:
+        started = str(session.get("started", "")).replace("T", " ").removesuffix("+00:00")
         rows.append(
             {
                 "started (UTC)": started,
-                "steps": f"{one.get('first_step', 0):,} to {one.get('last_step', 0):,}",
-                "duration": duration(float(one.get("seconds") or 0)),
-                "finished": "yes" if one.get("finished") else "no",
-                "hardware": machine(one.get("hardware") or {}),
-                "git revision": revision(one.get("git")) or "not in a checkout",
+                "steps": f"{session.get('first_step', 0):,} to {session.get('last_step', 0):,}",
+                "duration": duration(float(session.get("seconds") or 0)),
+                "finished": "yes" if session.get("finished") else "no",
+                "hardware": machine(session.get("hardware") or {}),
+                "git revision": revision(session.get("git")) or "not in a checkout",
             }
         )
     return rows

@@ -112,7 +112,7 @@ def _classification(name: str, base: str, setting: str, parts: list[str]) -> Met
             leaf, score, paper = leaf.removesuffix(ending), wording, key
     words = [*parts[:-1], leaf]
     main = leaf in ("mean", "label")
-    of = "" if leaf == "label" else ", mean of the targets" if leaf == "mean" else f", {_plain(words)}"
+    of = "" if leaf == "label" else ", mean of the labels" if leaf == "mean" else f", {_plain(words)}"
     comparable = base == "linear_probe" and (leaf == "label" if paper in ("top1", "top5") else leaf == "mean")
     return Metric(
         name,

@@ -121,29 +121,31 @@ def _paper_note(data: RunData, known: paper.Dataset | None, evaluation: Evaluati
     return note
 
 
-def _evaluation(one: Evaluation, data: RunData, flat: dict[str, Any], known: paper.Dataset | None) -> dict[str, Any]:
+def _evaluation(
+    evaluation: Evaluation, data: RunData, flat: dict[str, Any], known: paper.Dataset | None
+) -> dict[str, Any]:
     """The newest evaluation for the templates."""
     comparers, measured, changed = [], [], []
-    earlier = [session for session in one.details.get("earlier") or () if isinstance(session, dict)]
-    for session in (one.details, *earlier):
+    earlier = [session for session in evaluation.details.get("earlier") or () if isinstance(session, dict)]
+    for session in (evaluation.details, *earlier):
         settings = session.get("settings")
         settings = recipes.flatten(settings) if isinstance(settings, dict) else {}
         settings = {name: value for name, value in settings.items() if name in flat}
         names = tuple(map(str, session.get("evaluators") or ()))
-        comparers.append((names, Comparer(flat, one.step, known if flat else None, settings)))
+        comparers.append((names, Comparer(flat, evaluation.step, known if flat else None, settings)))
         measured.append(_measured(session, names))
         for name, *values in recipes.differences({name: flat[name] for name in settings}, settings):
             changed.append((name, *values, ", ".join(names)))
-    results = Results(one, comparers, flat.get("data.name", ""))
+    results = Results(evaluation, comparers, flat.get("data.name", ""))
     return {
-        "step": one.step,
-        "file": one.path.name,
+        "step": evaluation.step,
+        "file": evaluation.path.name,
         "tables": results.tables,
         "reasons": results.reasons,
         "measured": _grid([row for row in measured if any(row.values())]),
         "changed": changed,
-        "charts": evaluation_charts(one),
-        "has_online": any(name.startswith("online_probe/") for row in one.results.values() for name in row),
+        "charts": evaluation_charts(evaluation),
+        "has_online": any(name.startswith("online_probe/") for row in evaluation.results.values() for name in row),
     }
 
 
@@ -161,7 +163,7 @@ def _measured(session: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]
     }
 
 
-def evaluation_charts(one: Evaluation) -> list[Chart]:
+def evaluation_charts(evaluation: Evaluation) -> list[Chart]:
     """Figures that are measured along an axis: by the number of sources, by the section of the latent."""
     axes = (
         ("novel_view", r"novel_view(\d+)/(\w+)", "sources", "Novel views: {}"),
@@ -169,17 +171,17 @@ def evaluation_charts(one: Evaluation) -> list[Chart]:
     )
     found = []
     for evaluator, pattern, xlabel, title in axes:
-        for leaf, rows in _points(one, pattern).items():
+        for leaf, rows in _points(evaluation, pattern).items():
             if max(len(points) for points in rows.values()) > 1:
                 lines = [_line(row, points) for row, points in rows.items()]
                 found.append(curves.draw(title.format(describe(f"{evaluator}/{leaf}").label), lines, xlabel))
     return found
 
 
-def _points(one: Evaluation, pattern: str) -> dict[str, dict[str, list[tuple[int, float, float, float]]]]:
+def _points(evaluation: Evaluation, pattern: str) -> dict[str, dict[str, list[tuple[int, float, float, float]]]]:
     """{metric: {row: [(place on the axis, value, low, high)]}} of the figures whose names `pattern` matches."""
     found: dict[str, dict[str, list[tuple[int, float, float, float]]]] = {}
-    for row, metrics in one.results.items():
+    for row, metrics in evaluation.results.items():
         for name, figure in metrics.items():
             match, value = re.fullmatch(pattern, name), float(figure)
             if match and math.isfinite(value):
@@ -202,7 +204,9 @@ def _grid(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
 
 def _resumed(data: RunData) -> list[tuple[str, str, str]]:
     """Fields that changed from one start to a later one: (field, before, after)."""
-    configs = [recipes.flatten(one["config"]) for one in data.sessions if isinstance(one.get("config"), dict)]
+    configs = [
+        recipes.flatten(session["config"]) for session in data.sessions if isinstance(session.get("config"), dict)
+    ]
     changed = []
     for before, after in zip(configs, configs[1:], strict=False):
         changed += recipes.differences(before, after)

@@ -84,9 +84,9 @@ def _disentanglement(title: str, recipe: tuple[str, str | None], mean: tuple, fu
     return Dataset(title, recipe, figures, free_latent_dim=True)
 
 
-def _views(title: str, recipe: str, one: tuple[float, ...], by_sources: dict[str, tuple[float, ...]]) -> Dataset:
+def _views(title: str, recipe: str, one_source: tuple[float, ...], by_sources: dict[str, tuple[float, ...]]) -> Dataset:
     """A set of Table 3, from one source; `by_sources` are FIDs from 3, 5, 7 and 9 (Table 5), by aggregation."""
-    figures = _row("novel_view1", "3", _IMAGES, one)
+    figures = _row("novel_view1", "3", _IMAGES, one_source)
     for variant, values in by_sources.items():
         for count, value in zip((3, 5, 7, 9), values, strict=True):
             figures += (Figure(f"novel_view{count}/fid", value, "Table 5", variant),)

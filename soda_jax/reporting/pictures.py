@@ -15,7 +15,7 @@ _TYPES = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".jpeg
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class EmbeddedPicture:
     """A picture for the page: caption, path within the workdir, its size in pixels, its content as a data URI."""
 
     caption: str
@@ -30,8 +30,8 @@ class Series:
     """The newest of the pictures of one name, and earlier ones, oldest first."""
 
     name: str
-    newest: Shown
-    earlier: tuple[Shown, ...]
+    newest: EmbeddedPicture
+    earlier: tuple[EmbeddedPicture, ...]
 
 
 def collect(pictures: list[Picture], workdir: pathlib.Path, budget: int = BUDGET) -> tuple[list[Series], list[str]]:
@@ -46,7 +46,7 @@ def collect(pictures: list[Picture], workdir: pathlib.Path, budget: int = BUDGET
     series = []
     for name, group in groups.items():
         older = [loader.load(picture) for picture in _spread(group[:-1], EARLIER)]
-        shown = [one for one in [*older, newest[name]] if one is not None]
+        shown = [picture for picture in [*older, newest[name]] if picture is not None]
         if shown:
             series.append(Series(name.replace("_", " "), shown[-1], tuple(shown[:-1])))
     if loader.left_out:
@@ -70,7 +70,7 @@ class _Loader:
         self._workdir, self._left, self._warnings = workdir, budget, warnings
         self.left_out: list[str] = []
 
-    def load(self, picture: Picture) -> Shown | None:
+    def load(self, picture: Picture) -> EmbeddedPicture | None:
         name = picture.path.relative_to(self._workdir).as_posix()
         try:
             content = picture.path.read_bytes()
@@ -86,4 +86,4 @@ class _Loader:
         self._left -= len(content)
         caption = picture.name.replace("_", " ") + (f", step {picture.step:,}" if picture.step >= 0 else "")
         uri = f"data:{_TYPES[picture.path.suffix.lower()]};base64,{base64.b64encode(content).decode('ascii')}"
-        return Shown(caption, name, width, height, uri)
+        return EmbeddedPicture(caption, name, width, height, uri)

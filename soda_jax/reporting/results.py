@@ -99,7 +99,7 @@ class Results:
         main = [row for metric, row in pairs if metric.main or row.reference]
         if len(pairs) <= LONG or not main:
             main = [row for _, row in pairs][: max(LONG, 1)]
-        rest = tuple(row for _, row in pairs if not any(row is one for one in main))
+        rest = tuple(row for _, row in pairs if not any(row is shown for shown in main))
         figures = [results[column].get(metric.name) for column in columns for metric in metrics]
         return Table(title, columns, tuple(main), rest, interval_note(figures))
 
@@ -165,7 +165,7 @@ def online_table(curves: dict[str, list[tuple[int, float]]], examples: int) -> t
     if not names:
         return None
     if len(names) == 2 and "mean" in names:
-        names.remove("mean")  # of one target
+        names.remove("mean")  # of one label
     step = max(curves[f"probe/{name}"][-1][0] for name in names)
     columns = {"SODA": "probe", "raw pixels": "probe_pixels"}
     columns = {title: prefix for title, prefix in columns.items() if f"{prefix}/{names[0]}" in curves}
@@ -184,16 +184,16 @@ def online_table(curves: dict[str, list[tuple[int, float]]], examples: int) -> t
 
 def history(evaluations: list[Evaluation]) -> Table | None:
     """The trained model's main figures at every evaluated step; None where there is but one."""
-    steps = [one for one in evaluations if one.results.get(OWN)]
+    steps = [evaluation for evaluation in evaluations if evaluation.results.get(OWN)]
     if len(steps) < 2:
         return None
-    names = dict.fromkeys(name for one in steps for name in one.results[OWN])
+    names = dict.fromkeys(name for evaluation in steps for name in evaluation.results[OWN])
     rows = []
     for metric in map(describe, names):
         if not metric.main:
             continue
-        found = [one.results[OWN].get(metric.name) for one in steps]
+        found = [evaluation.results[OWN].get(metric.name) for evaluation in steps]
         cells = tuple(None if value is None else cell(metric, value) for value in found)
         rows.append(Row(f"{metric.group}: {metric.label}", metric.unit, _ARROWS[metric.direction], cells, None))
-    columns = tuple(f"step {one.step:,}" for one in steps)
+    columns = tuple(f"step {evaluation.step:,}" for evaluation in steps)
     return Table("Earlier evaluations", columns, tuple(rows), (), "")

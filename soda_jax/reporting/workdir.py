@@ -88,7 +88,7 @@ def read(workdir: str) -> RunData:
             "the --workdir of a training run"
         )
     logged = max((points[-1][0] for points in curves.values()), default=0)
-    step = checkpoint if checkpoint is not None else max([logged, *(one.step for one in evaluations)])
+    step = checkpoint if checkpoint is not None else max([logged, *(evaluation.step for evaluation in evaluations)])
     return RunData(path, step, config, curves, evaluations, pictures, sessions, warnings)
 
 
@@ -139,7 +139,7 @@ def _read_evaluations(path: pathlib.Path, warnings: list[str]) -> list[Evaluatio
         version = found[-1].details.get("format_version", 1)
         if isinstance(version, int) and version > EVALUATION_FORMAT:
             warnings.append(f"{file.name} is of format {version}, newer than this release; parts may be missing.")
-    return sorted(found, key=lambda one: one.step)
+    return sorted(found, key=lambda evaluation: evaluation.step)
 
 
 def parse_evaluation(data: dict[str, Any], path: pathlib.Path) -> Evaluation:

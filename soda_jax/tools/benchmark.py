@@ -82,8 +82,8 @@ def sample(options: Options, config: ConfigDict) -> dict[str, Any]:
 
 def loop(options: Options, config: ConfigDict) -> dict[str, Any]:
     """The training loop beside its steps alone."""
-    source = build.source(config, config.data.train_split)
-    found = loop_benchmark.measure(config, source, options.repeats, options.seconds)
+    dataset = build.dataset(config, config.data.train_split)
+    found = loop_benchmark.measure(config, dataset, options.repeats, options.seconds)
     print(loop_table(config, found))
     return {key: list(value.values) if isinstance(value, Timing) else value for key, value in found.items()}
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from soda_jax import build
 from soda_jax import config as config_lib
-from soda_jax.data.pipeline import iterate, train_dataset
+from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.inference.engine import Inference
 from soda_jax.inference.grids import GridWriter
@@ -32,8 +32,8 @@ from soda_jax.training.stopping import Interrupted, StopSignals
 from soda_jax.workdir.checkpoint import (
     Checkpointer,
     CheckpointWriteError,
+    check_same_labels,
     check_same_model,
-    check_same_targets,
     latest_step,
 )
 from soda_jax.workdir.lock import training_lock
@@ -70,20 +70,20 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str,
 def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, profile_steps: int) -> dict[str, float]:
     spec = build.view_spec(config)
     sources = [
-        build.source(config, s, bad_files_path(workdir)) for s in (config.data.train_split, config.data.eval_split)
+        build.dataset(config, s, bad_files_path(workdir)) for s in (config.data.train_split, config.data.eval_split)
     ]
-    source, held_out = sources
-    trainer = build.trainer(config, source.targets, mesh)
+    dataset, held_out = sources
+    trainer = build.trainer(config, dataset.labels, mesh)
     with Checkpointer(workdir, config.train.keep_every) as checkpointer:
-        dataset = train_dataset(
-            source,
+        batches = train_batches(
+            dataset,
             spec,
             batch_size=config.train.batch_size,
             seed=config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        state, position = initial_state(config, workdir, trainer, dataset[0], checkpointer, mesh)
+        state, position = initial_state(config, workdir, trainer, batches[0], checkpointer, mesh)
         run = Run(config, workdir, trainer, mesh, checkpointer, start=position, stop=stop)
         run.trace = StepTrace(workdir, position, profile_steps, active=run.is_main)
         run.step_fn = trainer.jit_step(state, mesh)
@@ -96,8 +96,8 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
             limit=config.eval.num_examples or None,
         )
         run.grid = GridWriter(run.inference, held_out, spec, config.sampling.num_images)
-        run.targets = {kind: list(found.sizes) for kind, found in source.targets.items()}
-        batches = iterate(dataset, position, num_workers=config.data.num_workers)
+        run.labels = {kind: list(found.sizes) for kind, found in dataset.labels.items()}
+        batches = iterate(batches, position, num_workers=config.data.num_workers)
         batches = ReadAhead(
             itertools.islice(batches, config.train.num_steps - position),
             BATCHES_AHEAD if distributed.is_several() else 0,
@@ -141,7 +141,7 @@ def initial_state(
         return init(example), 0
     check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
     if trainer.probe is not None:
-        check_same_targets(workdir, meta, trainer.probe.kind, trainer.probe.sizes)
+        check_same_labels(workdir, meta, trainer.probe.kind, trainer.probe.sizes)
     if step > config.train.num_steps:
         raise ValueError(
             f"config.train.num_steps={config.train.num_steps}: {workdir} is already at step {step}; ask for more "
@@ -159,7 +159,7 @@ class Run:
     grid: GridWriter
     trace: StepTrace
     step_fn: Callable[[TrainState, dict[str, jax.Array]], Any]
-    targets: dict[str, Any]
+    labels: dict[str, Any]
 
     def __init__(
         self,
@@ -348,7 +348,7 @@ class Run:
                     f"the update of step {step} made the parameters overflow; nothing of it is saved, "
                     f"{self._last_good()}. {health.NON_FINITE_REMEDY}"
                 )
-            meta = {"config": self.config.to_dict(), "targets": self.targets, "data_position": step}
+            meta = {"config": self.config.to_dict(), "targets": self.labels, "data_position": step}
             self.checkpointer.save(state, meta | {"evaluation_due": self.evaluation_due})
             self.saved = step
             self.record.update(step)

@@ -9,12 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from soda_jax import inputs, rngs
+from soda_jax.data.datasets import Dataset
+from soda_jax.data.datasets.base import Example
 from soda_jax.data.pipeline import eval_batches
-from soda_jax.data.sources import Source
-from soda_jax.data.sources.base import Example
 from soda_jax.data.views import ViewSpec
 from soda_jax.models.aggregation import pick_present
-from soda_jax.models.probe import probe_hits, probe_targets
+from soda_jax.models.probe import probe_hits, probe_labels
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import Trainer
 from soda_jax.parallel import sharding
@@ -26,7 +26,7 @@ class OnlineEvaluator:
 
     Args:
       trainer: the run's constants.
-      source, spec: the held-out split and its views.
+      dataset, spec: the held-out split and its views.
       batch_size: global; rounded up to a multiple of the devices.
       limit: examples to use; None is all.
     """
@@ -34,7 +34,7 @@ class OnlineEvaluator:
     def __init__(
         self,
         trainer: Trainer,
-        source: Source,
+        dataset: Dataset,
         spec: ViewSpec,
         mesh: Mesh,
         *,
@@ -42,7 +42,7 @@ class OnlineEvaluator:
         limit: int | None,
     ):
         self._trainer = trainer
-        self._source, self._spec, self._mesh = source, spec, mesh
+        self._dataset, self._spec, self._mesh = dataset, spec, mesh
         self._batch_size = sharding.round_up(batch_size, mesh)
         self._limit = limit
         # Of one of several processes whose data fail; one alone has nobody to go on with.
@@ -50,7 +50,7 @@ class OnlineEvaluator:
         self._step = jax.jit(self._evaluate_batch, out_shardings=sharding.replicated(mesh))
 
     def run(self, state: TrainState, between: Callable[[], None] | None = None) -> dict[str, float]:
-        """Metrics: `eval/loss`, `probe/NAME` for each target, `probe/mean`, and the same with `probe_pixels`.
+        """Metrics: `eval/loss`, `probe/NAME` for each label, `probe/mean`, and the same with `probe_pixels`.
 
         Args:
           between: called before every batch, on all processes alike; what it raises ends the evaluation.
@@ -60,7 +60,7 @@ class OnlineEvaluator:
             that none waits for one that has left.
         """
         totals: Any = None
-        total = len(self._source) if self._limit is None else min(self._limit, len(self._source))
+        total = len(self._dataset) if self._limit is None else min(self._limit, len(self._dataset))
         batches = _Unbroken(self._read(), spare=self._spare)
         for _ in range(-(-total // self._batch_size)):
             batch = next(batches)
@@ -81,7 +81,7 @@ class OnlineEvaluator:
 
     def _read(self) -> Iterator[Example]:
         return eval_batches(
-            self._source,
+            self._dataset,
             self._spec,
             batch_size=self._batch_size,
             process_index=jax.process_index(),
@@ -94,19 +94,21 @@ class OnlineEvaluator:
         mask = batch["mask"]
         source = inputs.normalise_source(batch["source"])
         pose = trainer.model.pose
-        seen_from = {} if pose is None else {"source_camera": inputs.source_camera(batch, pose)}
-        z, out = trainer.model.apply(state.ema_variables, source, batch["source_mask"], **seen_from, method="encode")
+        source_conditions = {} if pose is None else {"source_camera": inputs.source_camera(batch, pose)}
+        z, out = trainer.model.apply(
+            state.ema_variables, source, batch["source_mask"], **source_conditions, method="encode"
+        )
         sums = {"count": mask.sum(), "loss": jnp.sum(self._denoising_loss(state, batch, z) * mask)}
         if trainer.probe is None:
             return sums
-        targets = probe_targets(batch, trainer.probe.kind)
+        labels = probe_labels(batch, trainer.probe.kind)
         features = {"latent": out["latent"], "pixels": source[:, 0]}
         for name in trainer.probe.inputs:
             logits = trainer.probe.module.apply(
                 {"params": state.probe.params[name], "batch_stats": state.probe.batch_stats[name]},
                 features[name].reshape(mask.shape[0], -1),
             )
-            sums[name] = jnp.sum(probe_hits(logits, targets) & mask[:, None], axis=0)
+            sums[name] = jnp.sum(probe_hits(logits, labels) & mask[:, None], axis=0)
         return sums
 
     def _denoising_loss(self, state: TrainState, batch: dict[str, jax.Array], z: jax.Array) -> jax.Array:
@@ -122,7 +124,7 @@ class OnlineEvaluator:
         if trainer.model.keeps_sources:
             z = pick_present(z, draw("eval_source", lambda k: jax.random.uniform(k, z.shape[1:2])))
         pose = trainer.model.pose
-        seen_at = {} if pose is None else {"target_camera": inputs.target_camera(batch, pose)}
+        target_conditions = {} if pose is None else {"target_camera": inputs.target_camera(batch, pose)}
         sections = jnp.ones((x_0.shape[0], trainer.model.denoiser.num_sections))
         predicted, _ = trainer.model.apply(
             state.ema_variables,
@@ -130,7 +132,7 @@ class OnlineEvaluator:
             t,
             z,
             sections,
-            **seen_at,
+            **target_conditions,
             method="denoise",
         )
         return jnp.square(predicted - trainer.diffusion.target(x_0, t, eps)).mean(axis=(1, 2, 3))

@@ -355,15 +355,15 @@ def check_same_model(
         )
 
 
-def check_same_targets(workdir: str, meta: dict[str, Any], kind: str, sizes: Sequence[int]) -> None:
-    """Raises ValueError if the online probe learned other targets of `kind` than the dataset now has, of `sizes`."""
+def check_same_labels(workdir: str, meta: dict[str, Any], kind: str, sizes: Sequence[int]) -> None:
+    """Raises ValueError if the online probe learned other labels of `kind` than the dataset now has, of `sizes`."""
     before = meta["targets"].get(kind)
     if before is not None and list(before) != list(sizes):
         raise ValueError(
-            f"{workdir} was trained on a dataset whose {kind} targets have {_shown(before)} classes, and now they have "
-            f"{_shown(sizes)}: bring the dataset back as it was, or use another --workdir."
+            f"{workdir} was trained on a dataset whose labels of kind {kind!r} have {_shown(before)} classes, and now "
+            f"they have {_shown(sizes)}: bring the dataset back as it was, or use another --workdir."
         )
 
 
 def _shown(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes[:8])) + (f", ... ({len(sizes)} targets)" if len(sizes) > 8 else "")
+    return ", ".join(map(str, sizes[:8])) + (f", ... ({len(sizes)} labels)" if len(sizes) > 8 else "")

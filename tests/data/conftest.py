@@ -27,9 +27,9 @@ def cache_home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scenes(cache_home):
-    return data.load_source("scenes", None, "train", resolution=32)
+    return data.load_dataset("scenes", None, "train", resolution=32)
 
 
 @pytest.fixture(scope="session")
 def free_scenes(cache_home):
-    return data.load_source("scenes_free", None, "train", resolution=32, num_views=5)
+    return data.load_dataset("scenes_free", None, "train", resolution=32, num_views=5)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from soda_jax import data
+from soda_jax.data.datasets.bad_files import BadFiles, DatasetGoneError, TooManyBadFilesError
 from soda_jax.data.decode import DecodeError
-from soda_jax.data.sources.bad_files import BadFiles, DatasetGoneError, TooManyBadFilesError
 
 COUNT = 40
 BROKEN = (3, 4, 5, 20, 31)
@@ -34,7 +34,7 @@ def tree(tmp_path):
 
 
 def _open(root, **options):
-    return data.load_source("folder", root, "train", **({"max_bad_share": 0.5} | options))
+    return data.load_dataset("folder", root, "train", **({"max_bad_share": 0.5} | options))
 
 
 def _shown(batch):
@@ -54,59 +54,59 @@ def _assert_equal(first, second):
 
 def test_broken_files_are_replaced_and_the_rest_is_used(tree, tmp_path):
     listed = tmp_path / "work" / "bad_files.txt"
-    source = _open(tree, bad_files=listed)
-    dataset = data.train_dataset(source, SPEC, batch_size=8, seed=0)
-    shown = np.concatenate([_shown(dataset[step]) for step in range(5)])
+    dataset = _open(tree, bad_files=listed)
+    batches = data.train_batches(dataset, SPEC, batch_size=8, seed=0)
+    shown = np.concatenate([_shown(batches[step]) for step in range(5)])
     good = set(range(COUNT)) - set(BROKEN)
     assert set(shown) == good
-    labels = np.concatenate([dataset[step]["label"] for step in range(5)])
+    labels = np.concatenate([batches[step]["label"] for step in range(5)])
     np.testing.assert_array_equal(labels, shown % 2)  # The replacement brings its own label.
     lines = listed.read_text().splitlines()
     assert sorted(line.split("\t")[0] for line in lines) == _broken_names(tree)
     assert all(len(line.split("\t")) == 2 and line.split("\t")[1] for line in lines)
-    assert source.bad_files.names() == _broken_names(tree)
-    assert source.bad_files.summary() == f"5 of 40 files cannot be read; listed in {listed}."
+    assert dataset.bad_files.names() == _broken_names(tree)
+    assert dataset.bad_files.summary() == f"5 of 40 files cannot be read; listed in {listed}."
 
 
 def test_replacements_depend_on_nothing_but_the_example(tree):
-    whole = data.train_dataset(_open(tree), SPEC, batch_size=8, seed=3)
+    whole = data.train_batches(_open(tree), SPEC, batch_size=8, seed=3)
     expected = [whole[step] for step in range(8)]
     for count in (2, 4):
         parts = [
-            data.train_dataset(_open(tree), SPEC, batch_size=8, seed=3, process_index=i, process_count=count)
+            data.train_batches(_open(tree), SPEC, batch_size=8, seed=3, process_index=i, process_count=count)
             for i in range(count)
         ]
         for step in (7, 0, 3):  # In another order, and each source knowing only what it met itself.
             joined = [part[step] for part in parts]
             _assert_equal({k: np.concatenate([j[k] for j in joined]) for k in joined[0]}, expected[step])
-    resumed = data.train_dataset(_open(tree), SPEC, batch_size=8, seed=3)
+    resumed = data.train_batches(_open(tree), SPEC, batch_size=8, seed=3)
     for step, batch in zip(range(5, 8), data.iterate(resumed, 5), strict=False):
         _assert_equal(batch, expected[step])
     # A broken file has the same replacement in every epoch and for every seed.
-    epochs = [data.train_dataset(_open(tree), SPEC, batch_size=40, seed=seed)[0] for seed in (9, 1)]
+    epochs = [data.train_batches(_open(tree), SPEC, batch_size=40, seed=seed)[0] for seed in (9, 1)]
     np.testing.assert_array_equal(*(np.sort(_shown(epoch)) for epoch in epochs))
 
 
 def test_workers_change_nothing_and_share_the_list(tree, tmp_path):
     listed = tmp_path / "bad_files.txt"
-    source = _open(tree, bad_files=listed)
-    dataset = data.train_dataset(source, SPEC, batch_size=8, seed=0)
-    expected = [data.train_dataset(_open(tree), SPEC, batch_size=8, seed=0)[step] for step in range(6)]
-    iterator = data.iterate(dataset, num_workers=2)
+    dataset = _open(tree, bad_files=listed)
+    batches = data.train_batches(dataset, SPEC, batch_size=8, seed=0)
+    expected = [data.train_batches(_open(tree), SPEC, batch_size=8, seed=0)[step] for step in range(6)]
+    iterator = data.iterate(batches, num_workers=2)
     for batch in expected:
         _assert_equal(next(iterator), batch)
     iterator.close()
-    assert source.bad_files.names() == _broken_names(tree)  # Found by the workers, read from the list.
+    assert dataset.bad_files.names() == _broken_names(tree)  # Found by the workers, read from the list.
 
 
 def test_too_many_stop_training_also_from_workers(tree, tmp_path):
     listed = tmp_path / "bad_files.txt"
-    source = _open(tree, bad_files=listed, max_bad_share=0.1)
-    dataset = data.train_dataset(source, SPEC, batch_size=8, seed=0)
+    dataset = _open(tree, bad_files=listed, max_bad_share=0.1)
+    batches = data.train_batches(dataset, SPEC, batch_size=8, seed=0)
     with pytest.raises(
         TooManyBadFilesError, match=r"5 of 40 .*12\.5%.*max_bad_share=0\.1.*bad_files\.txt.*max_bad_share"
     ):
-        for _ in data.iterate(dataset, num_workers=2):
+        for _ in data.iterate(batches, num_workers=2):
             pass
     assert len(listed.read_text().splitlines()) == 5
     with pytest.raises(TooManyBadFilesError):  # At once, when run again.
@@ -114,24 +114,24 @@ def test_too_many_stop_training_also_from_workers(tree, tmp_path):
 
 
 def test_share_counts_all_files_not_those_seen(tree):
-    dataset = data.train_dataset(_open(tree, max_bad_share=0.125), SPEC, batch_size=8, seed=0)
+    batches = data.train_batches(_open(tree, max_bad_share=0.125), SPEC, batch_size=8, seed=0)
     for step in range(10):
-        dataset[step]
+        batches[step]
     with pytest.raises(TooManyBadFilesError, match="One is .*png: repair or remove"):
-        strict = data.train_dataset(_open(tree, max_bad_share=0.0), SPEC, batch_size=40, seed=0)
+        strict = data.train_batches(_open(tree, max_bad_share=0.0), SPEC, batch_size=40, seed=0)
         strict[0]
 
 
 def test_a_repaired_or_removed_file_is_taken_off_the_list(tree, tmp_path):
     listed = tmp_path / "bad_files.txt"
-    dataset = data.train_dataset(_open(tree, bad_files=listed), SPEC, batch_size=40, seed=0)
-    dataset[0]
+    batches = data.train_batches(_open(tree, bad_files=listed), SPEC, batch_size=40, seed=0)
+    batches[0]
     names = _broken_names(tree)
     Image.new("RGB", (12, 10)).save(names[0])
     (tmp_path / "gone").mkdir()
     pathlib.Path(names[1]).rename(tmp_path / "gone" / "x.png")
-    source = _open(tree, bad_files=listed, max_bad_share=3 / 39)
-    assert source.bad_files.names() == names[2:]
+    dataset = _open(tree, bad_files=listed, max_bad_share=3 / 39)
+    assert dataset.bad_files.names() == names[2:]
     assert len(listed.read_text().splitlines()) == 3
 
 
@@ -143,9 +143,9 @@ def test_the_list_of_several_splits_counts_each_apart(tree, tmp_path):
         Image.new("RGB", (12, 10)).save(test.with_name(f"{number}.png"))
     test.write_bytes(b"")
     train, held_out = (
-        data.load_source("folder", tree, split, bad_files=listed, max_bad_share=0.3) for split in ("train", "test")
+        data.load_dataset("folder", tree, split, bad_files=listed, max_bad_share=0.3) for split in ("train", "test")
     )
-    data.train_dataset(train, SPEC, batch_size=40, seed=0)[0]
+    data.train_batches(train, SPEC, batch_size=40, seed=0)[0]
     list(data.eval_batches(held_out, SPEC, batch_size=4))
     assert train.bad_files.names() == _broken_names(tree)
     assert held_out.bad_files.names() == [str(test)]
@@ -160,8 +160,8 @@ def test_evaluation_leaves_broken_examples_out(tree, process_count):
         for batch in data.eval_batches(_open(tree), SPEC, batch_size=8, process_index=i, process_count=process_count)
     ]
     mask, index, target = (np.concatenate([b[k] for b in batches]) for k in ("mask", "index", "target"))
-    source = _open(tree)
-    numbers = np.array([int(path[-6:-4]) for path in source._paths])
+    dataset = _open(tree)
+    numbers = np.array([int(path[-6:-4]) for path in dataset._paths])
     assert len(mask) == COUNT and sorted(index.tolist()) == list(range(COUNT))
     assert sorted(numbers[index[~mask]].tolist()) == sorted(BROKEN)
     for image, place in zip(target[mask], index[mask], strict=True):
@@ -172,14 +172,14 @@ def test_a_wholly_broken_split_says_so(tree):
     for path in (tree / "train").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="no image could be read"):
-        data.train_dataset(_open(tree, max_bad_share=1.0), SPEC, batch_size=2, seed=0)[0]
+        data.train_batches(_open(tree, max_bad_share=1.0), SPEC, batch_size=2, seed=0)[0]
 
 
 def test_class_policy_skips_broken_partners(tree):
     spec = data.ViewSpec("class", source_resolution=8, target_resolution=8, augment_source=False, augment_target=False)
-    dataset = data.train_dataset(_open(tree), spec, batch_size=8, seed=0)
+    batches = data.train_batches(_open(tree), spec, batch_size=8, seed=0)
     for step in range(10):
-        batch = dataset[step]
+        batch = batches[step]
         target = _shown(batch)
         source = np.round(batch["source"][:, 0, 4, 4, 0] / 5).astype(int)
         assert not set(target) & set(BROKEN) and not set(source) & set(BROKEN)
@@ -197,15 +197,15 @@ def test_class_policy_draws_another_partner_when_all_first_ones_are_broken(tmp_p
         if number < 2:
             path.write_bytes(b"")
     spec = data.ViewSpec("class", source_resolution=8, target_resolution=8, augment_source=False, augment_target=False)
-    dataset = data.train_dataset(_open(tmp_path), spec, batch_size=12, seed=0)
+    batches = data.train_batches(_open(tmp_path), spec, batch_size=12, seed=0)
     for step in range(5):
-        assert _shown(dataset[step]).min() >= 2
-        _assert_equal(dataset[step], dataset[step])
+        assert _shown(batches[step]).min() >= 2
+        _assert_equal(batches[step], batches[step])
 
 
 def test_a_source_that_keeps_no_list_raises():
     class Broken:
-        targets = {}
+        labels = {}
 
         def __len__(self):
             return 3
@@ -214,7 +214,7 @@ def test_a_source_that_keeps_no_list_raises():
             return {"image": data.decode.EncodedImage(b"", f"example {index}")}
 
     with pytest.raises(DecodeError, match="example"):
-        data.train_dataset(Broken(), SPEC, batch_size=2, seed=0)[0]
+        data.train_batches(Broken(), SPEC, batch_size=2, seed=0)[0]
 
 
 def test_a_list_without_files_reports_in_memory_and_pickles(tmp_path):
@@ -234,14 +234,14 @@ def test_a_list_without_files_reports_in_memory_and_pickles(tmp_path):
 
 def test_a_folder_that_vanishes_blames_no_file(tree, tmp_path):
     listed = tmp_path / "work" / "bad_files.txt"
-    dataset = data.train_dataset(_open(tree, bad_files=listed), SPEC, batch_size=8, seed=0)
-    before = dataset[1]
+    batches = data.train_batches(_open(tree, bad_files=listed), SPEC, batch_size=8, seed=0)
+    before = batches[1]
     tree.rename(tmp_path / "elsewhere")
     with pytest.raises(DatasetGoneError, match=f"{tree}/ cannot be read any more; bring it back"):
-        dataset[2]
+        batches[2]
     assert not listed.exists() or len(listed.read_text().splitlines()) <= len(BROKEN)
     (tmp_path / "elsewhere").rename(tree)
-    _assert_equal(dataset[1], before)
+    _assert_equal(batches[1], before)
 
 
 def test_a_half_written_line_waits_for_its_end(tmp_path):

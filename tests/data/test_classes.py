@@ -9,16 +9,16 @@ class Labelled:
     """Grey images whose level is their index; `labels` are given or found by going through."""
 
     def __init__(self, labels, offer=True):
-        self._labels = np.asarray(labels, np.int32)
-        self.targets = {"label": data.Targets((int(self._labels.max()) + 1,), ("label",))}
+        self._class_ids = np.asarray(labels, np.int32)
+        self.labels = {"label": data.Labels((int(self._class_ids.max()) + 1,), ("label",))}
         if offer:
-            self.labels = self._labels
+            self.class_ids = self._class_ids
 
     def __len__(self):
-        return len(self._labels)
+        return len(self._class_ids)
 
     def __getitem__(self, index):
-        return {"image": np.full((10, 10, 3), index, np.uint8), "label": self._labels[index]}
+        return {"image": np.full((10, 10, 3), index, np.uint8), "label": self._class_ids[index]}
 
 
 LABELS = [7, 2, 2, 7, 5, 2, 7, 7]
@@ -44,12 +44,12 @@ def test_next_partners_cycle_through_the_class():
 
 @pytest.mark.parametrize("process_count", [1, 2])
 def test_batches_pair_images_of_a_class(process_count):
-    source = Labelled(LABELS)
+    dataset = Labelled(LABELS)
     parts = [
-        data.train_dataset(source, SPEC, batch_size=8, seed=0, process_index=i, process_count=process_count)
+        data.train_batches(dataset, SPEC, batch_size=8, seed=0, process_index=i, process_count=process_count)
         for i in range(process_count)
     ]
-    whole = data.train_dataset(source, SPEC, batch_size=8, seed=0)
+    whole = data.train_batches(dataset, SPEC, batch_size=8, seed=0)
     pairs = set()
     for step in range(40):
         batch = {key: np.concatenate([part[step][key] for part in parts]) for key in whole[0]}
@@ -69,7 +69,7 @@ def test_evaluation_pairs_are_fixed():
 
 
 def test_a_source_without_labels_is_refused(scenes):
-    with pytest.raises(ValueError, match=r"'class' needs labels.*its targets: factors"):
-        data.train_dataset(scenes, SPEC, batch_size=4, seed=0)
+    with pytest.raises(ValueError, match=r"'class' needs labels.*its labels: factors"):
+        data.train_batches(scenes, SPEC, batch_size=4, seed=0)
     with pytest.raises(ValueError, match="choose another view_policy"):
         data.eval_batches(scenes, SPEC, batch_size=4)

@@ -11,7 +11,7 @@ SPEC = data.ViewSpec(source_resolution=16, target_resolution=12, crop_rate=0.65)
 class Numbered:
     """Noise images whose label is their index."""
 
-    targets = {}
+    labels = {}
 
     def __init__(self, size):
         self.images = np.random.default_rng(size).integers(0, 256, (size, 20, 24, 3), np.uint8)

@@ -23,28 +23,28 @@ def tree(tmp_path):
 
 
 def _open_splits(root):
-    return [data.load_source("folder", root, s) for s in ("train", "validation", "test")]
+    return [data.load_dataset("folder", root, s) for s in ("train", "validation", "test")]
 
 
 def test_hash_split_partitions_and_does_not_move_files(tree):
     before = _open_splits(tree)
-    assert sum(len(source) for source in before) == 40
+    assert sum(len(dataset) for dataset in before) == 40
     assert len(before[0]) > 20
-    members = [set(source._paths) for source in before]
+    members = [set(dataset._paths) for dataset in before]
     assert not members[0] & members[1] and not members[0] & members[2]
     for number in range(100, 130):
         _save(tree / "fox" / f"{number}.webp")
-    for old, source in zip(members, _open_splits(tree), strict=True):
-        assert old <= set(source._paths)
+    for old, dataset in zip(members, _open_splits(tree), strict=True):
+        assert old <= set(dataset._paths)
 
 
 def test_labels_are_sorted_folders_the_same_in_all_splits(tree):
-    for source in _open_splits(tree):
-        label = source.targets["label"]
+    for dataset in _open_splits(tree):
+        label = dataset.labels["label"]
         assert label.sizes == (2,) and label.classes == ("cat", "dog")
-        for index in range(len(source)):
-            example = source[index]
-            assert example["label"] == (source._paths[index].split("/")[0] == "dog")
+        for index in range(len(dataset)):
+            example = dataset[index]
+            assert example["label"] == (dataset._paths[index].split("/")[0] == "dog")
             assert example["image"].shape == (16, 24, 3)
 
 
@@ -53,21 +53,21 @@ def test_split_folders_are_used_when_they_exist(tmp_path):
     _save(tmp_path / "train" / "b" / "deeper" / "2.JPG")
     _save(tmp_path / "test" / "b" / "3.jpeg")
     _save(tmp_path / "elsewhere.png")
-    train = data.load_source("folder", tmp_path, "train")
+    train = data.load_dataset("folder", tmp_path, "train")
     assert len(train) == 2 and [train[i]["label"] for i in range(2)] == [0, 1]
-    assert data.load_source("folder", tmp_path, "test")[0]["label"] == 1
+    assert data.load_dataset("folder", tmp_path, "test")[0]["label"] == 1
     with pytest.raises(ValueError, match=r"'validation' .* empty.*train \(2\).*test \(1\)"):
-        data.load_source("folder", tmp_path, "validation")
+        data.load_dataset("folder", tmp_path, "validation")
 
 
 def test_val_is_validation_and_what_is_not_read_is_named(tmp_path, caplog):
     for split in ("train", "val", "car"):
         _save(tmp_path / split / "a" / "1.png")
-    assert len(data.load_source("folder", tmp_path, "train")) == 1
-    assert len(data.load_source("folder", tmp_path, "validation")) == 1
+    assert len(data.load_dataset("folder", tmp_path, "train")) == 1
+    assert len(data.load_dataset("folder", tmp_path, "validation")) == 1
     assert "nothing else in it is read: not car." in caplog.text
     with pytest.raises(ValueError, match=r"'test' .* empty.*not car.*config.data.eval_split"):
-        data.load_source("folder", tmp_path, "test")
+        data.load_dataset("folder", tmp_path, "test")
 
 
 def test_links_double_no_file(tree):
@@ -80,8 +80,8 @@ def test_links_double_no_file(tree):
 def test_flat_folder_has_no_label(tmp_path):
     for number in range(10):
         _save(tmp_path / "train" / f"{number}.png")
-    source = data.load_source("folder", tmp_path, "train")
-    assert source.targets == {} and "label" not in source[0]
+    dataset = data.load_dataset("folder", tmp_path, "train")
+    assert dataset.labels == {} and "label" not in dataset[0]
 
 
 def test_rotated_by_exif(tmp_path):
@@ -131,21 +131,21 @@ def test_damaged_image_is_named(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         with pytest.raises(ValueError, match="broken.jpg' cannot be decoded"):
-            data.load_source("folder", tmp_path, "train")[0]
+            data.load_dataset("folder", tmp_path, "train")[0]
 
 
 def test_missing_folder_and_unknown_split(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
-        data.load_source("folder", tmp_path / "absent", "train")
+        data.load_dataset("folder", tmp_path / "absent", "train")
     with pytest.raises(ValueError, match="is not a folder"):
-        data.load_source("folder", None, "train")
+        data.load_dataset("folder", None, "train")
     with pytest.raises(ValueError, match="'all' is unknown"):
-        data.load_source("folder", tmp_path, "all")
+        data.load_dataset("folder", tmp_path, "all")
     with pytest.raises(ValueError, match="'train' .* empty"):
-        data.load_source("folder", tmp_path, "train")
+        data.load_dataset("folder", tmp_path, "train")
 
 
 def test_folder_trains(tree):
     spec = data.ViewSpec(source_resolution=12, target_resolution=12)
-    batch = data.train_dataset(_open_splits(tree)[0], spec, batch_size=8, seed=0)[0]
+    batch = data.train_batches(_open_splits(tree)[0], spec, batch_size=8, seed=0)[0]
     assert batch["target"].shape == (8, 12, 12, 3) and batch["label"].dtype == np.int32

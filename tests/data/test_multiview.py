@@ -7,7 +7,7 @@ from PIL import Image
 
 from soda_jax import data
 from soda_jax.data import cameras
-from soda_jax.data.sources.transforms_json import Lens
+from soda_jax.data.datasets.transforms_json import Lens
 
 
 def _image(number, size=(16, 12)):
@@ -35,7 +35,7 @@ def _rewrite(file, document):
 
 
 def _open(root, split="train", **options):
-    return data.load_source("multiview", root, split, **options)
+    return data.load_dataset("multiview", root, split, **options)
 
 
 @pytest.fixture
@@ -45,16 +45,16 @@ def many(tmp_path):
     return tmp_path
 
 
-def _first_levels(source):
-    return {int(source[i]["views"][0]["image"][0, 0, 0]) for i in range(len(source))}
+def _first_levels(dataset):
+    return {int(dataset[i]["views"][0]["image"][0, 0, 0]) for i in range(len(dataset))}
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_views_bring_image_pose_and_intrinsics(tmp_path, cache_bytes):
     _write_object(tmp_path / "train" / "a", 3)
-    source = _open(tmp_path, cache_bytes=cache_bytes)
-    views = source[0]["views"]
-    assert len(source) == 1 and len(views) == 3 and len(list(views)) == 3
+    dataset = _open(tmp_path, cache_bytes=cache_bytes)
+    views = dataset[0]["views"]
+    assert len(dataset) == 1 and len(views) == 3 and len(list(views)) == 3
     for j in range(3):
         np.testing.assert_array_equal(views[j]["image"], _image(j))
         assert isinstance(views[j]["image"], np.ndarray)
@@ -127,10 +127,10 @@ def test_scene_centre_and_scale_move_the_cameras(tmp_path):
 
 def test_hashed_splits_keep_objects_whole_and_do_not_move(many):
     before = [_open(many, split) for split in ("train", "validation", "test")]
-    levels = [_first_levels(source) for source in before]
+    levels = [_first_levels(dataset) for dataset in before]
     assert sum(map(len, before)) == 40 and len(before[0]) > 20
     assert set.union(*levels) == {4 * n for n in range(40)}
-    assert [len(source[0]["views"]) for source in before] == [3, 3, 3]
+    assert [len(dataset[0]["views"]) for dataset in before] == [3, 3, 3]
     for number in range(40, 60):
         _write_object(many / f"thing{number}", 3, 4 * number % 256, category="odd")
     for old, split in zip(before, ("train", "validation", "test"), strict=True):
@@ -160,9 +160,9 @@ def test_split_folders(tmp_path):
         _write_object(tmp_path / split / "chair" / "a", 2, 10 * number)
         _write_object(tmp_path / split / "lamp" / "b", 2, 10 * number + 5)
     for number, split in enumerate(("train", "validation", "test")):
-        source = _open(tmp_path, split)
-        assert _first_levels(source) == {10 * number, 10 * number + 5}
-        assert source.targets["label"].classes == ("chair", "lamp")
+        dataset = _open(tmp_path, split)
+        assert _first_levels(dataset) == {10 * number, 10 * number + 5}
+        assert dataset.labels["label"].classes == ("chair", "lamp")
 
 
 def test_objects_beside_split_folders_are_left_out_of_all_splits(tmp_path, caplog):
@@ -185,8 +185,8 @@ def test_objects_with_too_few_views_are_named_and_left_out(tmp_path, caplog):
     for name, count in (("a", 3), ("b", 2), ("c", 4)):
         _write_object(tmp_path / "train" / name, count)
     for cache_bytes in (0, 1 << 20):
-        source = _open(tmp_path, min_views=3, cache_bytes=cache_bytes)
-        assert source.names == ["train/a", "train/c"] and len(source[1]["views"]) == 4
+        dataset = _open(tmp_path, min_views=3, cache_bytes=cache_bytes)
+        assert dataset.names == ["train/a", "train/c"] and len(dataset[1]["views"]) == 4
     assert "1 of 3 objects" in caplog.text and "have fewer than 3 views: train/b; they are left out" in caplog.text
     (tmp_path / "train" / "a" / "transforms_0.png").write_bytes(b"no image")
     assert _open(tmp_path, min_views=3, max_bad_share=0.2).names == ["train/c"]
@@ -196,19 +196,19 @@ def test_objects_with_too_few_views_are_named_and_left_out(tmp_path, caplog):
 
 def test_labels_come_from_categories_or_folders(many, tmp_path_factory):
     for split in ("train", "validation", "test"):
-        source = _open(many, split)
-        assert source.targets["label"].classes == ("even", "odd")
-        for index, name in enumerate(source.names):
-            assert source[index]["label"] == int(name[-2:]) % 2 == source.labels[index]
+        dataset = _open(many, split)
+        assert dataset.labels["label"].classes == ("even", "odd")
+        for index, name in enumerate(dataset.names):
+            assert dataset[index]["label"] == int(name[-2:]) % 2 == dataset.class_ids[index]
     # Where one object has no category, folders decide; where one has no folder, there is no label.
     root = tmp_path_factory.mktemp("objects")
     _write_object(root / "chair" / "train_a", category="x")
     _write_object(root / "lamp" / "b")
     (root / "splits.json").write_text('{"train": ["chair/train_a", "lamp/b"]}')
     assert [_open(root)[i]["label"] for i in range(2)] == [0, 1]
-    assert _open(root).targets["label"].classes == ("chair", "lamp")
+    assert _open(root).labels["label"].classes == ("chair", "lamp")
     _write_object(root / "alone")
-    assert _open(root).targets == {} and "label" not in _open(root)[0]
+    assert _open(root).labels == {} and "label" not in _open(root)[0]
 
 
 def test_one_object_with_a_file_for_every_split(tmp_path):
@@ -232,9 +232,9 @@ def test_cache_is_shared_rebuilt_after_changes_and_not_needed(many):
     assert len(pickle.dumps(cached)) < 100_000  # The pixels stay in their file.
     for index in (0, len(lazy) - 1):
         for j in range(3):
-            for source in (cached, copy):
+            for dataset in (cached, copy):
                 for key, value in lazy[index]["views"][j].items():
-                    np.testing.assert_array_equal(source[index]["views"][j][key], value)
+                    np.testing.assert_array_equal(dataset[index]["views"][j][key], value)
     changed = many / cached.names[0] / "transforms_1.png"
     Image.fromarray(_image(200)).save(changed)
     np.testing.assert_array_equal(_open(many)[0]["views"][1]["image"], _image(200))
@@ -243,10 +243,10 @@ def test_cache_is_shared_rebuilt_after_changes_and_not_needed(many):
 def test_images_of_several_sizes_need_no_cache(tmp_path):
     _write_object(tmp_path / "train" / "a", size=(16, 12))
     _write_object(tmp_path / "train" / "b", size=(20, 20))
-    source = _open(tmp_path)
-    assert source[1]["views"][0]["image"].shape == (20, 20, 3)
+    dataset = _open(tmp_path)
+    assert dataset[1]["views"][0]["image"].shape == (20, 20, 3)
     spec = data.ViewSpec("camera", num_sources=2, source_resolution=12, target_resolution=6)
-    batch = data.train_dataset(source, spec, batch_size=4, seed=0)[0]
+    batch = data.train_batches(dataset, spec, batch_size=4, seed=0)[0]
     assert batch["source"].shape == (4, 2, 12, 12, 3)
     # The middle 12 px of one, all 20 px of the other, at 6 px.
     expected = {round(float(focal * 6 / side), 3) for focal, side in ((8 / np.tan(0.35), 12), (10 / np.tan(0.35), 20))}
@@ -265,7 +265,7 @@ def test_batches_show_pixels_where_their_cameras_say(tmp_path):
         image = np.repeat(np.rint(255 * (1 - dot))[..., None], 3, -1).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / "train" / "a" / frame["file_path"])
     spec = data.ViewSpec("camera", num_sources=3, source_resolution=32, target_resolution=16)
-    batch = data.train_dataset(_open(tmp_path), spec, batch_size=2, seed=0)[0]
+    batch = data.train_batches(_open(tmp_path), spec, batch_size=2, seed=0)[0]
     for image, pose, lens in [
         *zip(batch["source"][0], batch["source_pose"][0], batch["source_intrinsics"][0], strict=True),
         *zip(batch["target"], batch["target_pose"], batch["target_intrinsics"], strict=True),
@@ -338,8 +338,8 @@ def test_errors_of_root_split_and_images(tmp_path):
         _open(tmp_path)
 
 
-def _levels(source):
-    return [[int(view["image"][0, 0, 0]) for view in source[i]["views"]] for i in range(len(source))]
+def _levels(dataset):
+    return [[int(view["image"][0, 0, 0]) for view in dataset[i]["views"]] for i in range(len(dataset))]
 
 
 def test_a_broken_view_is_left_out_named_and_remembered(tmp_path):
@@ -348,11 +348,11 @@ def test_a_broken_view_is_left_out_named_and_remembered(tmp_path):
     root, listed = tmp_path / "objects", tmp_path / "bad_files.txt"
     for broken in ("a/transforms_0.png", "b/transforms_2.png"):
         (root / "train" / broken).write_bytes(b"no image")
-    source = _open(root, bad_files=listed, max_bad_share=0.3)
-    assert _levels(source) == [[1, 2], [3, 4], [6, 7, 8]]
+    dataset = _open(root, bad_files=listed, max_bad_share=0.3)
+    assert _levels(dataset) == [[1, 2], [3, 4], [6, 7, 8]]
     names = [line.split("\t")[0] for line in listed.read_text().splitlines()]
     assert names == [str(root / "train" / "a/transforms_0.png"), str(root / "train" / "b/transforms_2.png")]
-    assert _levels(pickle.loads(pickle.dumps(source))) == _levels(source)
+    assert _levels(pickle.loads(pickle.dumps(dataset))) == _levels(dataset)
     # Where nothing is decoded in advance the list leaves nothing out: a run that goes on sees what it saw before.
     uncached = _open(root, bad_files=listed, max_bad_share=0.3, cache_bytes=0)
     assert [len(example["views"]) for example in uncached] == [3, 3, 3]
@@ -367,22 +367,22 @@ def test_an_object_without_readable_views_is_left_out(tmp_path):
     _write_object(tmp_path / "train" / "b", 2, 5, category="kept")
     for image in (tmp_path / "train" / "a").glob("*.png"):
         image.write_bytes(b"")
-    source = _open(tmp_path, max_bad_share=0.5)
-    assert source.names == ["train/b"] and _levels(source) == [[5, 6]]
-    assert source.targets["label"].classes == ("kept", "lost") and source[0]["label"] == 0
+    dataset = _open(tmp_path, max_bad_share=0.5)
+    assert dataset.names == ["train/b"] and _levels(dataset) == [[5, 6]]
+    assert dataset.labels["label"].classes == ("kept", "lost") and dataset[0]["label"] == 0
 
 
 def test_unknown_broken_views_are_replaced_by_another_object(tmp_path):
     """As in a split too large to be decoded in advance."""
-    from soda_jax.data.pipeline import eval_batches, train_dataset
+    from soda_jax.data.pipeline import eval_batches, train_batches
 
     for number in range(8):
         _write_object(tmp_path / "train" / f"o{number}", 2, 2 * number)
     (tmp_path / "train" / "o3" / "transforms_0.png").write_bytes(b"no image")
-    source = _open(tmp_path, cache_bytes=0, max_bad_share=0.2)
+    dataset = _open(tmp_path, cache_bytes=0, max_bad_share=0.2)
     spec = data.ViewSpec(policy="camera", source_resolution=12, target_resolution=12)
-    batch = train_dataset(source, spec, batch_size=8, seed=0)[0]
+    batch = train_batches(dataset, spec, batch_size=8, seed=0)[0]
     assert batch["target"].shape == (8, 12, 12, 3)
-    masks = [batch["mask"] for batch in eval_batches(source, spec, batch_size=4)]
+    masks = [batch["mask"] for batch in eval_batches(dataset, spec, batch_size=4)]
     assert np.concatenate(masks).tolist() == [number != 3 for number in range(8)]
-    assert source.bad_files.names() == [str(tmp_path / "train" / "o3" / "transforms_0.png")]
+    assert dataset.bad_files.names() == [str(tmp_path / "train" / "o3" / "transforms_0.png")]

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 class Numbered:
     """Noise images whose label is their index."""
 
-    targets = {}
+    labels = {}
 
     def __init__(self, size):
         self.images = np.random.default_rng(size).integers(0, 256, (size, 20, 24, 3), np.uint8)
@@ -45,7 +45,7 @@ def _joined(parts):
 
 
 def test_batch_has_the_documented_keys_shapes_and_types():
-    batch = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)[0]
+    batch = data.train_batches(SOURCE, SPEC, batch_size=8, seed=0)[0]
     described = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert described == {
         "source": ((8, 1, 16, 16, 3), "uint8"),
@@ -61,9 +61,9 @@ def test_batch_has_the_documented_keys_shapes_and_types():
 
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_share_the_same_global_batch(process_count):
-    whole = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=3)
+    whole = data.train_batches(SOURCE, SPEC, batch_size=8, seed=3)
     parts = [
-        data.train_dataset(SOURCE, SPEC, batch_size=8, seed=3, process_index=i, process_count=process_count)
+        data.train_batches(SOURCE, SPEC, batch_size=8, seed=3, process_index=i, process_count=process_count)
         for i in range(process_count)
     ]
     for step in (0, 1, 6, 1000):  # Step 6 spans two epochs.
@@ -71,8 +71,8 @@ def test_processes_share_the_same_global_batch(process_count):
 
 
 def test_every_example_once_per_epoch_in_a_new_order():
-    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
-    labels = np.concatenate([dataset[step]["label"] for step in range(25)])
+    batches = data.train_batches(SOURCE, SPEC, batch_size=8, seed=0)
+    labels = np.concatenate([batches[step]["label"] for step in range(25)])
     epochs = labels.reshape(4, 50)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(50), (4, 1)))
     for first, second in itertools.combinations(epochs, 2):
@@ -80,46 +80,46 @@ def test_every_example_once_per_epoch_in_a_new_order():
 
 
 def test_augmentations_differ_between_epochs_and_examples():
-    dataset = data.train_dataset(Numbered(1), SPEC, batch_size=40, seed=0)
-    targets = np.concatenate([dataset[0]["target"], dataset[1]["target"]]).reshape(80, -1)
-    assert len(np.unique(targets, axis=0)) > 70  # A twentieth is the plain centre.
+    batches = data.train_batches(Numbered(1), SPEC, batch_size=40, seed=0)
+    labels = np.concatenate([batches[0]["target"], batches[1]["target"]]).reshape(80, -1)
+    assert len(np.unique(labels, axis=0)) > 70  # A twentieth is the plain centre.
 
 
 def test_a_split_smaller_than_the_batch_repeats():
-    labels = data.train_dataset(Numbered(3), SPEC, batch_size=8, seed=0)[0]["label"]
+    labels = data.train_batches(Numbered(3), SPEC, batch_size=8, seed=0)[0]["label"]
     assert np.bincount(labels).max() == 3 and np.bincount(labels).min() >= 2
 
 
 def test_seeds_differ_and_repeat():
-    first, again, other = (data.train_dataset(SOURCE, SPEC, batch_size=8, seed=seed)[2] for seed in (0, 0, 1))
+    first, again, other = (data.train_batches(SOURCE, SPEC, batch_size=8, seed=seed)[2] for seed in (0, 0, 1))
     _assert_equal(first, again)
     assert not np.array_equal(first["label"], other["label"])
-    alone = data.train_dataset(Numbered(1), SPEC, batch_size=8, seed=0)[0]
-    assert not np.array_equal(alone["target"], data.train_dataset(Numbered(1), SPEC, batch_size=8, seed=1)[0]["target"])
+    alone = data.train_batches(Numbered(1), SPEC, batch_size=8, seed=0)[0]
+    assert not np.array_equal(alone["target"], data.train_batches(Numbered(1), SPEC, batch_size=8, seed=1)[0]["target"])
 
 
 def test_random_access_needs_no_order():
-    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
-    later = dataset[9]
+    batches = data.train_batches(SOURCE, SPEC, batch_size=8, seed=0)
+    later = batches[9]
     for step in range(9):
-        dataset[step]
-    _assert_equal(dataset[9], later)
+        batches[step]
+    _assert_equal(batches[9], later)
 
 
 def test_iterate_from_k_skips_k():
-    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
-    skipped = itertools.islice(data.iterate(dataset), 5, 9)
-    for step, first, second in zip(range(5, 9), skipped, data.iterate(dataset, 5), strict=False):
+    batches = data.train_batches(SOURCE, SPEC, batch_size=8, seed=0)
+    skipped = itertools.islice(data.iterate(batches), 5, 9)
+    for step, first, second in zip(range(5, 9), skipped, data.iterate(batches, 5), strict=False):
         _assert_equal(first, second)
-        _assert_equal(first, dataset[step])
+        _assert_equal(first, batches[step])
 
 
 def test_workers_change_nothing(scenes):
     spec = data.ViewSpec(source_resolution=32, target_resolution=32)
-    dataset = data.train_dataset(scenes, spec, batch_size=16, seed=0)
-    iterator = data.iterate(dataset, 3, num_workers=2)
+    batches = data.train_batches(scenes, spec, batch_size=16, seed=0)
+    iterator = data.iterate(batches, 3, num_workers=2)
     for step in range(3, 8):
-        _assert_equal(next(iterator), dataset[step])
+        _assert_equal(next(iterator), batches[step])
     iterator.close()
 
 
@@ -130,9 +130,9 @@ from absl import flags
 from soda_jax import data
 if __name__ == "__main__":
     flags.FLAGS(sys.argv)
-    source = data.load_source("folder", sys.argv[1], "train")
+    source = data.load_dataset("folder", sys.argv[1], "train")
     spec = data.ViewSpec(source_resolution=8, target_resolution=8)
-    batches = data.iterate(data.train_dataset(source, spec, batch_size=4, seed=0), num_workers=2)
+    batches = data.iterate(data.train_batches(source, spec, batch_size=4, seed=0), num_workers=2)
     next(batches), next(batches)  # one of each worker
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
@@ -171,7 +171,7 @@ def test_workers_end_with_a_killed_run_and_not_by_signals_to_all(tmp_path):
 
 def test_multi_view_batches(free_scenes):
     spec = data.ViewSpec("camera", num_sources=2, source_resolution=32, target_resolution=32)
-    batch = data.train_dataset(free_scenes, spec, batch_size=4, seed=0)[0]
+    batch = data.train_batches(free_scenes, spec, batch_size=4, seed=0)[0]
     assert batch["source"].shape == (4, 2, 32, 32, 3)
     assert batch["source_pose"].shape == (4, 2, 4, 4) and batch["target_pose"].shape == (4, 4, 4)
     assert batch["source_intrinsics"].shape == (4, 2, 4)
@@ -183,9 +183,9 @@ def test_multi_view_batches(free_scenes):
 @pytest.mark.parametrize("size", [48, 50, 3])
 @pytest.mark.parametrize("process_count", [1, 2])
 def test_evaluation_counts_every_example_once(size, process_count):
-    source = Numbered(size)
+    dataset = Numbered(size)
     runs = [
-        list(data.eval_batches(source, SPEC, batch_size=8, process_index=i, process_count=process_count))
+        list(data.eval_batches(dataset, SPEC, batch_size=8, process_index=i, process_count=process_count))
         for i in range(process_count)
     ]
     assert {len(run) for run in runs} == {-(-size // 8)}
@@ -199,7 +199,7 @@ def test_evaluation_counts_every_example_once(size, process_count):
     assert np.all(everything["index"][~real] >= size)
     assert len(np.unique(everything["index"])) == len(real)
     for image, index in zip(everything["target"][real], everything["index"][real], strict=True):
-        expected = data.eval_views(source[index], SPEC)["target"]
+        expected = data.eval_views(dataset[index], SPEC)["target"]
         np.testing.assert_array_equal(image, expected)
 
 
@@ -222,16 +222,16 @@ def test_evaluation_limit_spreads_over_the_split():
 )
 def test_bad_divisions_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        data.train_dataset(SOURCE, SPEC, seed=0, **options)
+        data.train_batches(SOURCE, SPEC, seed=0, **options)
     with pytest.raises(ValueError, match=message):
         data.eval_batches(SOURCE, SPEC, **options)
 
 
 def test_empty_split_and_bad_limit():
     with pytest.raises(ValueError, match="split is empty"):
-        data.train_dataset(Numbered(0), SPEC, batch_size=2, seed=0)
+        data.train_batches(Numbered(0), SPEC, batch_size=2, seed=0)
     with pytest.raises(ValueError, match="limit=0"):
         data.eval_batches(SOURCE, SPEC, batch_size=2, limit=0)
-    dataset = data.train_dataset(SOURCE, SPEC, batch_size=8, seed=0)
+    batches = data.train_batches(SOURCE, SPEC, batch_size=8, seed=0)
     with pytest.raises(ValueError, match="start=-1"):
-        data.iterate(dataset, -1)
+        data.iterate(batches, -1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from soda_jax.data import cameras
-from soda_jax.data.sources import raymarch
+from soda_jax.data.datasets import raymarch
 
 POSE = cameras.orbit(np.deg2rad(20), np.deg2rad(25), 6.0, (0, 0, 0.8))
 INTRINSICS = cameras.centred_intrinsics(48, np.deg2rad(40))

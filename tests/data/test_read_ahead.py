@@ -36,11 +36,11 @@ def test_an_error_is_known_while_batches_are_left():
 
 def test_so_many_are_read_ahead():
     for count in (0, 2):
-        source = Batches(100)
-        batches = ReadAhead(source, count)
-        assert source.read == 0  # nothing before it is asked for
+        dataset = Batches(100)
+        batches = ReadAhead(dataset, count)
+        assert dataset.read == 0  # nothing before it is asked for
         for number in range(3):
-            assert next(batches) == number and source.read == number + 1 + count
+            assert next(batches) == number and dataset.read == number + 1 + count
 
 
 def test_the_end_is_no_error():

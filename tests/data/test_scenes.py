@@ -6,9 +6,9 @@ import pytest
 
 from soda_jax import data
 from soda_jax.data import cameras
-from soda_jax.data.sources import raymarch
-from soda_jax.data.sources import scenes as scenes_module
-from soda_jax.data.sources.base import fixed_split
+from soda_jax.data.datasets import raymarch
+from soda_jax.data.datasets import scenes as scenes_module
+from soda_jax.data.datasets.base import fixed_split
 
 
 def test_splits_partition_all_combinations():
@@ -19,8 +19,8 @@ def test_splits_partition_all_combinations():
 
 def test_examples_carry_their_factors(scenes):
     assert len(scenes) == 384_000
-    targets = scenes.targets["factors"]
-    assert targets.sizes == (10, 10, 10, 8, 4, 15) and targets.names[-1] == "orientation"
+    labels = scenes.labels["factors"]
+    assert labels.sizes == (10, 10, 10, 8, 4, 15) and labels.names[-1] == "orientation"
     indices = np.array([0, 5, 77, 383_999])
     examples = scenes.get_many(indices)
     for index, example in zip(indices, examples, strict=True):
@@ -32,9 +32,9 @@ def test_examples_carry_their_factors(scenes):
     factors = scenes.factors(np.arange(20_000))
     assert len(np.unique(factors, axis=0)) == 20_000
     np.testing.assert_array_equal(factors.min(0), 0)
-    np.testing.assert_array_equal(factors.max(0), np.array(targets.sizes) - 1)
+    np.testing.assert_array_equal(factors.max(0), np.array(labels.sizes) - 1)
     np.testing.assert_array_equal(scenes.index_of(factors[:100]), np.arange(100))
-    other = data.load_source("scenes", None, "test", resolution=32)
+    other = data.load_dataset("scenes", None, "test", resolution=32)
     assert np.all(other.index_of(factors) == -1)
 
 
@@ -123,7 +123,7 @@ def quick_render(monkeypatch):
 
 def test_geometry_is_rendered_once_and_again_when_damaged(tmp_path, quick_render):
     def load():
-        return data.load_source("scenes", tmp_path, "test", resolution=32)[0]["image"]
+        return data.load_dataset("scenes", tmp_path, "test", resolution=32)[0]["image"]
 
     image = load()
     load()
@@ -140,37 +140,37 @@ def test_geometry_is_rendered_once_and_again_when_damaged(tmp_path, quick_render
 
 
 def test_cache_name_follows_the_geometry(tmp_path, quick_render, monkeypatch):
-    data.load_source("scenes", tmp_path, "test", resolution=32)
+    data.load_dataset("scenes", tmp_path, "test", resolution=32)
     monkeypatch.setattr(scenes_module, "SIZES", scenes_module.SIZES * 1.01)
-    data.load_source("scenes", tmp_path, "test", resolution=32)
-    data.load_source("scenes", tmp_path, "test", resolution=48)
+    data.load_dataset("scenes", tmp_path, "test", resolution=32)
+    data.load_dataset("scenes", tmp_path, "test", resolution=48)
     assert quick_render == [480] * 3 and len(list(tmp_path.iterdir())) == 3
 
 
 def test_unwritable_cache_keeps_the_bank_in_memory(tmp_path, quick_render):
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")
-    source = data.load_source("scenes", blocker / "cache", "test", resolution=32)
-    copy = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(copy[0]["image"], source[0]["image"])
+    dataset = data.load_dataset("scenes", blocker / "cache", "test", resolution=32)
+    copy = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(copy[0]["image"], dataset[0]["image"])
 
 
 @pytest.mark.parametrize("resolution", [16, 129, 32.0])
 def test_resolution_is_checked(resolution):
     with pytest.raises(ValueError, match="resolution=.*32..128"):
-        data.load_source("scenes", None, "train", resolution=resolution)
+        data.load_dataset("scenes", None, "train", resolution=resolution)
 
 
 def test_unknown_split_and_option(scenes):
     with pytest.raises(ValueError, match="'valid' is unknown; choose one of train, validation"):
-        data.load_source("scenes", None, "valid", resolution=32)
+        data.load_dataset("scenes", None, "valid", resolution=32)
     with pytest.raises(ValueError, match="'scenes' has no option num_views"):
-        data.load_source("scenes", None, "train", resolution=32, num_views=3)
+        data.load_dataset("scenes", None, "train", resolution=32, num_views=3)
 
 
 def test_free_scenes_views(free_scenes):
     assert len(free_scenes) == 25_600
-    assert free_scenes.targets["factors"].sizes == (10, 10, 10, 8, 4)
+    assert free_scenes.labels["factors"].sizes == (10, 10, 10, 8, 4)
     example = free_scenes[9]
     assert example["factors"].shape == (5,) and len(example["views"]) == 5
     view = example["views"][2]
@@ -209,9 +209,9 @@ def test_free_view_is_what_its_camera_sees(free_scenes):
 
 def test_free_splits_separate_objects(cache_home):
     combinations = [
-        {tuple(source[i]["factors"]) for i in range(0, len(source), max(1, len(source) // 400))}
-        for source in (
-            data.load_source("scenes_free", None, s, resolution=32, num_views=5)
+        {tuple(dataset[i]["factors"]) for i in range(0, len(dataset), max(1, len(dataset) // 400))}
+        for dataset in (
+            data.load_dataset("scenes_free", None, s, resolution=32, num_views=5)
             for s in ("train", "validation", "test")
         )
     ]

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from soda_jax import data
-from soda_jax.data.sources.tfds_features import BoxedImage
+from soda_jax.data.datasets.tfds_features import BoxedImage
 
 SHAPES3D = {"floor_hue": 10, "wall_hue": 10, "object_hue": 10, "scale": 8, "shape": 4, "orientation": 15}
 NORB = {"category": 5, "elevation": 9, "azimuth": 18, "lighting": 6}
@@ -143,52 +143,52 @@ def root(tmp_path_factory):
     return folder
 
 
-def _keys_of(source):
-    return {source[i]["image"].tobytes() for i in range(len(source))}
+def _keys_of(dataset):
+    return {dataset[i]["image"].tobytes() for i in range(len(dataset))}
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_shapes3d_factors(root, cache_bytes):
-    source = data.load_source("mini_shapes3d", root, "all", cache_bytes=cache_bytes)
-    factors = source.targets["factors"]
+    dataset = data.load_dataset("mini_shapes3d", root, "all", cache_bytes=cache_bytes)
+    factors = dataset.labels["factors"]
     assert dict(zip(factors.names, factors.sizes, strict=True)) == SHAPES3D
-    assert set(source.targets) == {"factors"}
+    assert set(dataset.labels) == {"factors"}
     number = {_pixels(n, (8, 8, 3)).tobytes(): n for n in range(40)}
-    for index in range(len(source)):
-        n = number[source[index]["image"].tobytes()]
+    for index in range(len(dataset)):
+        n = number[dataset[index]["image"].tobytes()]
         expected = [(n + i) % size for i, size in enumerate(SHAPES3D.values())]
-        assert source[index]["factors"].tolist() == expected
+        assert dataset[index]["factors"].tolist() == expected
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_a_set_with_one_split_is_divided_80_10_10(root, cache_bytes):
     parts = {
-        split: data.load_source("mini_shapes3d", root, split, cache_bytes=cache_bytes)
+        split: data.load_dataset("mini_shapes3d", root, split, cache_bytes=cache_bytes)
         for split in ("train", "validation", "test", "all")
     }
     keys = {split: _keys_of(part) for split, part in parts.items()}
     assert {split: len(part) for split, part in parts.items()} == {"train": 32, "validation": 4, "test": 4, "all": 40}
     assert keys["train"] | keys["validation"] | keys["test"] == keys["all"] and len(keys["all"]) == 40
-    again = data.load_source("mini_shapes3d", root, "test", cache_bytes=0)
+    again = data.load_dataset("mini_shapes3d", root, "test", cache_bytes=0)
     np.testing.assert_array_equal(again[1]["image"], parts["test"][1]["image"])
     # Slices stay TFDS's own.
-    assert len(data.load_source("mini_shapes3d", root, "train[:50%]")) == 20
+    assert len(data.load_dataset("mini_shapes3d", root, "train[:50%]")) == 20
 
 
 def test_official_splits_are_left_alone(root):
-    assert len(data.load_source("mini_lsun_scene", root, "train")) == 4
-    assert len(data.load_source("mini_lsun_scene", root, "validation")) == 2
+    assert len(data.load_dataset("mini_lsun_scene", root, "train")) == 4
+    assert len(data.load_dataset("mini_lsun_scene", root, "validation")) == 2
     with pytest.raises(ValueError, match="'test' is unknown"):
-        data.load_source("mini_lsun_scene", root, "test")
+        data.load_dataset("mini_lsun_scene", root, "test")
 
 
 def test_smallnorb_is_stereo(root):
-    left = data.load_source("mini_norb", root, "train")
-    right = data.load_source("mini_norb", root, "train", eyes="right")
-    both = data.load_source("mini_norb", root, "train", eyes="both")
-    assert left.targets["factors"].sizes == (5, 9, 18, 6)
-    assert left.targets["factors"].names == ("category", "elevation", "azimuth", "lighting")
-    assert left.targets["label"].sizes == (5,)
+    left = data.load_dataset("mini_norb", root, "train")
+    right = data.load_dataset("mini_norb", root, "train", eyes="right")
+    both = data.load_dataset("mini_norb", root, "train", eyes="both")
+    assert left.labels["factors"].sizes == (5, 9, 18, 6)
+    assert left.labels["factors"].names == ("category", "elevation", "azimuth", "lighting")
+    assert left.labels["label"].sizes == (5,)
     number = {np.repeat(_pixels(n, (12, 12))[..., None], 3, axis=2).tobytes(): n for n in range(6)}
     for index in range(6):
         n = number[left[index]["image"].tobytes()]
@@ -199,25 +199,25 @@ def test_smallnorb_is_stereo(root):
         np.testing.assert_array_equal(views[0]["image"], left[index]["image"])
         np.testing.assert_array_equal(views[1]["image"], right[index]["image"])
     spec = data.ViewSpec(policy="augment", source_resolution=8, target_resolution=8)
-    assert data.train_dataset(both, spec, batch_size=2, seed=0)[0]["source"].shape == (2, 1, 8, 8, 3)
+    assert data.train_batches(both, spec, batch_size=2, seed=0)[0]["source"].shape == (2, 1, 8, 8, 3)
     with pytest.raises(ValueError, match="eyes='both': dataset 'mini_faces' has no stereo pairs"):
-        data.load_source("mini_faces", root, "train", eyes="both")
+        data.load_dataset("mini_faces", root, "train", eyes="both")
     with pytest.raises(ValueError, match="eyes='middle' is unknown"):
-        data.load_source("mini_norb", root, "train", eyes="middle")
+        data.load_dataset("mini_norb", root, "train", eyes="middle")
 
 
 def test_birds_are_cut_to_their_box(root):
-    source = data.load_source("mini_birds", root, "train")
-    assert source.targets["label"].sizes == (200,) and set(source.targets) == {"label"}
+    dataset = data.load_dataset("mini_birds", root, "train")
+    assert dataset.labels["label"].sizes == (200,) and set(dataset.labels) == {"label"}
     for index in range(6):
-        example = source.get_many(np.array([index]))[0]
+        example = dataset.get_many(np.array([index]))[0]
         # The longer side is 30 rows, the box's centre (20, 15): rows 5..35, columns 0..30.
         assert example["image"].shape == (30, 30, 3)
         np.testing.assert_array_equal(
             np.asarray(example["image"]), _pixels(int(example["label"]), (40, 60, 3))[5:35, :30]
         )
     spec = data.ViewSpec(source_resolution=16, target_resolution=8)
-    assert data.train_dataset(source, spec, batch_size=3, seed=0)[0]["target"].shape == (3, 8, 8, 3)
+    assert data.train_batches(dataset, spec, batch_size=3, seed=0)[0]["target"].shape == (3, 8, 8, 3)
 
 
 def test_a_box_at_the_border_is_padded():
@@ -235,26 +235,26 @@ def test_a_box_at_the_border_is_padded():
 
 
 def test_attributes_are_the_booleans_only(root):
-    source = data.load_source("mini_faces", root, "train")
-    assert set(source.targets) == {"attributes"} and source.targets["attributes"].names == ("Bald", "Smiling")
+    dataset = data.load_dataset("mini_faces", root, "train")
+    assert set(dataset.labels) == {"attributes"} and dataset.labels["attributes"].names == ("Bald", "Smiling")
     number = {_pixels(n, (9, 7, 3)).tobytes(): n for n in range(6)}
     for index in range(6):
-        n = number[source[index]["image"].tobytes()]
-        assert source[index]["attributes"].tolist() == [n & 1, n >> 1 & 1]
+        n = number[dataset[index]["image"].tobytes()]
+        assert dataset[index]["attributes"].tolist() == [n & 1, n >> 1 & 1]
 
 
 def test_fine_labels_and_labels_of_all(root):
     for cache_bytes in (0, 1 << 20):
-        source = data.load_source("mini_cifar100", root, "train", cache_bytes=cache_bytes)
-        assert set(source.targets) == {"label"} and source.targets["label"].sizes == (100,)
-        assert sorted(int(source[i]["label"]) for i in range(6)) == list(range(10, 16))
-        np.testing.assert_array_equal(source.labels, [source[i]["label"] for i in range(6)])
+        dataset = data.load_dataset("mini_cifar100", root, "train", cache_bytes=cache_bytes)
+        assert set(dataset.labels) == {"label"} and dataset.labels["label"].sizes == (100,)
+        assert sorted(int(dataset[i]["label"]) for i in range(6)) == list(range(10, 16))
+        np.testing.assert_array_equal(dataset.class_ids, [dataset[i]["label"] for i in range(6)])
 
 
 def test_what_is_not_prepared_names_the_command(tmp_path):
     with pytest.raises(ValueError, match=f"prepare_data --dataset=mpi3d/toy --manual_dir=.* --data_dir={tmp_path}"):
-        data.load_source("mpi3d/toy", tmp_path, "train")
+        data.load_dataset("mpi3d/toy", tmp_path, "train")
     with pytest.raises(ValueError, match="prepare_data --dataset=lsun/church_outdoor "):
-        data.load_source("lsun/church_outdoor", tmp_path, "train")
+        data.load_dataset("lsun/church_outdoor", tmp_path, "train")
     with pytest.raises(ValueError, match="prepare_data --dataset=afhq/v2 "):
-        data.load_source("afhq", tmp_path, "train")
+        data.load_dataset("afhq", tmp_path, "train")

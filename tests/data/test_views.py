@@ -62,12 +62,12 @@ def test_without_augmentation_a_view_is_the_centre():
 def test_camera_views_are_distinct_and_bring_their_cameras():
     example = _multi_view(6)
     spec = ViewSpec("camera", num_sources=3, source_resolution=32, target_resolution=16)
-    targets = set()
+    labels = set()
     for seed in range(60):
         views = make_views(example, np.random.default_rng(seed), spec)
         shown = [int(image[0, 0, 0]) // 10 for image in views["source"]]
         target = int(views["target"][0, 0, 0]) // 10
-        targets.add(target)
+        labels.add(target)
         assert len({*shown, target}) == 4
         for place, number in enumerate(shown):
             np.testing.assert_allclose(views["source_pose"][place], example["views"][number]["pose"], atol=1e-6)
@@ -75,12 +75,12 @@ def test_camera_views_are_distinct_and_bring_their_cameras():
         np.testing.assert_allclose(views["source_intrinsics"], np.tile([32, 32, 16, 16], (3, 1)))
         np.testing.assert_allclose(views["target_intrinsics"], [16, 16, 8, 8])
         assert views["target_pose"].dtype == np.float32
-    assert targets == set(range(6))
+    assert labels == set(range(6))
 
 
 def test_eval_cameras_share_the_target_and_nest_their_sources():
     example = _multi_view(7)
-    targets = set()
+    labels = set()
     for index in range(60):
         shown = []
         for count in (1, 3, 5):
@@ -88,8 +88,8 @@ def test_eval_cameras_share_the_target_and_nest_their_sources():
             shown.append((views["target"][0, 0, 0], views["source"][:, 0, 0, 0].tolist()))
         assert shown[0][0] == shown[1][0] == shown[2][0]
         assert shown[2][1][:3] == shown[1][1] and shown[1][1][:1] == shown[0][1]
-        targets.add(int(shown[0][0]))
-    assert len(targets) == 7  # every camera of a set whose objects share them
+        labels.add(int(shown[0][0]))
+    assert len(labels) == 7  # every camera of a set whose objects share them
 
 
 def test_single_image_policies_take_a_random_view_of_many():

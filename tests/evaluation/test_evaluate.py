@@ -181,7 +181,7 @@ def test_a_probe_on_augmented_views(workdir, scenes, views):
         ({"eval__evaluators": ("knn", "fid")}, r"config.eval.evaluators=\('knn', 'fid'\): names fid; known are knn, "),
         ({"probe__kind": "none"}, r"config.eval.evaluators: knn and linear_probe and few_shot need labels.*leave them"),
         ({"eval__evaluators": ("diversity",), "eval__image_metrics": ("fid",)}, "inception_weights is empty: get"),
-        ({"probe__kind": "label"}, r"config.probe.kind='label': the dataset has no such targets \(it has: factors\)"),
+        ({"probe__kind": "label"}, r"config.probe.kind='label': the dataset has no such labels \(it has: factors\)"),
         ({"model__latent_dim": 32}, "config.model.latent_dim: 16 -> 32"),
         ({"data__eval_split": "dev"}, "dev"),
         ({"eval__feature": "head", "eval__baselines": False}, "config.eval.feature='head': the encoder names stem,"),
@@ -207,7 +207,7 @@ def posed_workdir(tmp_path_factory):
 
 def test_novel_views_beside_their_baselines(posed_workdir, monkeypatch, capsys):
     train, test = Objects(count=8, num_views=4, seed=1), Objects()
-    monkeypatch.setattr(build, "source", lambda config, split: {"train": train, "test": test}[split])
+    monkeypatch.setattr(build, "dataset", lambda config, split: {"train": train, "test": test}[split])
     settings = {"eval__evaluators": ("novel_view",), "eval__novel_view_examples": 3, "eval__novel_view_targets": 1}
     config = tiny.posed_config(**settings, data__min_sources=1)
     results = evaluate(config, str(posed_workdir))
@@ -222,8 +222,8 @@ def test_novel_views_beside_their_baselines(posed_workdir, monkeypatch, capsys):
     assert written["num_images"] == {"novel_view": 3}
     # All training views count alike, to within the error of drawing them at random.
     mean = train.images.reshape(-1, 8, 8, 3).mean(axis=0) / 255
-    targets = [batch["target"] for batch in eval_batches(test, build.view_spec(config), batch_size=3, limit=3)]
-    psnr = -10 * np.log10(np.mean((targets[0] / 255 - mean) ** 2, axis=(1, 2, 3))).mean()
+    labels = [batch["target"] for batch in eval_batches(test, build.view_spec(config), batch_size=3, limit=3)]
+    psnr = -10 * np.log10(np.mean((labels[0] / 255 - mean) ** 2, axis=(1, 2, 3))).mean()
     np.testing.assert_allclose(results["mean training image"]["novel_view3/psnr"].value, psnr, atol=0.03)
     without = evaluate(tiny.posed_config(**settings, eval__baselines=False), str(posed_workdir))
     assert without == {"SODA": results["SODA"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from soda_jax import build
-from soda_jax.data.sources import Targets
+from soda_jax.data.datasets import Labels
 from soda_jax.evaluation import features as evaluate_features
 from soda_jax.evaluation import images as evaluate_images
 from soda_jax.evaluation.evaluate import evaluate
@@ -24,7 +24,7 @@ NAMES, SIZES = ("hue", "light"), (3, 2)
 class Split:
     """Images of one colour and noise, with hue and brightness as factors."""
 
-    targets = {"factors": Targets(SIZES, NAMES)}
+    labels = {"factors": Labels(SIZES, NAMES)}
 
     def __init__(self, count, seed):
         rng = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def get_config(**overrides):
 def splits(monkeypatch):
     """The splits, which a test may replace."""
     found = {"train": Split(90, 0), "test": Split(25, 1)}
-    monkeypatch.setattr(build, "source", lambda config, split: found[split])
+    monkeypatch.setattr(build, "dataset", lambda config, split: found[split])
     monkeypatch.setattr(evaluate_features, "CALIBRATION_BATCHES", 1)
     monkeypatch.setattr(evaluate_images, "MEAN_TARGETS", 64)
     monkeypatch.setattr(few_shot, "MIN_STEPS", 20)

@@ -24,9 +24,9 @@ def make(devices=1, **overrides):
 def posed():
     """(inference, variables, latents, target cameras) of a model with poses of every kind."""
     inference, variables = make()
-    seen_from, seen_at = inference.conditions(BATCH)
-    z = inference.encode(variables, BATCH["source"], BATCH["source_mask"], **seen_from)
-    return inference, variables, z, seen_at["target_camera"]
+    source_conditions, target_conditions = inference.conditions(BATCH)
+    z = inference.encode(variables, BATCH["source"], BATCH["source_mask"], **source_conditions)
+    return inference, variables, z, target_conditions["target_camera"]
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +145,13 @@ def test_stochastic_conditioning_uses_the_present_sources_and_several():
     inference, variables = make(model__aggregation__name="stochastic", sampling__num_steps=12)
     mask = np.array([[1, 1], [1, 0]] * 3, bool)
     batch = BATCH | {"source_mask": mask}
-    seen_from, seen_at = inference.conditions(batch)
-    z = inference.encode(variables, batch["source"], mask, **seen_from)
+    source_conditions, target_conditions = inference.conditions(batch)
+    z = inference.encode(variables, batch["source"], mask, **source_conditions)
     assert z.shape == (6, 2, 16) and inference.latent_shape == (2, 16)
     np.testing.assert_array_equal(z[1::2, 1], 0.0)
 
     def sample(latents, rows=slice(None), **options):
-        camera = Camera(*(None if value is None else value[rows] for value in seen_at["target_camera"]))
+        camera = Camera(*(None if value is None else value[rows] for value in target_conditions["target_camera"]))
         return inference.sample(variables, latents[rows], target_camera=camera, **options)["images"]
 
     images = sample(z)
@@ -161,7 +161,7 @@ def test_stochastic_conditioning_uses_the_present_sources_and_several():
         np.testing.assert_array_equal(differs(sample(changed), images), mask[:, source])
     # The choice belongs to the image: alone in its batch it stays the same.
     np.testing.assert_allclose(sample(z, slice(2, 3), first_index=2), images[2:3], atol=1e-4)
-    unconditional = inference.sample_unconditional(variables, 6, **seen_at)["images"]
+    unconditional = inference.sample_unconditional(variables, 6, **target_conditions)["images"]
     np.testing.assert_allclose(sample(z * 0), unconditional, atol=1e-4)
 
 

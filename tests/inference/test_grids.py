@@ -51,7 +51,7 @@ def test_each_column_has_its_caption_and_nothing_covers_the_images():
 class Split:
     """Four examples of one colour each."""
 
-    targets = {}
+    labels = {}
 
     def __len__(self):
         return 4
@@ -100,7 +100,7 @@ def test_a_split_smaller_than_the_grid_gives_a_row_an_example():
 class TwoViews:
     """One example seen by two cameras, red and blue."""
 
-    targets = {}
+    labels = {}
 
     def __len__(self):
         return 1
@@ -113,13 +113,13 @@ class TwoViews:
 
 
 @pytest.mark.parametrize(
-    ("source", "policy", "third"),
+    ("dataset", "policy", "third"),
     [(Split(), "augment", "reconstruction"), (Split(), "same", "reconstruction"), (TwoViews(), "camera", "novel view")],
 )
-def test_columns_are_named_by_what_they_show(monkeypatch, source, policy, third):
+def test_columns_are_named_by_what_they_show(monkeypatch, dataset, policy, third):
     drawn = []
     monkeypatch.setattr(grids, "image_grid", drawn.append)
-    grids.GridWriter(Echo(), source, spec(policy), 1).draw({})
+    grids.GridWriter(Echo(), dataset, spec(policy), 1).draw({})
     (columns,) = drawn
     assert list(columns) == ["source", "target", third, "unconditional"]
     np.testing.assert_array_equal(columns[third], columns["source"])  # the echo

@@ -6,7 +6,7 @@ import pytest
 from soda_jax.data import cameras
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference import grids
-from soda_jax.inference.turntable import Shown, Turntable, orbit
+from soda_jax.inference.turntable import DrawnTurntable, Turntable, orbit
 from soda_jax.models.pose import Camera
 from tests.objects import Objects
 
@@ -96,6 +96,6 @@ def test_strip_and_frames(shown):
 
 def test_many_views_and_sizes_keep_their_columns():
     sources, views = np.zeros((1, 1, 8, 8, 3), np.uint8), np.zeros((500, 1, 16, 16, 3), np.uint8)
-    shown = Shown(sources, views, 2 * np.pi * np.arange(500) / 500)
+    shown = DrawnTurntable(sources, views, 2 * np.pi * np.arange(500) / 500)
     assert shown.strip().shape[1] == grids.PADDING + 501 * (96 + grids.PADDING)
     assert shown.frames()[0].shape == (192, 96, 3)

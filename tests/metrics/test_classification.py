@@ -46,21 +46,21 @@ def test_top_k_accuracy_refuses_bad_input(scores):
 
 def test_f1_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
-    targets, predictions = rng.random((2, 300, 6)) < np.linspace(0, 0.9, 6)
-    predictions[:, 1], targets[:, 1] = False, True
-    value = classification.binary_f1(predictions, targets.astype(np.int32))
-    expected = metrics.f1_score(targets, predictions, average=None, zero_division=0)
+    labels, predictions = rng.random((2, 300, 6)) < np.linspace(0, 0.9, 6)
+    predictions[:, 1], labels[:, 1] = False, True
+    value = classification.binary_f1(predictions, labels.astype(np.int32))
+    expected = metrics.f1_score(labels, predictions, average=None, zero_division=0)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     assert value[0] == 0 and value[1] == 0
 
     mask = rng.random(300) < 0.5
-    value = classification.binary_f1(predictions, targets, mask=mask)
-    expected = metrics.f1_score(targets[mask], predictions[mask], average=None, zero_division=0)
+    value = classification.binary_f1(predictions, labels, mask=mask)
+    expected = metrics.f1_score(labels[mask], predictions[mask], average=None, zero_division=0)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_f1_refuses_bad_input():
-    with pytest.raises(ValueError, match="targets"):
+    with pytest.raises(ValueError, match="labels"):
         classification.binary_f1(np.zeros((3, 2)), np.zeros((3, 1)))
     with pytest.raises(ValueError, match="mask has shape"):
         classification.binary_f1(np.zeros((3, 2)), np.zeros((3, 2)), mask=np.ones(2))
@@ -74,20 +74,20 @@ def test_ranks_count_the_classes_before():
 
 @pytest.fixture(scope="module")
 def attributes():
-    """Ranks [N, A] of a classifier that is right four times in five, and the targets."""
+    """Ranks [N, A] of a classifier that is right four times in five, and the labels."""
     rng = np.random.default_rng(0)
     return (rng.random((400, 3)) < 0.2).astype(int), (rng.random((400, 3)) < [0.1, 0.5, 0.9]).astype(int)
 
 
 def test_estimates_of_attributes_are_those_of_scikit_learn(attributes):
-    ranks, targets = attributes
-    found = classification.classification_estimates(ranks, targets, (2, 2, 2), ("a", "b", "c"))
+    ranks, labels = attributes
+    found = classification.classification_estimates(ranks, labels, (2, 2, 2), ("a", "b", "c"))
     assert list(found) == ["a", "b", "c", "a_f1", "b_f1", "c_f1", "mean", "mean_f1"]
-    predicted = np.where(ranks == 0, targets, 1 - targets)
-    f1 = metrics.f1_score(targets, predicted, average=None)
+    predicted = np.where(ranks == 0, labels, 1 - labels)
+    f1 = metrics.f1_score(labels, predicted, average=None)
     np.testing.assert_allclose([found[f"{name}_f1"].value for name in "abc"], f1)
-    np.testing.assert_allclose(found["mean_f1"].value, metrics.f1_score(targets, predicted, average="macro"))
-    accuracies = [metrics.accuracy_score(*pair) for pair in zip(targets.T, predicted.T, strict=True)]
+    np.testing.assert_allclose(found["mean_f1"].value, metrics.f1_score(labels, predicted, average="macro"))
+    accuracies = [metrics.accuracy_score(*pair) for pair in zip(labels.T, predicted.T, strict=True)]
     np.testing.assert_allclose([found[name].value for name in "abc"], accuracies)
     np.testing.assert_allclose(found["mean"].value, np.mean(accuracies))
 
@@ -96,9 +96,9 @@ def test_estimates_of_attributes_are_those_of_scikit_learn(attributes):
 def test_intervals_are_those_of_copied_resamples(attributes, draws, monkeypatch):
     """Weights in place of copies, in blocks or at once: the same draws, the same interval."""
     monkeypatch.setattr(classification, "_DRAWS", draws)
-    ranks, targets = attributes
-    found = classification.classification_estimates(ranks, targets, (2, 2, 2), ("a", "b", "c"))
-    predicted = np.where(ranks == 0, targets, 1 - targets)
+    ranks, labels = attributes
+    found = classification.classification_estimates(ranks, labels, (2, 2, 2), ("a", "b", "c"))
+    predicted = np.where(ranks == 0, labels, 1 - labels)
 
     def f1(right, guessed):
         return 2 * (right & guessed).sum(axis=1) / (right.sum(axis=1) + guessed.sum(axis=1))
@@ -106,7 +106,7 @@ def test_intervals_are_those_of_copied_resamples(attributes, draws, monkeypatch)
     for name, plain in (
         ("mean", mean_estimate((ranks == 0).mean(axis=1))),
         ("b", mean_estimate(ranks[:, 1] == 0)),
-        ("a_f1", bootstrap(f1, targets[:, 0], predicted[:, 0])),
+        ("a_f1", bootstrap(f1, labels[:, 0], predicted[:, 0])),
     ):
         pair = (found[name].value, found[name].low, found[name].high)
         np.testing.assert_allclose(pair, (plain.value, plain.low, plain.high), rtol=1e-6)
@@ -115,32 +115,32 @@ def test_intervals_are_those_of_copied_resamples(attributes, draws, monkeypatch)
 
 def test_estimates_of_classes_have_a_top_5():
     rng = np.random.default_rng(0)
-    ranks, targets = rng.integers(0, 10, (300, 1)), rng.integers(0, 10, (300, 1))
-    found = classification.classification_estimates(ranks, targets, (10,), ("label",), over="objects")
+    ranks, labels = rng.integers(0, 10, (300, 1)), rng.integers(0, 10, (300, 1))
+    found = classification.classification_estimates(ranks, labels, (10,), ("label",), over="objects")
     assert list(found) == ["label", "label_top5"]
     assert found["label"].value == np.mean(ranks == 0) and found["label_top5"].value == np.mean(ranks < 5)
     assert found["label"].over == "objects"
-    factors = classification.classification_estimates(np.repeat(ranks, 2, 1), np.repeat(targets, 2, 1), (10, 10), "ab")
+    factors = classification.classification_estimates(np.repeat(ranks, 2, 1), np.repeat(labels, 2, 1), (10, 10), "ab")
     assert list(factors) == ["a", "b", "mean"]
 
 
 def test_several_runs_are_averaged_and_widen_the_interval():
     """Runs of accuracies 0.2 and 0.8: drawing runs as well moves the mean between them."""
-    targets = np.zeros((1000, 1), int)
+    labels = np.zeros((1000, 1), int)
     runs = np.stack([np.arange(1000) >= 200, np.arange(1000) >= 800])[..., None].astype(int)
-    both = classification.classification_estimates(runs, targets, (3,), ("label",))["label"]
+    both = classification.classification_estimates(runs, labels, (3,), ("label",))["label"]
     assert both.value == pytest.approx(0.5) and both.over == "images, 2 seeds"
     assert both.low < 0.23 and both.high > 0.77
-    alike = classification.classification_estimates(runs[[0, 0]], targets, (3,), ("label",))["label"]
-    one = classification.classification_estimates(runs[0], targets, (3,), ("label",))["label"]
+    alike = classification.classification_estimates(runs[[0, 0]], labels, (3,), ("label",))["label"]
+    one = classification.classification_estimates(runs[0], labels, (3,), ("label",))["label"]
     np.testing.assert_allclose((alike.low, alike.high), (one.low, one.high), rtol=1e-6)
 
 
 def test_estimates_refuse_bad_input():
-    for ranks, targets, message in (
-        (np.zeros((3, 2)), np.zeros((4, 2)), "targets"),
+    for ranks, labels, message in (
+        (np.zeros((3, 2)), np.zeros((4, 2)), "labels"),
         (np.zeros((3, 1)), np.zeros((3, 1)), "2 sizes and 2 names"),
         (np.zeros((0, 2)), np.zeros((0, 2)), "no examples to score"),
     ):
         with pytest.raises(ValueError, match=message):
-            classification.classification_estimates(ranks, targets, (2, 2), ("a", "b"))
+            classification.classification_estimates(ranks, labels, (2, 2), ("a", "b"))

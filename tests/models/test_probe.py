@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.models.probe import LinearProbe, head_losses, probe_hits, probe_loss, probe_targets, stack_heads
+from soda_jax.models.probe import LinearProbe, head_losses, probe_hits, probe_labels, probe_loss, stack_heads
 
 FEATURES = (3.0 + 2.0 * np.random.default_rng(0).standard_normal((64, 5))).astype(np.float32)
 IDS = np.arange(64)
@@ -72,13 +72,13 @@ def test_heads_split_the_logits_in_their_order():
 def test_loss_is_the_smoothed_cross_entropy_averaged_over_heads(smoothing, sizes):
     rng = np.random.default_rng(2)
     logits = [rng.standard_normal((5, size)).astype(np.float32) for size in sizes]
-    targets = np.stack([rng.integers(0, size, 5) for size in sizes], axis=1)
+    labels = np.stack([rng.integers(0, size, 5) for size in sizes], axis=1)
     expected = np.zeros(5)
-    for values, target in zip(logits, targets.T, strict=True):
+    for values, target in zip(logits, labels.T, strict=True):
         log_p = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
         right = log_p[np.arange(5), target]
         expected += -((1 - smoothing) * right + smoothing * log_p.mean(axis=1)) / len(sizes)
-    np.testing.assert_allclose(probe_loss(logits, targets, smoothing), expected, rtol=1e-5)
+    np.testing.assert_allclose(probe_loss(logits, labels, smoothing), expected, rtol=1e-5)
 
 
 def test_stacked_heads_keep_their_classes_and_take_no_others():
@@ -100,5 +100,5 @@ def test_hits_by_head():
 
 def test_targets_always_have_a_column_a_head():
     batch = {"label": np.array([3, 1]), "factors": np.array([[1, 2, 3], [4, 5, 6]])}
-    np.testing.assert_array_equal(probe_targets(batch, "label"), [[3], [1]])
-    np.testing.assert_array_equal(probe_targets(batch, "factors"), batch["factors"])
+    np.testing.assert_array_equal(probe_labels(batch, "label"), [[3], [1]])
+    np.testing.assert_array_equal(probe_labels(batch, "factors"), batch["factors"])

@@ -47,13 +47,13 @@ def soda(pose, encoder=resnet, aggregator=None, **options):
 
 
 def encode(model, variables, source, mask, camera, shown):
-    seen_from = {"source_camera": camera, "source_pose_mask": shown}
-    return model.apply(variables, source, mask, **seen_from, method="encode")[0]
+    source_conditions = {"source_camera": camera, "source_pose_mask": shown}
+    return model.apply(variables, source, mask, **source_conditions, method="encode")[0]
 
 
 def denoise(model, variables, z, camera, shown):
-    seen_at = {"target_camera": camera, "pose_mask": shown}
-    return model.apply(variables, X_T, STEPS, z, ALL, **seen_at, method="denoise")[0]
+    target_conditions = {"target_camera": camera, "pose_mask": shown}
+    return model.apply(variables, X_T, STEPS, z, ALL, **target_conditions, method="denoise")[0]
 
 
 @functools.cache
@@ -74,8 +74,8 @@ def denoised(model, variables, z, batch=BATCH, shown=True, source_shown=True, wi
     camera, shown = inputs.target_camera(batch, model.pose), np.broadcast_to(shown, 3)
     if model.pose.needs_reference:
         camera = camera._replace(reference_mask=np.broadcast_to(source_shown, 3))
-    seen_at = (camera, shown) if with_camera else (None, None)
-    return np.asarray(compiled(denoise, model)(variables, z, *seen_at))
+    target_conditions = (camera, shown) if with_camera else (None, None)
+    return np.asarray(compiled(denoise, model)(variables, z, *target_conditions))
 
 
 def flat_shapes(variables):

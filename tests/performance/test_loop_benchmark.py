@@ -28,8 +28,8 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         iterate = loop_benchmark.iterate
         patch.setattr(loop_benchmark, "iterate", lambda *a, **k: slow(iterate(*a, **k)))
-        source = build.source(config, config.data.train_split)
-        return config, loop_benchmark.measure(config, source, repeats=2, min_seconds=0.5)
+        dataset = build.dataset(config, config.data.train_split)
+        return config, loop_benchmark.measure(config, dataset, repeats=2, min_seconds=0.5)
 
 
 def test_the_wait_for_input_is_found(measured):

@@ -93,7 +93,7 @@ def test_evaluations_count_where_they_gather_what_is_split(monkeypatch, planned)
     split = plan.measure(settings, sharding.make_mesh(jax.devices()[:4], 2))
     monkeypatch.undo()
     example = plan.abstract_batch(settings, sharding.make_mesh(jax.devices()[:1]), 1)
-    state = jax.eval_shape(build.trainer(settings, plan.probe_targets(settings)).init, example)
+    state = jax.eval_shape(build.trainer(settings, plan.probe_labels(settings)).init, example)
     whole = (state.ema_params, state.ema_batch_stats, state.probe)
     gathered = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole))
     assert split.state < planned[0]["steps"][0]["state"] and split.evaluation == split.state + gathered

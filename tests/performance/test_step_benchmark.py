@@ -16,7 +16,7 @@ from soda_jax.config import ConfigError
 from soda_jax.models.pose import Camera
 from soda_jax.parallel import sharding
 from soda_jax.performance import step_benchmark, torch_benchmark
-from soda_jax.performance.plan import probe_targets
+from soda_jax.performance.plan import probe_labels
 from soda_jax.performance.step_benchmark import Bench, Row
 from soda_jax.performance.timing import Timing, in_turn
 from soda_jax.tools import benchmark
@@ -62,7 +62,7 @@ def test_batch_sizes_that_do_not_fit_are_passed_over(monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_bare_step_trains_all_the_same(bench):
     """Its third loss is the third loss of training."""
-    trainer = build.trainer(bench.config, probe_targets(bench.config), bench.mesh)
+    trainer = build.trainer(bench.config, probe_labels(bench.config), bench.mesh)
     host = step_benchmark.synthetic_batch(bench.config, bench.mesh, 8)
     batch = sharding.put_whole_batch(host, bench.mesh)
     bare = step_benchmark.stepper(trainer, bench.mesh, batch, bare=True)

@@ -198,7 +198,7 @@ def test_many_targets_are_folded_away(tmp_path):
     made_runs.evaluation(tmp_path, 10, {"SODA": row})
     parsed, _ = made(tmp_path)
     before, _, folded = parsed.text.partition("80 more")
-    assert "accuracy, mean of the targets" in before and "attribute 7" not in before and "F1, attribute 7" in folded
+    assert "accuracy, mean of the labels" in before and "attribute 7" not in before and "F1, attribute 7" in folded
 
 
 def test_charts_along_an_axis(tmp_path):

@@ -55,8 +55,8 @@ def test_from_the_archive_to_a_source(tmp_path, folders, expect):
     message = prepare_data.prepare("tiny_imagenet", manual, prepared)
     assert message.startswith("tiny_imagenet is prepared: train 6, validation 3 in ")
     assert (manual / "tiny-imagenet-200" / "words.txt").exists() and not (manual / ".unpacking").exists()
-    source = data.load_source("tiny_imagenet", prepared, "validation")
-    assert known[source[1]["image"].tobytes()] == ("validation", int(source[1]["label"]))
+    dataset = data.load_dataset("tiny_imagenet", prepared, "validation")
+    assert known[dataset[1]["image"].tobytes()] == ("validation", int(dataset[1]["label"]))
     # The archive is not needed again.
     (manual / "tiny-imagenet-200.zip").unlink()
     assert "is already prepared" in prepare_data.prepare("tiny_imagenet", manual, prepared)

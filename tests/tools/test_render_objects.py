@@ -111,9 +111,9 @@ def test_the_multiview_source_reads_it(rendered):
     seen = {}
     for split, names in splits.items():
         if names:
-            source = data.load_source("multiview", out, split, cache_bytes=0)
-            assert source.names == names and source.targets["label"].classes == ("height 0", "height 1", "height 2")
-            seen |= {name: source[index] for index, name in enumerate(names)}
+            dataset = data.load_dataset("multiview", out, split, cache_bytes=0)
+            assert dataset.names == names and dataset.labels["label"].classes == ("height 0", "height 1", "height 2")
+            seen |= {name: dataset[index] for index, name in enumerate(names)}
     for number in range(3):
         example = seen[f"box{number}-box"]
         assert example["label"] == number and len(example["views"]) == 4

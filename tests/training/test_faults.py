@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from soda_jax.data.datasets.bad_files import DatasetGoneError
 from soda_jax.data.read_ahead import ReadAhead
-from soda_jax.data.sources.bad_files import DatasetGoneError
 from soda_jax.objectives.step import Trainer
 from soda_jax.parallel import sharding
 from soda_jax.parallel.distributed import SharedError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from soda_jax import build, inputs
-from soda_jax.data.sources import Targets
-from soda_jax.data.sources.bad_files import DatasetGoneError
+from soda_jax.data.datasets import Labels
+from soda_jax.data.datasets.bad_files import DatasetGoneError
 from soda_jax.parallel import sharding
 from soda_jax.parallel.distributed import SharedError
 from soda_jax.training.online import OnlineEvaluator, _Unbroken
@@ -20,7 +20,7 @@ COUNT = 21
 class Images:
     """A source of random images with factors."""
 
-    targets = {"factors": Targets(sizes=(4, 3), names=("hue", "shape"))}
+    labels = {"factors": Labels(sizes=(4, 3), names=("hue", "shape"))}
 
     def __init__(self):
         rng = np.random.default_rng(5)
@@ -72,11 +72,11 @@ def test_batch_size_padding_and_devices_do_not_matter(setup, one_by_one, batch_s
 def test_accuracies_are_those_of_the_probe(setup, one_by_one):
     """Counted by hand: the pixel probe's logits on the normalised pixels."""
     trainer, state, _ = setup
-    source = Images()
-    pixels = np.asarray(inputs.normalise_source(source.images)).reshape(COUNT, -1)
+    dataset = Images()
+    pixels = np.asarray(inputs.normalise_source(dataset.images)).reshape(COUNT, -1)
     variables = {"params": state.probe.params["pixels"], "batch_stats": state.probe.batch_stats["pixels"]}
     logits = trainer.probe.module.apply(variables, pixels)
-    hits = np.stack([np.asarray(head).argmax(1) for head in logits], 1) == source.factors
+    hits = np.stack([np.asarray(head).argmax(1) for head in logits], 1) == dataset.factors
     assert one_by_one["probe_pixels/hue"] == pytest.approx(hits[:, 0].mean())
     assert one_by_one["probe_pixels/shape"] == pytest.approx(hits[:, 1].mean())
     assert one_by_one["probe_pixels/mean"] == pytest.approx(hits.mean())
@@ -90,7 +90,7 @@ def test_limit_takes_that_many(setup):
 class Objects:
     """A source of objects, each seen by three random cameras."""
 
-    targets = {}
+    labels = {}
 
     def __init__(self):
         self.batch = tiny.posed_batch(COUNT, seed=5)
@@ -119,16 +119,16 @@ def test_cameras_and_random_sources_are_evaluated_too():
     trainer = tiny.trainer(config)
     state, spec = tiny.initial(trainer), build.view_spec(config)
 
-    def loss(source, batch_size, devices):
+    def loss(dataset, batch_size, devices):
         mesh = sharding.make_mesh(jax.devices()[:devices])
-        evaluator = OnlineEvaluator(trainer, source, spec, mesh, batch_size=batch_size, limit=None)
+        evaluator = OnlineEvaluator(trainer, dataset, spec, mesh, batch_size=batch_size, limit=None)
         return evaluator.run(sharding.put_replicated(state, mesh))["eval/loss"]
 
-    source = Objects()
-    found = loss(source, 7, 1)
-    assert loss(source, 16, 8) == pytest.approx(found, abs=1e-5)
-    source.batch["source_pose"] = np.roll(source.batch["source_pose"], 1, axis=0)
-    assert abs(loss(source, 7, 1) - found) > 1e-4
+    dataset = Objects()
+    found = loss(dataset, 7, 1)
+    assert loss(dataset, 16, 8) == pytest.approx(found, abs=1e-5)
+    dataset.batch["source_pose"] = np.roll(dataset.batch["source_pose"], 1, axis=0)
+    assert abs(loss(dataset, 7, 1) - found) > 1e-4
 
 
 def gone_after(count):

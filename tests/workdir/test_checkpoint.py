@@ -18,8 +18,8 @@ from soda_jax.workdir.checkpoint import (
     Checkpointer,
     CheckpointWriteError,
     DamagedCheckpointError,
+    check_same_labels,
     check_same_model,
-    check_same_targets,
     latest_step,
     load_ema,
     read_meta,
@@ -267,10 +267,10 @@ def test_another_model_is_named_by_its_fields(tmp_path):
 
 
 def test_other_targets_are_named():
-    check_same_targets("run", META, "label", (10,))
-    check_same_targets("run", META, "factors", (3, 4))  # the probe did not read them
-    with pytest.raises(ValueError, match="run was trained on .* label targets have 10 classes, and now they have 11"):
-        check_same_targets("run", META, "label", (11,))
+    check_same_labels("run", META, "label", (10,))
+    check_same_labels("run", META, "factors", (3, 4))  # the probe did not read them
+    with pytest.raises(ValueError, match="labels of kind 'label' have 10 classes, and now they have 11"):
+        check_same_labels("run", META, "label", (11,))
 
 
 def test_saving_leaves_the_count_of_questions_alone(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import soda_jax
 from soda_jax import build
 from soda_jax import config as config_lib
-from soda_jax.data.sources import Targets
+from soda_jax.data.datasets import Labels
 from soda_jax.parallel import sharding
 from soda_jax.workdir.checkpoint import Checkpointer, DamagedCheckpointError, read_meta
 from tests import tiny
@@ -48,14 +48,14 @@ def test_the_whole_state_is_restored_bitwise(workdir):
     step, meta = read_meta(str(workdir))
     assert (step, meta["format_version"], meta["data_position"]) == (STEP, 1, STEP)
     config = config_lib.from_dict(meta["config"])
-    targets = {kind: Targets(tuple(sizes), tuple(map(str, sizes))) for kind, sizes in meta["targets"].items()}
+    labels = {kind: Labels(tuple(sizes), tuple(map(str, sizes))) for kind, sizes in meta["targets"].items()}
     size = (1, 32, 32, 3)
     example = {"source": np.zeros((1, *size), np.uint8), "source_mask": np.ones((1, 1), bool)}
     example |= {"target": np.zeros(size, np.uint8), "id": np.zeros(1, np.int32), "factors": np.zeros((1, 6), np.int32)}
     place = sharding.replicated(sharding.make_mesh())
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(build.trainer(config, targets).init, example),
+        jax.eval_shape(build.trainer(config, labels).init, example),
     )
     with Checkpointer(str(workdir), 1000) as checkpointer:
         assert checkpointer.step == STEP

@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module
 
+from soda_jax.data.datasets.base import fixed_split
 from soda_jax.data.decode import DecodeError, EncodedImage
-from soda_jax.data.sources.base import fixed_split
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SPLITS = ("train", "validation", "test")

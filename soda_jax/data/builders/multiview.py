@@ -22,9 +22,9 @@ from soda_jax.data.builders.base import (
     read_image_bytes,
     require_file,
 )
+from soda_jax.data.datasets import transforms_json
+from soda_jax.data.datasets.base import SPLIT_FOLDERS
 from soda_jax.data.decode import EncodedImage
-from soda_jax.data.sources import transforms_json
-from soda_jax.data.sources.base import SPLIT_FOLDERS
 
 
 class Thing(NamedTuple):

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-from soda_jax.data.sources import Source
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import of_all_rows, own_rows, whole_batches
+from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process, whole_batches
 from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
@@ -17,7 +17,7 @@ class Diversity:
 
     Args:
       inference: encoder and sampler.
-      source, spec: the held-out split and its views.
+      dataset, spec: the held-out split and its views.
       limit: examples, spread over the split; None is all.
       metrics: similarities to compare samples by; Frechet distances and pooled errors do not apply to pairs.
       seeds: samples drawn from each latent, at least 2.
@@ -26,7 +26,7 @@ class Diversity:
     def __init__(
         self,
         inference: Inference,
-        source: Source,
+        dataset: Dataset,
         spec: ViewSpec,
         limit: int | None,
         metrics: ImageMetrics | None = None,
@@ -35,7 +35,7 @@ class Diversity:
     ):
         if seeds < 2:
             raise ValueError(f"seeds={seeds}: one sample has nothing to differ from; give 2 or more")
-        self._inference, self._source, self._spec = inference, source, spec
+        self._inference, self._dataset, self._spec = inference, dataset, spec
         self._limit, self._seeds = limit, seeds
         metrics = ImageMetrics.load() if metrics is None else metrics
         self._pairwise = {name: metric for name, metric in metrics.pairwise.items() if name != "psnr_pooled"}
@@ -50,18 +50,17 @@ class Diversity:
         """
         values: dict[str, list[np.ndarray]] = {}
         first, size = 0, self._inference.sample_batch_size
-        for batch in whole_batches(self._source, self._spec, batch_size=size, limit=self._limit):
-            seen_from, seen_at = self._inference.conditions(batch)
-            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
-            samples = np.stack(
-                [
-                    self._inference.sample(variables, z, seed=seed + number, first_index=first, **seen_at)["images"]
-                    for number in range(self._seeds)
-                ]
+        for batch in whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit):
+            source_conditions, target_conditions = self._inference.conditions(batch)
+            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
+            draws = (
+                self._inference.sample(variables, z, seed=seed + number, first_index=first, **target_conditions)
+                for number in range(self._seeds)
             )
+            samples = np.stack([sampled["images"] for sampled in draws])
             first += size
-            for name, found in self._compare(samples[:, own_rows()]).items():
-                values.setdefault(name, []).append(of_all_rows(found)[batch["mask"]])
+            for name, found in self._compare(samples[:, rows_of_this_process()]).items():
+                values.setdefault(name, []).append(all_gather_rows(found)[batch["mask"]])
         return {f"diversity/{name}": mean_estimate(np.concatenate(parts)) for name, parts in values.items()}
 
     def _compare(self, samples: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,6 +68,6 @@ class Diversity:
         pairs = list(itertools.combinations(samples, 2))
         spread = samples.std(axis=0, ddof=1, dtype=np.float64).mean(axis=(1, 2, 3)) / 2
         return {"std": spread} | {
-            name: np.mean([metric(one, other) for one, other in pairs], axis=0)
+            name: np.mean([metric(left, right) for left, right in pairs], axis=0)
             for name, metric in self._pairwise.items()
         }

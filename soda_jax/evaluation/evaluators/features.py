@@ -9,8 +9,8 @@ import numpy as np
 
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import of_all_processes
-from soda_jax.models.probe import probe_targets
+from soda_jax.evaluation.evaluators.batches import all_gather
+from soda_jax.models.probe import probe_labels
 from soda_jax.objectives.step import ProbeTask
 
 PROBE_VIEWS = ("none", "cached", "epoch")
@@ -20,28 +20,28 @@ _CHECKED = 4096  # rows looked at together
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """Features and targets of a split.
+    """Features and labels of a split.
 
     Attributes:
       features: [N, d], kept as float32; an array in memory, or one mapped from a file.
-      targets: int [N, H], one column a target.
-      sizes, names: number of classes and name of each target.
+      labels: int [N, H], one column a label.
+      sizes, names: number of classes and name of each label.
 
     Raises:
-      ValueError: no examples, lengths that differ, targets outside their classes, or features that are not finite.
+      ValueError: no examples, lengths that differ, labels outside their classes, or features that are not finite.
     """
 
     features: np.ndarray
-    targets: np.ndarray
+    labels: np.ndarray
     sizes: tuple[int, ...]
     names: tuple[str, ...]
 
     def __post_init__(self):
-        features, targets, heads = np.asanyarray(self.features, np.float32), self.targets, len(self.sizes)
+        features, labels, heads = np.asanyarray(self.features, np.float32), self.labels, len(self.sizes)
         object.__setattr__(self, "features", features)
-        if features.ndim != 2 or targets.shape != (len(features), heads) or len(self.names) != heads:
+        if features.ndim != 2 or labels.shape != (len(features), heads) or len(self.names) != heads:
             raise ValueError(
-                f"features have shape {features.shape} and targets {targets.shape}: give [N, d] and [N, {heads}], "
+                f"features have shape {features.shape} and labels {labels.shape}: give [N, d] and [N, {heads}], "
                 f"as many as there are sizes ({heads}) and names ({len(self.names)})"
             )
         if len(features) == 0:
@@ -53,23 +53,23 @@ class FeatureSet:
                     f"the features of example {start + int(finite.argmin())} of {len(features)} are not finite: the "
                     "weights diverged or are damaged; evaluate another checkpoint"
                 )
-        for name, size, column in zip(self.names, self.sizes, targets.T, strict=True):
+        for name, size, column in zip(self.names, self.sizes, labels.T, strict=True):
             if column.min() < 0 or column.max() >= size:
                 raise ValueError(
-                    f"target {name!r} lies in {column.min()}..{column.max()}: with {size} classes it must lie in "
+                    f"label {name!r} lies in {column.min()}..{column.max()}: with {size} classes it must lie in "
                     f"0..{size - 1}"
                 )
 
     def subset(self, rows: np.ndarray) -> "FeatureSet":
         """The examples of these rows, in memory."""
-        return dataclasses.replace(self, features=np.asarray(self.features[rows]), targets=self.targets[rows])
+        return dataclasses.replace(self, features=np.asarray(self.features[rows]), labels=self.labels[rows])
 
 
 def check_pair(train: FeatureSet, test: FeatureSet) -> None:
-    """Prints which targets are of one class throughout `train`: their scores say nothing of the features.
+    """Prints which labels are of one class throughout `train`: their scores say nothing of the features.
 
     Raises:
-      ValueError: the sets do not belong together, or every target is of one class.
+      ValueError: the sets do not belong together, or every label is of one class.
     """
     if train.features.shape[1] != test.features.shape[1]:
         raise ValueError(
@@ -78,17 +78,17 @@ def check_pair(train: FeatureSet, test: FeatureSet) -> None:
         )
     if (train.sizes, train.names) != (test.sizes, test.names):
         raise ValueError(
-            f"training targets are {train.names} of {train.sizes} classes and test targets {test.names} of "
+            f"training labels are {train.names} of {train.sizes} classes and test labels {test.names} of "
             f"{test.sizes}: both splits must have the same"
         )
-    constant = [name for name, column in zip(train.names, train.targets.T, strict=True) if np.ptp(column) == 0]
+    constant = [name for name, column in zip(train.names, train.labels.T, strict=True) if np.ptp(column) == 0]
     if len(constant) == len(train.names):
         raise ValueError(
-            f"all {len(train.targets)} training examples are of one class ({', '.join(constant)}): there is nothing to "
+            f"all {len(train.labels)} training examples are of one class ({', '.join(constant)}): there is nothing to "
             "tell apart; use more of the split (config.eval.train_examples) or another"
         )
     if constant:
-        print(f"of one class in all {len(train.targets)} training examples: {', '.join(constant)}")
+        print(f"of one class in all {len(train.labels)} training examples: {', '.join(constant)}")
 
 
 def collect(
@@ -104,7 +104,7 @@ def collect(
     Args:
       batches: of `eval_batches`; with several processes, each passes its own part and gets the whole split.
       extract: from a batch to features [B, d] of the global batch (of all processes).
-      task: which targets.
+      task: which labels.
       memory_gib: features beyond this many GiB go to a file, which is mapped into memory.
       folder: where that file lies; the system's temporary folder by default. It has no name there, so that the space is
         free again as soon as the features are no longer used, however the process ends.
@@ -112,14 +112,14 @@ def collect(
     Raises:
       ValueError: see `FeatureSet`.
     """
-    store, targets = _Store(memory_gib, folder), []
+    store, labels = _Store(memory_gib, folder), []
     for batch in batches:
-        real = of_all_processes(batch["mask"])
+        real = all_gather(batch["mask"])
         store.append(np.asarray(extract(batch), np.float32)[real])
-        targets.append(of_all_processes(np.asarray(probe_targets(batch, task.kind)))[real])
-    if not targets:
+        labels.append(all_gather(np.asarray(probe_labels(batch, task.kind)))[real])
+    if not labels:
         raise ValueError("the split has no examples: choose another, or check how it was prepared")
-    return FeatureSet(store.finish(), np.concatenate(targets), task.sizes, task.names)
+    return FeatureSet(store.finish(), np.concatenate(labels), task.sizes, task.names)
 
 
 def raw_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -130,7 +130,7 @@ def raw_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:
     source = batch["source"][:, 0]
     if max(source.shape[1:3]) > PIXELS_SIDE:
         source = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in source])
-    return of_all_processes(source.reshape(len(source), -1).astype(np.float32) / 255.0)
+    return all_gather(source.reshape(len(source), -1).astype(np.float32) / 255.0)
 
 
 def probe_spec(spec: ViewSpec, crop_rate: float) -> ViewSpec:

@@ -46,7 +46,7 @@ class FewShot:
         normaliser = probe_fit.statistics(train.features)
         results: dict[str, float | Estimate] = {}
         for share in self._shares:
-            draws = [train.subset(stratified(train.targets, share, seed)) for seed in range(self._seeds)]
+            draws = [train.subset(stratified(train.labels, share, seed)) for seed in range(self._seeds)]
             count = len(draws[0].features)
             epochs = max(self._probe.epochs, -(-MIN_STEPS * self._probe.batch_size // count))
             rate = self._probe.learning_rates[0]
@@ -54,33 +54,33 @@ class FewShot:
                 held_out = [self._probe.validate(draw, epochs, normaliser=normaliser) for draw in draws]
                 rate = self._probe.learning_rates[int(np.mean(held_out, axis=0).argmax())]
             ranks = [self._probe.fit_and_rank(draw, test, rate, epochs, normaliser=normaliser) for draw in draws]
-            scores = classification_estimates(np.stack(ranks), test.targets, train.sizes, train.names)
+            scores = classification_estimates(np.stack(ranks), test.labels, train.sizes, train.names)
             prefix = f"few_shot_{100 * share:g}pct"
             results |= {f"{prefix}/{name}": score for name, score in scores.items()}
             results |= {f"{prefix}/learning_rate": rate, f"{prefix}/examples": float(count)}
         return results
 
 
-def stratified(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Sorted rows of a random `share` of the examples, with every class of every target in nearly its proportion.
+def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Sorted rows of a random `share` of the examples, with every class of every label in nearly its proportion.
 
     One after another, of a few random examples of the class that lacks most of its share, the one whose other classes
     lack most is drawn. Classes still missing in the end get one example each, so that every one is seen.
 
     Args:
-      targets: int [N, H].
+      labels: int [N, H].
       share: in (0, 1].
       seed: of the draw.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(targets))
-    # Numbers the classes of all targets one after another: class j of these is to get `quota[j]` examples.
-    codes = np.stack([np.unique(column, return_inverse=True)[1] for column in targets.T], axis=1)
+    order = rng.permutation(len(labels))
+    # Numbers the classes of all labels one after another: class j of these is to get `quota[j]` examples.
+    codes = np.stack([np.unique(column, return_inverse=True)[1] for column in labels.T], axis=1)
     codes += np.cumsum([0, *(codes.max(axis=0)[:-1] + 1)])
     quota = share * np.bincount(codes.ravel())
     lacking = 1 + 1e-6 * rng.random(len(quota))  # a share of the quota; equal needs are met in random order
     waiting = [order[(codes[order] == code).any(axis=1)].tolist() for code in range(len(quota))]
-    wanted, taken, seen = max(1, round(share * len(targets))), set(), np.zeros(len(quota), bool)
+    wanted, taken, seen = max(1, round(share * len(labels))), set(), np.zeros(len(quota), bool)
     while len(taken) < wanted or not seen.all():
         code = int(lacking.argmax() if len(taken) < wanted else seen.argmin())
         candidates = []

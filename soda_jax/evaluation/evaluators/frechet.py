@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from soda_jax import inputs
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
-from soda_jax.data.sources import Source
 from soda_jax.data.views import ViewSpec
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.frechet import GROUPS, FeatureStatistics, frechet_distance, frechet_estimate
@@ -68,10 +68,10 @@ class Frechet:
 
     def reference(
         self,
-        source: Source,
+        dataset: Dataset,
         spec: ViewSpec,
         *,
-        dataset: str,
+        dataset_name: str,
         split: str,
         batch_size: int,
         limit: int | None = None,
@@ -82,7 +82,7 @@ class Frechet:
         and the features of a few images are still the same: other weights, or images changed on disk, show there.
 
         Args:
-          dataset, split: names, for the file.
+          dataset_name, split: for the file.
           batch_size: images at a time, over all processes.
           limit: at most this many images, spread evenly over the split.
 
@@ -92,20 +92,20 @@ class Frechet:
         header = {
             "format": _FORMAT,
             "name": self.name,
-            "dataset": dataset,
+            "dataset": dataset_name,
             "split": split,
-            "images": len(source) if limit is None else min(limit, len(source)),
-            "split_size": len(source),
+            "images": len(dataset) if limit is None else min(limit, len(dataset)),
+            "split_size": len(dataset),
             "resolution": spec.target_resolution,
             "policy": spec.policy,
             "preprocessing": PREPROCESSING,
         }
-        file_name = f"{self.name}_{dataset}_{split}_{spec.target_resolution}px.npz"
+        file_name = f"{self.name}_{dataset_name}_{split}_{spec.target_resolution}px.npz"
         path = self._cache_dir / re.sub(r"[^\w.-]", "-", file_name)
-        sample = self._sample(source, spec, batch_size, header["images"])
+        sample = self._sample(dataset, spec, batch_size, header["images"])
         found = _read(path, header, sample)
         if not _all_processes(found is not None):
-            found = self._compute(source, spec, batch_size, limit)
+            found = self._compute(dataset, spec, batch_size, limit)
             if jax.process_index() == 0:
                 _write(path, header, sample, found)
         return found
@@ -142,17 +142,17 @@ class Frechet:
             return frechet_estimate(groups, reference, over)
         return frechet_distance(whole, reference)
 
-    def _sample(self, source: Source, spec: ViewSpec, batch_size: int, total: int) -> np.ndarray:
+    def _sample(self, dataset: Dataset, spec: ViewSpec, batch_size: int, total: int) -> np.ndarray:
         """Features of a few images spread over the split, [<= _SAMPLE, D]."""
         # In batches of the usual shape, for which the network is compiled anyway.
         size, count = max(batch_size // jax.process_count(), 1), min(_SAMPLE, total)
-        batches = list(eval_batches(source, spec, batch_size=size, limit=max(count, 1)))
+        batches = list(eval_batches(dataset, spec, batch_size=size, limit=max(count, 1)))
         return np.concatenate([self._features(batch["target"])[batch["mask"]] for batch in batches])
 
-    def _compute(self, source: Source, spec: ViewSpec, batch_size: int, limit: int | None) -> FeatureStatistics:
+    def _compute(self, dataset: Dataset, spec: ViewSpec, batch_size: int, limit: int | None) -> FeatureStatistics:
         collector = self.collect()
         part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        for batch in eval_batches(source, spec, batch_size=batch_size, limit=limit, **part):
+        for batch in eval_batches(dataset, spec, batch_size=batch_size, limit=limit, **part):
             collector.add(batch["target"], batch["mask"])
         return _merged(collector.groups())
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from soda_jax.evaluation.evaluators.batches import of_all_rows, own_rows
+from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process
 from soda_jax.evaluation.evaluators.frechet import Collector, Frechet
 from soda_jax.metrics.bootstrap import Estimate, bootstrap, mean_estimate
 from soda_jax.metrics.frechet import FeatureStatistics
@@ -91,14 +91,14 @@ class ImageScores:
           mask: bool [B]; what lies where it is False is left out, whatever it holds.
         """
         images, per_unit = np.asarray(images, np.float32), images.shape[1] if images.ndim == 5 else 1
-        own = own_rows()
+        own = rows_of_this_process()
         flat, truth = (x[own].reshape(-1, *x.shape[-3:]) for x in (images, np.asarray(references)))
         real = np.repeat(mask[own], per_unit)
         unit = truth.astype(np.float32) / 127.5 - 1
         flat = np.where(real[:, None, None, None], flat, unit)  # padding must not stop the run where it is no number
         for name, metric in self._metrics.pairwise.items():
             values = metric(flat, unit).reshape(-1, per_unit).mean(axis=1)
-            self._values[name].append(of_all_rows(values)[mask])
+            self._values[name].append(all_gather_rows(values)[mask])
         if self._sets is not None:
             self._sets.add(images, mask)
 
@@ -137,7 +137,7 @@ class ImageSets:
 
     def add(self, images: np.ndarray, mask: np.ndarray) -> None:
         """Adds images [B, H, W, 3] or [B, T, H, W, 3], uint8 or in [-1, 1], where mask [B] is True."""
-        per_unit, own = images.shape[1] if images.ndim == 5 else 1, own_rows()
+        per_unit, own = images.shape[1] if images.ndim == 5 else 1, rows_of_this_process()
         units = np.repeat((self._count + np.arange(len(mask)))[own], per_unit)
         real = np.repeat(mask[own], per_unit)
         for collector in self._collectors.values():  # distances add up what the processes give

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from soda_jax.evaluation.evaluators.batches import of_all_rows, own_rows
+from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process
 from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.classification import class_ranks, classification_estimates
@@ -13,7 +13,7 @@ from soda_jax.metrics.knn import knn_votes, nearest_neighbours
 
 
 class KNN:
-    """Scores for each k and target; the gallery is the whole training split, not augmented.
+    """Scores for each k and label; the gallery is the whole training split, not augmented.
 
     Of several processes, which must all call `run` with the same sets, each searches the neighbours of its part of the
     test examples; all get the scores of the whole.
@@ -54,22 +54,22 @@ class KNN:
         for k in ks:
             ranks = []
             for head, size in enumerate(train.sizes):
-                labels = train.targets[indices[:, :k], head]
+                labels = train.labels[indices[:, :k], head]
                 votes = knn_votes(similarities[:, :k], labels, num_classes=size, temperature=self._temperature)
-                ranks.append(np.asarray(class_ranks(votes.astype(np.float32), test.targets[:, head])))
-            scores = classification_estimates(np.stack(ranks, axis=1), test.targets, train.sizes, train.names)
+                ranks.append(np.asarray(class_ranks(votes.astype(np.float32), test.labels[:, head])))
+            scores = classification_estimates(np.stack(ranks, axis=1), test.labels, train.sizes, train.names)
             results |= {f"knn{k}/{name}": score for name, score in scores.items()}
         return results
 
     def _neighbours(self, train: FeatureSet, test: FeatureSet, k: int) -> tuple[np.ndarray, np.ndarray]:
         """`nearest_neighbours`, on every process, from each one's part of the test examples."""
         count = len(test.features)
-        own = test.features[own_rows()]
+        own = test.features[rows_of_this_process()]
         if not len(own):  # fewer examples than processes: one whose answer is dropped below
             own = test.features[:1]
         missing = -(-count // jax.process_count()) - len(own)  # to as many answers as any other process has
         similarities, indices = (
-            of_all_rows(np.pad(part, ((0, missing), (0, 0))))[:count]
+            all_gather_rows(np.pad(part, ((0, missing), (0, 0))))[:count]
             for part in nearest_neighbours(train.features, own, k, devices=self._devices)
         )
         return similarities, indices

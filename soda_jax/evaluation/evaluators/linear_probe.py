@@ -67,7 +67,7 @@ class LinearProbeEvaluator:
         if len(self.learning_rates) > 1:  # views by epoch cost an epoch of the encoder each
             rate = self.learning_rates[int(self.validate(train, self.epochs, views=views).argmax())]
         ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
-        scores = classification_estimates(ranks, test.targets, train.sizes, train.names)
+        scores = classification_estimates(ranks, test.labels, train.sizes, train.names)
         results: dict[str, float | Estimate] = {f"linear_probe/{name}": score for name, score in scores.items()}
         return results | {"linear_probe/learning_rate": rate}
 
@@ -79,7 +79,7 @@ class LinearProbeEvaluator:
         views: Views | None = None,
         normaliser: Statistics | None = None,
     ) -> np.ndarray:
-        """Accuracy of each learning rate on a held-out tenth of `train`, mean over targets: [R].
+        """Accuracy of each learning rate on a held-out tenth of `train`, mean over labels: [R].
 
         Args:
           normaliser: statistics of the features; by default those of the examples trained on.
@@ -94,7 +94,7 @@ class LinearProbeEvaluator:
         held = max(1, int(count * VALIDATION_SHARE))
         weights = self._fit(train, order[held:], self.learning_rates, epochs, views, normaliser)
         out = order[:held]
-        ranks = probe_fit.ranks(weights, train.features[out], train.targets[out], train.sizes)
+        ranks = probe_fit.ranks(weights, train.features[out], train.labels[out], train.sizes)
         return (ranks == 0).mean(axis=(1, 2))
 
     def fit_and_rank(
@@ -110,14 +110,14 @@ class LinearProbeEvaluator:
         """Ranks of the right classes on `test`, int32 [N, H], for a probe trained on all of `train` at one rate."""
         rows = np.arange(len(train.features))
         weights = self._fit(train, rows, (rate,), epochs, views, normaliser)
-        return probe_fit.ranks(weights, test.features, test.targets, train.sizes)[0]
+        return probe_fit.ranks(weights, test.features, test.labels, train.sizes)[0]
 
     def _fit(self, train, rows, rates, epochs, views, normaliser) -> probe_fit.Weights:
         # Views may be extracted anew at each call, and the first serve the statistics too.
         views = functools.lru_cache(maxsize=1)(self._checked(views, train))
         return probe_fit.fit(
             views,
-            train.targets,
+            train.labels,
             rows,
             train.sizes,
             rates=rates,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from soda_jax.data.sources import Source
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.evaluators.batches import whole_batches
 from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics, ImageScores, ImageSets
@@ -20,7 +20,7 @@ class NovelView:
 
     Args:
       inference: encoder and sampler.
-      source, spec: the held-out split and its views, of policy "camera".
+      dataset, spec: the held-out split and its views, of policy "camera".
       counts: numbers of sources. Those that the model or the objects cannot serve are left out, which is printed.
       num_targets: target views of each object.
       limit: objects to use, spread over the split; None is all.
@@ -33,7 +33,7 @@ class NovelView:
     def __init__(
         self,
         inference: Inference,
-        source: Source,
+        dataset: Dataset,
         spec: ViewSpec,
         *,
         counts: tuple[int, ...],
@@ -41,12 +41,12 @@ class NovelView:
         limit: int | None = None,
         metrics: ImageMetrics | None = None,
     ):
-        if spec.policy != "camera" or "views" not in source[0]:
+        if spec.policy != "camera" or "views" not in dataset[0]:
             raise ValueError(
                 "novel_view needs config.data.view_policy='camera' and a dataset of objects seen by known cameras; "
                 "leave it out of config.eval.evaluators"
             )
-        self._inference, self._source, self._limit = inference, source, limit
+        self._inference, self._dataset, self._limit = inference, dataset, limit
         self._num_targets = num_targets
         self._metrics = ImageMetrics.load() if metrics is None else metrics
         self.counts = self._possible(counts)
@@ -55,7 +55,7 @@ class NovelView:
 
     @property
     def num_objects(self) -> int:
-        return len(self._source) if self._limit is None else min(self._limit, len(self._source))
+        return len(self._dataset) if self._limit is None else min(self._limit, len(self._dataset))
 
     def run(self, variables: Variables, seed: int = 0) -> Figures:
         """{"novel_viewN/METRIC": figure} for N sources of each object."""
@@ -98,7 +98,7 @@ class NovelView:
         }
 
     def _possible(self, counts: tuple[int, ...]) -> tuple[int, ...]:
-        fewest = min(len(self._source[index]["views"]) for index in range(len(self._source)))
+        fewest = min(len(self._dataset[index]["views"]) for index in range(len(self._dataset)))
         most = fewest - self._num_targets
         reason = f"an object has {fewest} views, {self._num_targets} of them targets"
         if most >= 1 and len(self._inference.latent_shape) == 2 and not self._inference.model.keeps_sources:
@@ -141,7 +141,7 @@ class NovelView:
             )
 
     def _read(self, spec: ViewSpec) -> Iterator[dict[str, np.ndarray]]:
-        return whole_batches(self._source, spec, batch_size=self._batch_size, limit=self._limit)
+        return whole_batches(self._dataset, spec, batch_size=self._batch_size, limit=self._limit)
 
     def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
         """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""
@@ -151,11 +151,11 @@ class NovelView:
         # Where the model relates poses to a source's, that is the first one, whatever the number of sources.
         for key in ("source_mask", "source_pose", "source_intrinsics"):
             cameras[key] = np.repeat(batch[key][:, :1], targets, axis=0)
-        _, seen_at = self._inference.conditions(
+        _, target_conditions = self._inference.conditions(
             {key: np.concatenate([value] * number) for key, value in cameras.items()}
         )
         indices = np.tile(first + np.arange(len(z[0])), number)
-        sampled = self._inference.sample(variables, np.concatenate(z), seed=seed, indices=indices, **seen_at)
+        sampled = self._inference.sample(variables, np.concatenate(z), seed=seed, indices=indices, **target_conditions)
         return sampled["images"].reshape(number, *batch["target"].shape)
 
     def _encode(self, variables: Variables, batch: dict[str, np.ndarray], count: int) -> np.ndarray:
@@ -163,8 +163,8 @@ class NovelView:
         sources = {key: batch[key][:, :count] for key in ("source_mask", "source_pose", "source_intrinsics")}
         # `conditions` reads target cameras too: any of the object's.
         targets = {key: batch[key][:, 0] for key in ("target_pose", "target_intrinsics")}
-        seen_from, _ = self._inference.conditions(sources | targets)
-        z = self._inference.encode(variables, batch["source"][:, :count], sources["source_mask"], **seen_from)
+        source_conditions, _ = self._inference.conditions(sources | targets)
+        z = self._inference.encode(variables, batch["source"][:, :count], sources["source_mask"], **source_conditions)
         if self._inference.model.keeps_sources:  # absent sources are zeros: one sampler serves all numbers of them
             z = np.pad(z, ((0, 0), (0, max(self.counts) - count), (0, 0)))
         return z

@@ -52,7 +52,7 @@ class ProbeOptions:
     Attributes:
       batch_size: examples of a step; a batch may span two epochs.
       dropout: rate on the normalised features.
-      label_smoothing: share of the target mass spread evenly.
+      label_smoothing: share of the label mass spread evenly.
       init_scale: standard deviation of the initial weights.
       bias_init: initial bias.
     """
@@ -81,7 +81,7 @@ def statistics(features: np.ndarray, rows: np.ndarray | None = None) -> Statisti
 
 def fit(
     views: Views,
-    targets: np.ndarray,
+    labels: np.ndarray,
     rows: np.ndarray,
     sizes: tuple[int, ...],
     *,
@@ -98,9 +98,9 @@ def fit(
 
     Args:
       views: from the epoch to features float32 [N, d].
-      targets: int [N, H].
+      labels: int [N, H].
       rows: which examples to train on.
-      sizes: number of classes of each target.
+      sizes: number of classes of each label.
       rates: learning rates.
       epochs: passes over the rows.
       normaliser: subtracted from and divided into the features.
@@ -113,19 +113,19 @@ def fit(
     carry = _start(jax.random.key(seed), width, len(rates), sum(sizes), options.init_scale, options.bias_init)
     scales = np.asarray(rates, np.float32)
     settings = {"sizes": sizes, "dropout": options.dropout, "label_smoothing": options.label_smoothing}
-    for number, chunk in enumerate(_chunks(views, targets, rows, steps, per_chunk, batch, options.dropout, seed)):
+    for number, chunk in enumerate(_chunks(views, labels, rows, steps, per_chunk, batch, options.dropout, seed)):
         jax.block_until_ready(carry)  # else chunks pile up on the device faster than they are worked off
         carry = _train(carry, *chunk, normaliser, scales, number * per_chunk, steps, **settings)
     kernel, bias = carry[0]["kernel"], carry[0]["bias"]
     return Weights(kernel, bias, normaliser)
 
 
-def ranks(weights: Weights, features: np.ndarray, targets: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+def ranks(weights: Weights, features: np.ndarray, labels: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     """How many classes each probe puts before the right one, int32 [R, N, H]."""
     size = min(_rows_at_a_time(features.shape[1]), -(-len(features) // 256) * 256)
     found = []
     for start in range(0, len(features), size):
-        x, y = features[start : start + size], targets[start : start + size]
+        x, y = features[start : start + size], labels[start : start + size]
         padding = ((0, size - len(x)), (0, 0))  # one program serves every block
         block = _rank_block(weights, np.pad(x, padding), np.pad(y, padding), sizes=sizes)
         found.append(np.asarray(block)[:, : len(x)])
@@ -138,7 +138,7 @@ def _rows_at_a_time(width: int) -> int:
 
 def _chunks(
     views: Views,
-    targets: np.ndarray,
+    labels: np.ndarray,
     rows: np.ndarray,
     steps: int,
     per_chunk: int,
@@ -146,7 +146,7 @@ def _chunks(
     dropout: float,
     seed: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(features [K, B, d], targets [K, B, H], dropout's random bits [K, B, d or 0]); zeros past the end."""
+    """(features [K, B, d], labels [K, B, H], dropout's random bits [K, B, d or 0]); zeros past the end."""
     features_of = functools.lru_cache(maxsize=1)(views)
     order_of = functools.lru_cache(maxsize=1)(lambda e: np.random.default_rng([seed, _ORDER, e]).permutation(rows))
     size, count = per_chunk * batch, len(rows)
@@ -159,12 +159,12 @@ def _chunks(
             if x is None:
                 # New arrays each time: on CPU, the device may read the last chunk's where they are.
                 x = np.zeros((size, features.shape[1]), np.float32)
-                y = np.zeros((size, targets.shape[1]), np.int32)
+                y = np.zeros((size, labels.shape[1]), np.int32)
             start, stop = max(first, epoch * count), min(last, (epoch + 1) * count)
             drawn = order_of(epoch)[start - epoch * count : stop - epoch * count]
             place = slice(start - first, stop - first)
             np.take(features, drawn, axis=0, out=x[place], mode="clip")  # NumPy buffers `out` unless it may clip
-            y[place] = targets[drawn]
+            y[place] = labels[drawn]
         bits = _random_bits(x.size if dropout > 0 else 0, (seed, _DROPOUT, chunk))
         yield tuple(part.reshape(per_chunk, batch, -1) for part in (x, y, bits))
 
@@ -187,7 +187,7 @@ def _start(key: jax.Array, width: int, num_rates: int, classes: int, scale: floa
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dropout", "label_smoothing"), donate_argnums=0)
-def _train(carry, features, targets, bits, normaliser, rates, first, total, *, sizes, dropout, label_smoothing):
+def _train(carry, features, labels, bits, normaliser, rates, first, total, *, sizes, dropout, label_smoothing):
     """The carry after a chunk of steps; those from `total` on change nothing."""
     adam = optax.scale_by_adam()
 
@@ -211,14 +211,14 @@ def _train(carry, features, targets, bits, normaliser, rates, first, total, *, s
         return (params, opt_state), None
 
     count = features.shape[0]
-    return jax.lax.scan(step, carry, (first + jnp.arange(count), features, targets, bits))[0]
+    return jax.lax.scan(step, carry, (first + jnp.arange(count), features, labels, bits))[0]
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
-def _rank_block(weights, features, targets, *, sizes):
+def _rank_block(weights, features, labels, *, sizes):
     x = (features - weights.statistics.mean) / weights.statistics.std
     logits = stack_heads(_logits(weights.kernel, weights.bias, x), sizes)
-    labels = jnp.broadcast_to(targets[:, None], logits.shape[:-1])
+    labels = jnp.broadcast_to(labels[:, None], logits.shape[:-1])
     return jnp.moveaxis(class_ranks(logits, labels), 1, 0)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from soda_jax.data.sources import Source
+from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.evaluators.batches import whole_batches
 from soda_jax.evaluation.evaluators.frechet import Frechet
@@ -20,36 +20,36 @@ class Reconstruction:
 
     Args:
       inference: encoder and sampler.
-      source, spec: the held-out split and its views.
+      dataset, spec: the held-out split and its views.
       limit: examples, spread over the split.
       metrics: PSNR and SSIM by default.
-      dataset, split: names, for the files of reference statistics.
+      dataset_name, split: for the files of reference statistics.
     """
 
     def __init__(
         self,
         inference: Inference,
-        source: Source,
+        dataset: Dataset,
         spec: ViewSpec,
         limit: int | None,
         metrics: ImageMetrics | None = None,
         *,
-        dataset: str = "",
+        dataset_name: str = "",
         split: str = "",
         reference_limit: int | None = None,
     ):
-        self._inference, self._source, self._spec, self._limit = inference, source, spec, limit
+        self._inference, self._dataset, self._spec, self._limit = inference, dataset, spec, limit
         self._metrics = ImageMetrics.load() if metrics is None else metrics
-        self._reference = {"dataset": dataset, "split": split, "limit": reference_limit}
+        self._reference = {"dataset_name": dataset_name, "split": split, "limit": reference_limit}
 
     def run(self, variables: Variables, seed: int = 0) -> Figures:
         """{"reconstruction/METRIC": figure}; sampling noise follows from `seed` and an example's place in the list."""
         scores = ImageScores(self._metrics)
         for first, batch in self._batches():
-            seen_from, seen_at = self._inference.conditions(batch)
-            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **seen_from)
+            source_conditions, target_conditions = self._inference.conditions(batch)
+            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
             # Noise by the place in the list of examples: no two share it, and the batch size does not change it.
-            sampled = self._inference.sample(variables, z, seed=seed, first_index=first, **seen_at)["images"]
+            sampled = self._inference.sample(variables, z, seed=seed, first_index=first, **target_conditions)["images"]
             scores.add(sampled, batch["target"], batch["mask"])
         return scores.figures("reconstruction", self._statistics)
 
@@ -63,9 +63,9 @@ class Reconstruction:
 
     def _batches(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         size = self._inference.sample_batch_size
-        for number, batch in enumerate(whole_batches(self._source, self._spec, batch_size=size, limit=self._limit)):
+        for number, batch in enumerate(whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit)):
             yield number * size, batch
 
     def _statistics(self, frechet: Frechet) -> FeatureStatistics:
         size = self._inference.sample_batch_size
-        return frechet.reference(self._source, self._spec, batch_size=size, **self._reference)
+        return frechet.reference(self._dataset, self._spec, batch_size=size, **self._reference)

@@ -12,10 +12,10 @@ from tests.data.builders import miniatures
 def _check_faces(root, known):
     found = {}
     for split in ("train", "validation", "test"):
-        source = data.load_source("celeba_hq", root, split)
-        assert source.targets["attributes"].names == ATTRIBUTES and len(ATTRIBUTES) == 40
-        for i in range(len(source)):
-            found[source[i]["image"].tobytes()] = (split, source[i]["attributes"].tolist())
+        dataset = data.load_dataset("celeba_hq", root, split)
+        assert dataset.labels["attributes"].names == ATTRIBUTES and len(ATTRIBUTES) == 40
+        for i in range(len(dataset)):
+            found[dataset[i]["image"].tobytes()] = (split, dataset[i]["attributes"].tolist())
     assert found == {key: value[:2] for key, value in known.items()}
 
 
@@ -53,11 +53,11 @@ def test_cub(tmp_path, prepare):
     root = prepare("cub", tmp_path / "manual")
     found = {}
     for split in ("train", "test"):
-        source = data.load_source("cub", root, split)
-        assert source.targets["label"].classes == ("001.Black_footed", "002.Laysan")
-        assert source.targets["attributes"].names == ("has_bill::hooked", "has_bill::cone", "has_wing::blue")
-        for i in range(len(source)):
-            example = source[i]
+        dataset = data.load_dataset("cub", root, split)
+        assert dataset.labels["label"].classes == ("001.Black_footed", "002.Laysan")
+        assert dataset.labels["attributes"].names == ("has_bill::hooked", "has_bill::cone", "has_wing::blue")
+        for i in range(len(dataset)):
+            example = dataset[i]
             assert example["attributes"].dtype == np.int32
             found[example["image"].tobytes()] = (split, int(example["label"]), example["attributes"].tolist())
     assert found == known

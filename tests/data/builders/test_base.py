@@ -37,9 +37,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, prepare, monkeypa
     assert len(read) == 15 - 6  # Two shards of three were finished.
     assert not (folder / "unfinished.1.0.0").exists()
     found = {
-        source[i]["image"].tobytes()
-        for source in (data.load_source("afhq/v2", root, split) for split in ("train", "test"))
-        for i in range(len(source))
+        dataset[i]["image"].tobytes()
+        for dataset in (data.load_dataset("afhq/v2", root, split) for split in ("train", "test"))
+        for i in range(len(dataset))
     }
     assert found == set(known)
 

@@ -13,10 +13,10 @@ from tests.data.builders import miniatures
 def _check(name, root, splits, known):
     seen = set()
     for split, size in splits.items():
-        source = data.load_source(name, root, split)
-        assert len(source) == size
+        dataset = data.load_dataset(name, root, split)
+        assert len(dataset) == size
         for index in range(size):
-            example = source[index]
+            example = dataset[index]
             assert known[example["image"].tobytes()] == (split, int(example["label"]))
             seen.add(example["image"].tobytes())
     assert seen == set(known)
@@ -31,7 +31,7 @@ def test_afhq(tmp_path, prepare, name, folder, held_out):
     known = miniatures.afhq(tmp_path / "manual" / folder, held_out)
     root = prepare(name, tmp_path / "manual", ITEMS_PER_SHARD=4)
     _check(name, root, {"train": 9, "test": 6}, known)
-    assert data.load_source(name, root, "train").targets["label"].classes == ("cat", "dog", "wild")
+    assert data.load_dataset(name, root, "train").labels["label"].classes == ("cat", "dog", "wild")
     assert "tensorflow" not in set(sys.modules) - before
 
 
@@ -53,13 +53,13 @@ def test_tiny_imagenet(tmp_path, prepare):
     known = miniatures.tiny_imagenet(tmp_path / "manual" / "tiny-imagenet-200")
     root = prepare("tiny_imagenet", tmp_path / "manual")
     _check("tiny_imagenet", root, {"train": 6, "validation": 3}, known)
-    label = data.load_source("tiny_imagenet", root, "train").targets["label"]
+    label = data.load_dataset("tiny_imagenet", root, "train").labels["label"]
     assert label.sizes == (3,) and label.classes == ("n01 goldfish", "n02 crane", "n03 crane")
 
 
 def test_a_batch_of_the_prepared_set(tmp_path, prepare):
     miniatures.afhq(tmp_path / "manual")
-    source = data.load_source("afhq", prepare("afhq/v2", tmp_path / "manual"), "train")
+    dataset = data.load_dataset("afhq", prepare("afhq/v2", tmp_path / "manual"), "train")
     spec = data.ViewSpec(policy="class", source_resolution=4, target_resolution=4)
-    batch = data.train_dataset(source, spec, batch_size=4, seed=0)[0]
+    batch = data.train_batches(dataset, spec, batch_size=4, seed=0)[0]
     assert batch["source"].shape == (4, 1, 4, 4, 3) and np.all(batch["label"] < 3)

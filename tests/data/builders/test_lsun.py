@@ -57,22 +57,22 @@ def _write(folder, count, first):
     return {miniatures.pixels(first + n, 5 + n % 3, 7).tobytes() for n in range(count)}
 
 
-def _images(source):
-    return {source[i]["image"].tobytes() for i in range(len(source))}
+def _images(dataset):
+    return {dataset[i]["image"].tobytes() for i in range(len(dataset))}
 
 
 def test_a_scene_has_the_official_splits(tmp_path, lmdb, prepare):
     train = _write(tmp_path / "manual" / "bedroom_train_lmdb", 7, 0)
     validation = _write(tmp_path / "manual" / "bedroom_val_lmdb", 3, 100)
     root = prepare("lsun/bedroom", tmp_path / "manual", ITEMS_PER_SHARD=2)
-    assert _images(data.load_source("lsun/bedroom", root, "train")) == train
-    assert _images(data.load_source("lsun/bedroom", root, "validation")) == validation
+    assert _images(data.load_dataset("lsun/bedroom", root, "train")) == train
+    assert _images(data.load_dataset("lsun/bedroom", root, "validation")) == validation
 
 
 def test_an_object_category_is_divided(tmp_path, lmdb, prepare):
     images = _write(tmp_path / "manual" / "cat", 20, 0)
     root = prepare("lsun/cat", tmp_path / "manual")
-    parts = {split: _images(data.load_source("lsun/cat", root, split)) for split in ("train", "validation", "test")}
+    parts = {split: _images(data.load_dataset("lsun/cat", root, split)) for split in ("train", "validation", "test")}
     assert {split: len(part) for split, part in parts.items()} == {"train": 16, "validation": 2, "test": 2}
     assert set.union(*parts.values()) == images
 

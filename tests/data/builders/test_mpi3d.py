@@ -29,13 +29,13 @@ def test_mpi3d(tmp_path, small, prepare, save):
     number = {image.tobytes(): n for n, image in enumerate(_images())}
     found = []
     for split, size in (("train", 48), ("validation", 6), ("test", 6)):
-        source = data.load_source("mpi3d/toy", root, split, cache_bytes=0)
-        assert len(source) == size and source.targets["factors"].sizes == (2, 3, 2, 5)
-        assert source.targets["factors"].names == tuple(SIZES)
+        dataset = data.load_dataset("mpi3d/toy", root, split, cache_bytes=0)
+        assert len(dataset) == size and dataset.labels["factors"].sizes == (2, 3, 2, 5)
+        assert dataset.labels["factors"].names == tuple(SIZES)
         for i in range(size):
-            n = number[source[i]["image"].tobytes()]
+            n = number[dataset[i]["image"].tobytes()]
             # The last factor is the fastest.
-            assert source[i]["factors"].tolist() == [n // 30, n // 10 % 3, n // 5 % 2, n % 5]
+            assert dataset[i]["factors"].tolist() == [n // 30, n // 10 % 3, n // 5 % 2, n % 5]
             found.append(n)
     assert sorted(found) == list(range(COUNT))
 

@@ -29,11 +29,11 @@ def test_nmr(archive, prepare):
     }
     objects = set()
     for split, size in SPLITS.items():
-        source = data.load_source("nmr", root, split)
-        assert len(source) == size and source.targets["label"].classes[:2] == ("airplane", "bench")
-        assert source.labels.tolist() == [int(source[i]["label"]) for i in range(size)]
+        dataset = data.load_dataset("nmr", root, split)
+        assert len(dataset) == size and dataset.labels["label"].classes[:2] == ("airplane", "bench")
+        assert dataset.class_ids.tolist() == [int(dataset[i]["label"]) for i in range(size)]
         for index in range(size):
-            example = source[index]
+            example = dataset[index]
             names = {by_picture[example["views"][j]["image"].tobytes()] for j in range(VIEWS)}
             (name,) = {name for name, _ in names}
             assert len(names) == VIEWS == len(example["views"])
@@ -74,11 +74,11 @@ def test_dvr_camera_agrees_with_dvr_projection():
 
 def test_a_batch_reads_only_the_views_it_uses(archive, prepare, monkeypatch):
     manual, _ = archive
-    source = data.load_source("nmr", prepare("nmr", manual, NUM_VIEWS=VIEWS), "train")
-    read, view = [], type(source).view
-    monkeypatch.setattr(type(source), "view", lambda self, n, decode: read.append(n) or view(self, n, decode))
+    dataset = data.load_dataset("nmr", prepare("nmr", manual, NUM_VIEWS=VIEWS), "train")
+    read, view = [], type(dataset).view
+    monkeypatch.setattr(type(dataset), "view", lambda self, n, decode: read.append(n) or view(self, n, decode))
     spec = data.ViewSpec(policy="camera", num_sources=1, source_resolution=32, target_resolution=32)
-    batch = data.train_dataset(source, spec, batch_size=2, seed=0)[0]
+    batch = data.train_batches(dataset, spec, batch_size=2, seed=0)[0]
     assert batch["source_pose"].shape == (2, 1, 4, 4) and batch["target_intrinsics"].shape == (2, 4)
     np.testing.assert_allclose(batch["target_intrinsics"][0], [59.7128, 59.7128, 16, 16], rtol=1e-5)
     assert len(read) == 4
@@ -86,24 +86,24 @@ def test_a_batch_reads_only_the_views_it_uses(archive, prepare, monkeypatch):
 
 def test_pickles_for_workers(archive, prepare):
     manual, _ = archive
-    source = data.load_source("nmr", prepare("nmr", manual, NUM_VIEWS=VIEWS), "train")
-    content = pickle.dumps(source)
+    dataset = data.load_dataset("nmr", prepare("nmr", manual, NUM_VIEWS=VIEWS), "train")
+    content = pickle.dumps(dataset)
     assert len(content) < 20_000
     copy = pickle.loads(content)
-    np.testing.assert_array_equal(copy[2]["views"][1]["image"], source[2]["views"][1]["image"])
+    np.testing.assert_array_equal(copy[2]["views"][1]["image"], dataset[2]["views"][1]["image"])
 
 
 def test_splits_of_objects_are_whole(archive, prepare):
     manual, _ = archive
     root = prepare("nmr", manual, NUM_VIEWS=VIEWS)
-    assert len(data.load_source("nmr", root, "all")) == 5
-    assert len(data.load_source("nmr", root, "train+test")) == 4
-    last = data.load_source("nmr", root, "train+test")[3]["views"][0]["image"]
-    np.testing.assert_array_equal(last, data.load_source("nmr", root, "test")[0]["views"][0]["image"])
+    assert len(data.load_dataset("nmr", root, "all")) == 5
+    assert len(data.load_dataset("nmr", root, "train+test")) == 4
+    last = data.load_dataset("nmr", root, "train+test")[3]["views"][0]["image"]
+    np.testing.assert_array_equal(last, data.load_dataset("nmr", root, "test")[0]["views"][0]["image"])
     with pytest.raises(ValueError, match=r"only in whole splits; available: train \(3 objects\)"):
-        data.load_source("nmr", root, "train[:50%]")
+        data.load_dataset("nmr", root, "train[:50%]")
     with pytest.raises(IndexError, match="view 4 of 4"):
-        data.load_source("nmr", root, "test")[0]["views"][4]
+        data.load_dataset("nmr", root, "test")[0]["views"][4]
 
 
 def test_an_object_that_is_not_complete(archive, prepare):

@@ -34,18 +34,18 @@ def test_records_equal_the_folder(tmp_path, prepare, name, folder):
     _write(tmp_path / "manual" / folder)
     root = prepare(name, tmp_path / "manual", ITEMS_PER_SHARD=2)
     for split in ("train", "validation"):
-        records = data.load_source(name, root, split)
-        direct = data.load_source("multiview", tmp_path / "manual" / folder, split)
+        records = data.load_dataset(name, root, split)
+        direct = data.load_dataset("multiview", tmp_path / "manual" / folder, split)
         assert len(records) == len(direct) == len(SPLITS[split])
-        assert records.targets == direct.targets
-        np.testing.assert_array_equal(records.labels, direct.labels)
+        assert records.labels == direct.labels
+        np.testing.assert_array_equal(records.class_ids, direct.class_ids)
         for i in range(len(direct)):
             assert records[i]["label"] == direct[i]["label"] and len(records[i]["views"]) == VIEWS
             for j in range(VIEWS):
                 for key in ("image", "pose", "intrinsics"):
                     np.testing.assert_array_equal(records[i]["views"][j][key], direct[i]["views"][j][key])
     with pytest.raises(ValueError, match=r"split='test' of .* is empty"):
-        data.load_source(name, root, "test")
+        data.load_dataset(name, root, "test")
 
 
 def test_a_split_of_another_name_is_refused(tmp_path, prepare):
@@ -57,5 +57,5 @@ def test_a_split_of_another_name_is_refused(tmp_path, prepare):
 
 def test_without_categories_there_is_no_label(tmp_path, prepare):
     _write(tmp_path / "manual", with_categories=False)
-    source = data.load_source("gso", prepare("gso", tmp_path / "manual"), "train")
-    assert source.targets == {} and source.labels is None and set(source[0]) == {"views"}
+    dataset = data.load_dataset("gso", prepare("gso", tmp_path / "manual"), "train")
+    assert dataset.labels == {} and dataset.class_ids is None and set(dataset[0]) == {"views"}

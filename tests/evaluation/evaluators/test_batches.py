@@ -15,7 +15,7 @@ def test_rows_of_all_processes_are_the_batch(monkeypatch, count, shape):
     parts = []
     for index in range(count):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        parts.append(values[batches.own_rows()])
+        parts.append(values[batches.rows_of_this_process()])
     assert {len(part) for part in parts} == {6 // count}
 
     def join(part, tiled):
@@ -24,4 +24,4 @@ def test_rows_of_all_processes_are_the_batch(monkeypatch, count, shape):
 
     monkeypatch.setattr(batches.multihost_utils, "process_allgather", join)
     for part in parts:
-        np.testing.assert_array_equal(batches.of_all_rows(part), values)
+        np.testing.assert_array_equal(batches.all_gather_rows(part), values)

@@ -20,7 +20,7 @@ SAMPLES = np.random.default_rng(0).uniform(-1, 1, (SEEDS, COUNT, 8, 8, 3)).astyp
 
 
 class Split:
-    targets = {}
+    labels = {}
 
     def __len__(self):
         return COUNT
@@ -40,7 +40,7 @@ def diversity(monkeypatch, batch_size, samples=SAMPLES, **options):
         images[indices >= COUNT] = np.nan
         return {"images": images}
 
-    monkeypatch.setattr(found, "encode", lambda variables, source, mask: source[:, 0])
+    monkeypatch.setattr(found, "encode", lambda variables, dataset, mask: dataset[:, 0])
     monkeypatch.setattr(found, "sample", sample)
     return Diversity(found, Split(), SPEC, None, seeds=SEEDS, **options).run({}, seed=10)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from soda_jax import build
+from soda_jax.data.datasets import Labels
 from soda_jax.data.pipeline import eval_batches
-from soda_jax.data.sources import Targets
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.evaluators import features as features_module
 from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair, collect, probe_spec, probe_views, raw_pixels
@@ -20,13 +20,13 @@ from tests import tiny
 
 COUNT = 21
 SPEC = ViewSpec(num_sources=1, source_resolution=8, target_resolution=8)
-TARGETS = {"label": Targets((30,), ("label",)), "factors": Targets((30, 3), ("number", "rest"))}
+TARGETS = {"label": Labels((30,), ("label",)), "factors": Labels((30, 3), ("number", "rest"))}
 
 
 class Split:
-    """Example i is an image of the value i, with i among its targets."""
+    """Example i is an image of the value i, with i among its labels."""
 
-    targets = TARGETS
+    labels = TARGETS
 
     def __len__(self):
         return COUNT
@@ -57,13 +57,13 @@ def test_every_example_counts_once(batch_size, kind):
     np.testing.assert_array_equal(found.features[:, 0], np.arange(COUNT))
     assert found.features.dtype == np.float32
     expected = {"label": [[i] for i in range(COUNT)], "factors": [[i, i % 3] for i in range(COUNT)]}[kind]
-    np.testing.assert_array_equal(found.targets, expected)
+    np.testing.assert_array_equal(found.labels, expected)
     assert (found.sizes, found.names) == (TARGETS[kind].sizes, TARGETS[kind].names)
 
 
 def test_a_limit_is_spread_over_the_split():
     found = collect(eval_batches(Split(), SPEC, batch_size=4, limit=7), raw_pixels, task("label"))
-    np.testing.assert_array_equal(found.targets[:, 0], np.arange(0, COUNT, 3))
+    np.testing.assert_array_equal(found.labels[:, 0], np.arange(0, COUNT, 3))
 
 
 def test_raw_pixels_are_the_first_view_in_0_to_1():
@@ -92,7 +92,7 @@ def test_what_exceeds_the_memory_goes_to_a_file_and_is_the_same(tmp_path):
         found = collect(batches, mean_pixel, task("label"), memory_gib=bytes_in_memory / 2**30, folder=tmp_path)
         assert isinstance(found.features, np.memmap) and found.features.dtype == np.float32
         np.testing.assert_array_equal(found.features, whole.features)
-        np.testing.assert_array_equal(found.targets, whole.targets)
+        np.testing.assert_array_equal(found.labels, whole.labels)
         assert not os.listdir(tmp_path)
     part = found.subset(np.array([3, 1]))
     assert not isinstance(part.features, np.memmap)
@@ -123,9 +123,9 @@ def test_without_examples_there_are_no_features():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": np.ones((5, 3))}, r"features have shape \(5, 3\) and targets \(6, 2\)"),
+        ({"features": np.ones((5, 3))}, r"features have shape \(5, 3\) and labels \(6, 2\)"),
         ({"names": ("hue",)}, r"as many as there are sizes \(2\) and names \(1\)"),
-        ({"features": np.ones((0, 3)), "targets": np.ones((0, 2))}, "no examples"),
+        ({"features": np.ones((0, 3)), "labels": np.ones((0, 2))}, "no examples"),
         ({"features": np.where(np.arange(18).reshape(6, 3) == 13, np.nan, 1)}, "example 4 of 6 are not finite"),
         ({"features": np.full((6, 3), np.inf)}, "example 0 of 6 are not finite"),
         ({"sizes": (3, 2)}, r"'shape' lies in 0..2: with 2 classes it must lie in 0..1"),
@@ -141,7 +141,7 @@ def test_features_that_mean_nothing_are_refused(good, change, message):
     [
         ({}, {"features": np.ones((6, 2))}, "training features have 3 dimensions and test features 2"),
         ({}, {"names": ("hue", "size")}, "both splits must have the same"),
-        ({"targets": np.ones((6, 2), int)}, {}, r"all 6 training examples are of one class \(hue, shape\)"),
+        ({"labels": np.ones((6, 2), int)}, {}, r"all 6 training examples are of one class \(hue, shape\)"),
     ],
 )
 def test_pairs_that_do_not_fit_are_refused(good, train, test, message):
@@ -152,7 +152,7 @@ def test_pairs_that_do_not_fit_are_refused(good, train, test, message):
 def test_targets_of_one_class_are_named(good, capsys):
     check_pair(good, good)
     assert capsys.readouterr().out == ""
-    check_pair(dataclasses.replace(good, targets=good.targets * [1, 0]), good)
+    check_pair(dataclasses.replace(good, labels=good.labels * [1, 0]), good)
     assert capsys.readouterr().out == "of one class in all 6 training examples: shape\n"
 
 
@@ -192,7 +192,7 @@ import numpy as np
 from tests.evaluation.evaluators import test_features as here
 batches = here.eval_batches(here.Split(), here.SPEC, batch_size=4, process_index=jax.process_index(), process_count=2)
 found = here.collect(batches, here.raw_pixels, here.task("label"))
-np.testing.assert_array_equal(found.targets[:, 0], np.arange(here.COUNT))
+np.testing.assert_array_equal(found.labels[:, 0], np.arange(here.COUNT))
 np.testing.assert_allclose(found.features[:, 7] * 255, np.arange(here.COUNT), atol=1e-4)
 """
 

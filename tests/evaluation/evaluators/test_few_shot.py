@@ -18,42 +18,40 @@ def make_sets(train=2000, test=800, noise=1.0):
     centres = rng.standard_normal((4, 10))
     sets = []
     for count in (train, test):
-        targets = rng.choice(4, size=(count, 1), p=(0.4, 0.3, 0.2, 0.1))
-        features = centres[targets[:, 0]] + noise * rng.standard_normal((count, 10)) + 5.0
-        sets.append(FeatureSet(features.astype(np.float32), targets, (4,), ("label",)))
+        labels = rng.choice(4, size=(count, 1), p=(0.4, 0.3, 0.2, 0.1))
+        features = centres[labels[:, 0]] + noise * rng.standard_normal((count, 10)) + 5.0
+        sets.append(FeatureSet(features.astype(np.float32), labels, (4,), ("label",)))
     return sets
 
 
 @pytest.mark.parametrize("share", [0.013, 0.1, 0.5, 1.0])
 def test_draws_keep_the_classes_in_proportion(share):
-    targets = np.random.default_rng(0).choice(9, size=(3000, 1), p=np.arange(1, 10) / 45)
-    rows = stratified(targets, share, seed=0)
+    labels = np.random.default_rng(0).choice(9, size=(3000, 1), p=np.arange(1, 10) / 45)
+    rows = stratified(labels, share, seed=0)
     assert len(rows) == len(set(rows.tolist())) == round(3000 * share)
-    drawn, whole = (np.bincount(t[:, 0], minlength=9) for t in (targets[rows], targets))
+    drawn, whole = (np.bincount(t[:, 0], minlength=9) for t in (labels[rows], labels))
     assert (np.abs(drawn - share * whole) <= 1).all()
 
 
 def test_draws_keep_every_target_in_proportion():
     rng = np.random.default_rng(0)
-    targets = np.stack([rng.integers(0, 8, 4000), rng.integers(0, 3, 4000), rng.random(4000) < 0.05], axis=1).astype(
-        int
-    )
-    rows = stratified(targets, 0.1, seed=0)
+    labels = np.stack([rng.integers(0, 8, 4000), rng.integers(0, 3, 4000), rng.random(4000) < 0.05], axis=1).astype(int)
+    rows = stratified(labels, 0.1, seed=0)
     assert len(rows) == 400
-    for column in targets.T:
+    for column in labels.T:
         assert (np.abs(np.bincount(column[rows]) - 0.1 * np.bincount(column)) <= 3).all()
 
 
 def test_draws_see_every_class_however_rare():
-    targets = np.r_[np.zeros(990, int), np.arange(1, 11)][:, None]
-    rows = stratified(targets, 0.005, seed=0)
-    assert set(targets[rows, 0]) == set(range(11)) and len(rows) < 5 + 11
+    labels = np.r_[np.zeros(990, int), np.arange(1, 11)][:, None]
+    rows = stratified(labels, 0.005, seed=0)
+    assert set(labels[rows, 0]) == set(range(11)) and len(rows) < 5 + 11
 
 
 def test_draws_differ_by_seed_and_are_at_random():
-    targets = np.zeros((1000, 1), int)
-    draws = [stratified(targets, 0.1, seed) for seed in range(50)]
-    assert all((stratified(targets, 0.1, seed) == draws[seed]).all() for seed in range(2))
+    labels = np.zeros((1000, 1), int)
+    draws = [stratified(labels, 0.1, seed) for seed in range(50)]
+    assert all((stratified(labels, 0.1, seed) == draws[seed]).all() for seed in range(2))
     often = np.bincount(np.concatenate(draws), minlength=1000)
     assert often.max() < 20 and (often > 0).mean() > 0.98  # each is in 5 draws on average
 
@@ -68,11 +66,9 @@ def test_accuracy_of_logistic_regression_on_few_labels(monkeypatch):
     for share, name, count in ((0.02, "few_shot_2pct", 40), (0.1, "few_shot_10pct", 200)):
         expected = []
         for seed in range(2):
-            rows = stratified(train.targets, share, seed)
-            model = LogisticRegression(max_iter=2000).fit(
-                scaler.transform(train.features[rows]), train.targets[rows, 0]
-            )
-            expected.append(model.score(scaler.transform(test.features), test.targets[:, 0]))
+            rows = stratified(train.labels, share, seed)
+            model = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features[rows]), train.labels[rows, 0])
+            expected.append(model.score(scaler.transform(test.features), test.labels[:, 0]))
         found = results[f"{name}/label"]
         assert found.value == pytest.approx(np.mean(expected), abs=0.03)
         assert found.low < found.value < found.high and found.over == "images, 2 seeds"
@@ -100,4 +96,4 @@ def test_bad_input_is_refused():
             FewShot(*arguments)
     train, test = make_sets(train=20, test=5)
     with pytest.raises(ValueError, match="of one class"):
-        FewShot(probe).run(dataclasses.replace(train, targets=0 * train.targets), test)
+        FewShot(probe).run(dataclasses.replace(train, labels=0 * train.labels), test)

@@ -26,7 +26,7 @@ SPEC = ViewSpec(source_resolution=SIDE, target_resolution=SIDE)
 
 
 class Split:
-    targets = {}
+    labels = {}
 
     def __init__(self, images=IMAGES, broken=()):
         self.images, self.broken, self.reads = images, broken, 0
@@ -82,7 +82,7 @@ def score(evaluator, images, batch_size, reference, interval=True):
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_padding_does_not_count(tmp_path, batch_size, devices):
     evaluator = frechet_of(tmp_path, devices)
-    reference = evaluator.reference(Split(), SPEC, dataset="d", split="test", batch_size=batch_size)
+    reference = evaluator.reference(Split(), SPEC, dataset_name="d", split="test", batch_size=batch_size)
     found = score(evaluator, GENERATED, batch_size, reference)
     assert isinstance(found, Estimate) and (found.count, found.over) == (10, "groups of images")
     np.testing.assert_allclose(found.value, frechet_distance(plain(GENERATED), plain(IMAGES)), rtol=1e-6)
@@ -93,7 +93,7 @@ def test_padding_does_not_count(tmp_path, batch_size, devices):
 
 def test_equal_images(tmp_path):
     evaluator = frechet_of(tmp_path)
-    reference = evaluator.reference(Split(), SPEC, dataset="d", split="test", batch_size=8)
+    reference = evaluator.reference(Split(), SPEC, dataset_name="d", split="test", batch_size=8)
     generated, again = evaluator.collect(), evaluator.collect()
     generated.add(IMAGES.astype(np.float32) / 127.5 - 1)
     again.add(IMAGES)
@@ -129,19 +129,19 @@ def test_views_of_an_object_are_left_out_together(tmp_path):
 
 def test_broken_images_do_not_count(tmp_path):
     broken = (3, 17)
-    found = frechet_of(tmp_path).reference(Split(broken=broken), SPEC, dataset="d", split="test", batch_size=8)
+    found = frechet_of(tmp_path).reference(Split(broken=broken), SPEC, dataset_name="d", split="test", batch_size=8)
     expected = plain(np.delete(IMAGES, broken, axis=0))
     assert found.count == expected.count == COUNT - 2
     np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-6)
 
 
-def reads(tmp_path, source=None, spec=SPEC, limit=None, split="test", **options):
+def reads(tmp_path, dataset=None, spec=SPEC, limit=None, split="test", **options):
     """Images read for a reference, and its statistics."""
-    source = source or Split()
+    dataset = dataset or Split()
     found = frechet_of(tmp_path, **options).reference(
-        source, spec, dataset="set/a:1", split=split, batch_size=8, limit=limit
+        dataset, spec, dataset_name="set/a:1", split=split, batch_size=8, limit=limit
     )
-    return source.reads, found
+    return dataset.reads, found
 
 
 def test_statistics_are_kept(tmp_path, capsys):
@@ -207,9 +207,9 @@ def test_the_name_fid_is_for_its_network(tmp_path, capsys):
 def test_errors(tmp_path):
     evaluator = frechet_of(tmp_path)
     with pytest.raises(ValueError, match="the split is empty"):
-        evaluator.reference(Split(IMAGES[:0]), SPEC, dataset="d", split="test", batch_size=8)
+        evaluator.reference(Split(IMAGES[:0]), SPEC, dataset_name="d", split="test", batch_size=8)
     with pytest.raises(ValueError, match="at least 2 images on each side, and here are 1"):
-        evaluator.reference(Split(IMAGES[:1]), SPEC, dataset="d", split="test", batch_size=8)
+        evaluator.reference(Split(IMAGES[:1]), SPEC, dataset_name="d", split="test", batch_size=8)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="no image was added"):
         evaluator.score(evaluator.collect(), plain(IMAGES))
@@ -232,7 +232,7 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from tests.evaluation.evaluators.test_frechet import *
 evaluator = Frechet(extractor(), "frechet_test", sys.argv[3])
 for _ in range(2):  # computed, then read from disk
-    reference = evaluator.reference(Split(), SPEC, dataset="d", split="test", batch_size=8)
+    reference = evaluator.reference(Split(), SPEC, dataset_name="d", split="test", batch_size=8)
     jax.experimental.multihost_utils.sync_global_devices("written")
 generated = evaluator.collect()
 part = GENERATED[jax.process_index() :: 2]

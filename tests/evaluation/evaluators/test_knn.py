@@ -16,15 +16,15 @@ from soda_jax.metrics.knn import nearest_neighbours
 
 
 def make_sets(names=("hue", "shape"), sizes=(4, 3), train=60, test=40):
-    """Noisy features of targets: neighbours are often, not always, of the right class."""
+    """Noisy features of labels: neighbours are often, not always, of the right class."""
     rng = np.random.default_rng(0)
     centres = [2 * rng.standard_normal((size, 6)) for size in sizes]
     sets = []
     for count in (train, test):
-        targets = np.stack([rng.integers(0, size, count) for size in sizes], axis=1)
-        features = sum(centre[column] for centre, column in zip(centres, targets.T, strict=True))
+        labels = np.stack([rng.integers(0, size, count) for size in sizes], axis=1)
+        features = sum(centre[column] for centre, column in zip(centres, labels.T, strict=True))
         features = (features + 1.5 * rng.standard_normal(features.shape)).astype(np.float32)
-        sets.append(FeatureSet(features, targets, sizes, names))
+        sets.append(FeatureSet(features, labels, sizes, names))
     return sets
 
 
@@ -33,8 +33,8 @@ def sklearn_accuracy(train, test, head, k, temperature):
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
     votes = KNeighborsClassifier(k, weights=lambda distance: np.exp((1 - distance**2 / 2) / temperature))
-    votes.fit(unit(train.features), train.targets[:, head])
-    return votes.score(unit(test.features), test.targets[:, head])
+    votes.fit(unit(train.features), train.labels[:, head])
+    return votes.score(unit(test.features), test.labels[:, head])
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
@@ -114,4 +114,4 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match="config.eval.knn_k"):
             KNN(ks)
     with pytest.raises(ValueError, match="of one class"):
-        KNN().run(dataclasses.replace(train, targets=np.zeros_like(train.targets)), test)
+        KNN().run(dataclasses.replace(train, labels=np.zeros_like(train.labels)), test)

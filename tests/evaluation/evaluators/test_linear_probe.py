@@ -23,18 +23,18 @@ def make_sets(noise, *, heads=1, train=1200, test=1000, scale=1.0, seed=0):
     scales = scale * 10.0 ** rng.uniform(-2, 2, 12)
     sets = []
     for count in (train, test):
-        targets = rng.integers(0, CLASSES, (count, heads))
-        features = sum(centres[head][targets[:, head]] for head in range(heads))
+        labels = rng.integers(0, CLASSES, (count, heads))
+        features = sum(centres[head][labels[:, head]] for head in range(heads))
         features = (features + noise * rng.standard_normal(features.shape)) * scales + 5.0
         names = ("label",) if heads == 1 else tuple(f"head{i}" for i in range(heads))
-        sets.append(FeatureSet(features.astype(np.float32), targets, (CLASSES,) * heads, names))
+        sets.append(FeatureSet(features.astype(np.float32), labels, (CLASSES,) * heads, names))
     return sets
 
 
 def sklearn_accuracy(train, test, head=0):
     scaler = StandardScaler().fit(train.features)
-    classifier = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features), train.targets[:, head])
-    return classifier.score(scaler.transform(test.features), test.targets[:, head])
+    classifier = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features), train.labels[:, head])
+    return classifier.score(scaler.transform(test.features), test.labels[:, head])
 
 
 @pytest.mark.parametrize(("noise", "low", "high"), [(0.1, 0.99, 1.0), (1.2, 0.6, 0.95)])
@@ -72,14 +72,14 @@ def test_constant_and_huge_features_give_finite_weights():
     spoilt = []
     for found in (train, test):
         features = np.concatenate([found.features, np.full((len(found.features), 2), [0.0, 1e4], np.float32)], axis=1)
-        spoilt.append(FeatureSet(features, found.targets, found.sizes, found.names))
+        spoilt.append(FeatureSet(features, found.labels, found.sizes, found.names))
     results = LinearProbeEvaluator((1e-2,), epochs=10, batch_size=128).run(*spoilt)
     assert results["linear_probe/label"].value > 0.95
 
 
 def test_features_of_no_use_give_chance():
     train, test = make_sets(0.3)
-    constant = [FeatureSet(np.ones_like(s.features), s.targets, s.sizes, s.names) for s in (train, test)]
+    constant = [FeatureSet(np.ones_like(s.features), s.labels, s.sizes, s.names) for s in (train, test)]
     assert LinearProbeEvaluator((1e-2,), epochs=3).run(*constant)["linear_probe/label"].value < 2 / CLASSES
 
 
@@ -98,7 +98,7 @@ def fitted(train, rates=(1e-2,), epochs=20, views=None, rows=None, **options):
     normaliser = probe_fit.statistics(train.features)
     weights = probe_fit.fit(
         views or (lambda epoch: train.features),
-        train.targets,
+        train.labels,
         np.arange(len(train.features)) if rows is None else rows,
         train.sizes,
         rates=rates,
@@ -132,7 +132,7 @@ def test_the_weights_are_those_of_logistic_regression():
     """Overlapping classes have one optimum; without dropout and smoothing the probe comes to it."""
     train, _ = make_sets(2.0)
     weights, features = fitted(train, (0.1,), 400, batch_size=1200, dropout=0.0)
-    reference = LogisticRegression(C=np.inf, max_iter=2000).fit(features, train.targets[:, 0])
+    reference = LogisticRegression(C=np.inf, max_iter=2000).fit(features, train.labels[:, 0])
     kernel, bias = np.asarray(weights.kernel[:, 0]), np.asarray(weights.bias[0])
     np.testing.assert_allclose(kernel - kernel.mean(axis=1, keepdims=True), reference.coef_.T, atol=0.02)
     np.testing.assert_allclose(bias - bias.mean(), reference.intercept_, atol=0.02)
@@ -145,12 +145,12 @@ def test_rates_side_by_side_are_what_each_is_alone():
         alone, _ = fitted(train, (rate,), epochs=3)
         np.testing.assert_allclose(together.kernel[:, column], alone.kernel[:, 0], atol=1e-5)
         np.testing.assert_allclose(together.bias[column], alone.bias[0], atol=1e-5)
-    ranks = probe_fit.ranks(together, test.features, test.targets, test.sizes)
+    ranks = probe_fit.ranks(together, test.features, test.labels, test.sizes)
     assert ranks.shape == (2, 1000, 2)
     normaliser = together.statistics
     logits = (test.features - normaliser.mean) / normaliser.std @ np.asarray(together.kernel[:, 1])
     guesses = (logits + np.asarray(together.bias[1])).reshape(1000, 2, CLASSES).argmax(axis=-1)
-    np.testing.assert_array_equal(ranks[1] == 0, guesses == test.targets)
+    np.testing.assert_array_equal(ranks[1] == 0, guesses == test.labels)
 
 
 def test_chunks_and_files_change_nothing(monkeypatch, tmp_path):
@@ -163,7 +163,7 @@ def test_chunks_and_files_change_nothing(monkeypatch, tmp_path):
     in_parts, _ = fitted(dataclasses.replace(train, features=mapped), epochs=3, dropout=0.0)
     for one, other in zip(weights[:2], in_parts[:2], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    ranks = [probe_fit.ranks(w, test.features, test.targets, test.sizes) for w in (weights, in_parts)]
+    ranks = [probe_fit.ranks(w, test.features, test.labels, test.sizes) for w in (weights, in_parts)]
     assert np.mean(ranks[0] == ranks[1]) > 0.999
 
 
@@ -176,8 +176,8 @@ def test_the_stream_shows_every_row_once_an_epoch():
         seen.append(epoch)
         return np.stack([np.arange(30), np.full(30, epoch)], axis=1).astype(np.float32)
 
-    targets = np.arange(30)[:, None]
-    chunks = list(probe_fit._chunks(views, targets, rows, 8, 3, 4, 0.1, seed=0))
+    labels = np.arange(30)[:, None]
+    chunks = list(probe_fit._chunks(views, labels, rows, 8, 3, 4, 0.1, seed=0))
     assert len(chunks) == 3 and all(x.shape == bits.shape == (3, 4, width) for x, _, bits in chunks)
     stream, labels = (np.concatenate([chunk[i].reshape(12, -1) for chunk in chunks]) for i in range(2))
     assert not stream[32:].any() and seen == [0, 1, 2]
@@ -217,7 +217,7 @@ def test_augmented_views_are_trained_on_and_plain_features_choose_the_rate():
 def test_the_test_split_chooses_nothing():
     """Whatever its labels, the same rate: even where they are all wrong, so that an untrained probe would do better."""
     train, test = make_sets(0.3)
-    wrong = dataclasses.replace(test, targets=(test.targets + 1) % CLASSES)
+    wrong = dataclasses.replace(test, labels=(test.labels + 1) % CLASSES)
     results = [LinearProbeEvaluator((1e-7, 1e-2), 5, 128).run(train, other) for other in (test, wrong)]
     assert [row["linear_probe/learning_rate"] for row in results] == [1e-2, 1e-2]
     assert results[1]["linear_probe/label"].value < 0.1
@@ -227,14 +227,14 @@ def test_attributes_have_an_f1():
     """As scikit-learn's logistic regression, on attributes of which one is rare."""
     train, test = make_sets(0.8, heads=2)
     train, test = (
-        dataclasses.replace(s, targets=(s.targets == 0).astype(int), sizes=(2, 2), names=("hat", "beard"))
+        dataclasses.replace(s, labels=(s.labels == 0).astype(int), sizes=(2, 2), names=("hat", "beard"))
         for s in (train, test)
     )
     results = LinearProbeEvaluator((1e-2,), epochs=20, batch_size=128).run(train, test)
     scaler = StandardScaler().fit(train.features)
     for head, name in enumerate(train.names):
-        reference = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features), train.targets[:, head])
-        expected = f1_score(test.targets[:, head], reference.predict(scaler.transform(test.features)))
+        reference = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features), train.labels[:, head])
+        expected = f1_score(test.labels[:, head], reference.predict(scaler.transform(test.features)))
         assert results[f"linear_probe/{name}_f1"].value == pytest.approx(expected, abs=0.03)
     mean = np.mean([results[f"linear_probe/{name}_f1"].value for name in train.names])
     assert results["linear_probe/mean_f1"].value == pytest.approx(mean)
@@ -264,7 +264,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="at least 2 training examples, got 1"):
         LinearProbeEvaluator().validate(train.subset(np.array([0])), 1)
     with pytest.raises(ValueError, match="of one class"):
-        LinearProbeEvaluator().run(dataclasses.replace(train, targets=0 * train.targets), test)
+        LinearProbeEvaluator().run(dataclasses.replace(train, labels=0 * train.labels), test)
     for arguments in (((),), ((1e-2,), 0), ((1e-2,), 1, 0)):
         with pytest.raises(ValueError, match="at least"):
             LinearProbeEvaluator(*arguments)

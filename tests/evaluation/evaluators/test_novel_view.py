@@ -185,9 +185,9 @@ def test_images_without_cameras():
         def __getitem__(self, index):
             return {"image": OBJECTS.images[0, 0]}
 
-    for source, spec in ((Images(), SPEC), (OBJECTS, ViewSpec(policy="augment"))):
+    for dataset, spec in ((Images(), SPEC), (OBJECTS, ViewSpec(policy="augment"))):
         with pytest.raises(ValueError, match="view_policy='camera' and a dataset of objects seen by known cameras"):
-            NovelView(Oracle(), source, spec, counts=(1,))
+            NovelView(Oracle(), dataset, spec, counts=(1,))
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "stochastic"])

@@ -21,7 +21,7 @@ SPEC = ViewSpec(num_sources=1, source_resolution=8, target_resolution=8)
 
 
 class Split:
-    targets = {}
+    labels = {}
 
     def __len__(self):
         return COUNT
@@ -48,7 +48,7 @@ def inference(monkeypatch, batch_size, disturb=None, spoil_padding=False):
             images[indices >= COUNT] = np.nan
         return {"images": np.clip(images, -1, 1)}
 
-    monkeypatch.setattr(found, "encode", lambda variables, source, mask: source[:, 0])
+    monkeypatch.setattr(found, "encode", lambda variables, dataset, mask: dataset[:, 0])
     monkeypatch.setattr(found, "sample", sample)
     return found, firsts
 
@@ -113,7 +113,7 @@ def test_frechet_distance_from_the_whole_split(monkeypatch, tmp_path):
     values = []
     for batch_size in (2, 8):
         oracle, _ = inference(monkeypatch, batch_size, spoil_padding=True)
-        evaluator = Reconstruction(oracle, Split16(), SPEC, 5, metrics, dataset="random", split="test")
+        evaluator = Reconstruction(oracle, Split16(), SPEC, 5, metrics, dataset_name="random", split="test")
         values.append(float(evaluator.run({})["reconstruction/frechet_means"]))
     shown = np.stack([Split16()[index]["image"] for index in np.arange(5) * 16 // 5]) / 127.5 - 1
     real = np.stack([Split16()[index]["image"] for index in range(16)]) / 127.5 - 1

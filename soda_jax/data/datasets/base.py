@@ -1,4 +1,4 @@
-"""What every data source offers, and the small helpers they share."""
+"""What every dataset offers, and the small helpers they share."""
 
 import dataclasses
 import hashlib
@@ -16,12 +16,12 @@ _LABEL_CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Targets:
-    """Ground truth of one kind ("label", "attributes" or "factors") that a source carries.
+class Labels:
+    """Ground truth of one kind ("label", "attributes" or "factors") that a dataset carries.
 
     Attributes:
-        sizes: number of classes of each target; a label has one entry, binary attributes have 2s.
-        names: a name for each target, as long as `sizes`.
+        sizes: number of classes of each label; a label has one entry, binary attributes have 2s.
+        names: a name for each label, as long as `sizes`.
         classes: names of the classes of a label, where the set has them.
     """
 
@@ -31,57 +31,57 @@ class Targets:
 
     def __post_init__(self):
         if len(self.sizes) != len(self.names):
-            raise ValueError(f"Targets: {len(self.sizes)} sizes but {len(self.names)} names; give one a target.")
+            raise ValueError(f"Labels: {len(self.sizes)} sizes but {len(self.names)} names; give one a label.")
 
 
-class Source(Protocol):
+class Dataset(Protocol):
     """Random access to the examples of one split. Picklable: workers receive a copy.
 
     An example is a dict with `image` uint8 [h, w, 3] and optionally `label` int32 [],
-    `attributes` int32 [A], `factors` int32 [F]. A multi-view source gives, in place of `image`,
+    `attributes` int32 [A], `factors` int32 [F]. A multi-view dataset gives, in place of `image`,
     `views`: an object with `__len__` and `__getitem__(j)` -> dict(image uint8 [h, w, 3],
     pose float32 [4, 4], intrinsics float32 [4]: fx, fy, cx, cy).
 
-    A source may also offer
+    A dataset may also offer
 
     - `get_many(indices) -> list of examples`, which the pipeline prefers: it may then compute a whole
       batch at once, and an `image`, also one of `views`, may be an `EncodedImage`, which is decoded
       once it is known how large it has to be;
-    - `labels`, the label of every example, integers [len], for views of another image of a class;
+    - `class_ids`, the class of every example, integers [len], for views of another image of a class;
     - `bad_files`, a `BadFiles`: where an image then raises DecodeError, another example takes its
       place. `get_many` itself must not raise it.
     """
 
-    targets: Mapping[str, Targets]
+    labels: Mapping[str, Labels]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
 
 
-def get_many(source: Source, indices: np.ndarray) -> list[Example]:
-    """The examples at `indices`, by the source's own batched access where it has one."""
-    if hasattr(source, "get_many"):
-        return source.get_many(indices)
-    return [source[int(i)] for i in indices]
+def get_many(dataset: Dataset, indices: np.ndarray) -> list[Example]:
+    """The examples at `indices`, by the dataset's own batched access where it has one."""
+    if hasattr(dataset, "get_many"):
+        return dataset.get_many(indices)
+    return [dataset[int(i)] for i in indices]
 
 
-def labels_of(source: Source) -> np.ndarray:
-    """The label of every example, integers [len(source)]: `source.labels`, or by going through it.
+def class_ids_of(dataset: Dataset) -> np.ndarray:
+    """The class of every example, integers [len(dataset)]: `dataset.class_ids`, or by going through it.
 
     Raises:
-        ValueError: the source has no labels.
+        ValueError: the dataset has no classes.
     """
-    if hasattr(source, "labels") and source.labels is not None:
-        return np.asarray(source.labels)
-    if "label" not in source.targets:
-        have = ", ".join(source.targets) or "none"
+    if hasattr(dataset, "class_ids") and dataset.class_ids is not None:
+        return np.asarray(dataset.class_ids)
+    if "label" not in dataset.labels:
+        have = ", ".join(dataset.labels) or "none"
         raise ValueError(
-            f"view_policy='class' needs labels, which this dataset lacks (its targets: {have}); "
+            f"view_policy='class' needs labels, which this dataset lacks (its labels: {have}); "
             "choose another view_policy, e.g. 'augment'."
         )
-    chunks = (np.arange(i, min(i + _LABEL_CHUNK, len(source))) for i in range(0, len(source), _LABEL_CHUNK))
-    return np.array([example["label"] for chunk in chunks for example in get_many(source, chunk)])
+    chunks = (np.arange(i, min(i + _LABEL_CHUNK, len(dataset))) for i in range(0, len(dataset), _LABEL_CHUNK))
+    return np.array([example["label"] for chunk in chunks for example in get_many(dataset, chunk)])
 
 
 def fixed_split(size: int, split: str, seed: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from soda_jax.data.datasets.base import Example, Labels
 from soda_jax.data.decode import EncodedImage
-from soda_jax.data.sources.base import Example, Targets
 
 EYES = ("left", "right", "both")
 _FACTOR_PREFIX = "label_"
@@ -29,7 +29,7 @@ class RecordReader:
         eyes: "left", "right" or "both"; the last two for stereo pairs only.
 
     Attributes:
-        targets: what labels, attributes and factors there are.
+        labels: what labels, attributes and factors there are.
         image_keys: the features that hold the images of an example, one or two.
         image_shape: (height, width, channels) where all images share it, else None.
 
@@ -48,19 +48,19 @@ class RecordReader:
         self._label_key = _label_key(info)
         self._attributes_key, attribute_names = _attributes(info)
         self._factor_keys, factor_names = _factors(features)
-        self.targets: dict[str, Targets] = {}
+        self.labels: dict[str, Labels] = {}
         if self._label_key:
             label = features[self._label_key]
             classes = tuple(label.names) if label.num_classes else ()
-            self.targets["label"] = Targets((label.num_classes,), ("label",), classes)
+            self.labels["label"] = Labels((label.num_classes,), ("label",), classes)
         if self._attributes_key:
-            self.targets["attributes"] = Targets((2,) * len(attribute_names), attribute_names)
+            self.labels["attributes"] = Labels((2,) * len(attribute_names), attribute_names)
         if self._factor_keys:
             sizes = tuple(_get(features, key).num_classes for key in self._factor_keys)
-            self.targets["factors"] = Targets(sizes, factor_names)
+            self.labels["factors"] = Labels(sizes, factor_names)
 
     def columns(self, record: Mapping[str, Any], name: str) -> Example:
-        """Images (encoded) under their keys, and the targets, of a record whose images are still bytes.
+        """Images (encoded) under their keys, and the labels, of a record whose images are still bytes.
 
         Args:
             name: what errors call the record.
@@ -76,7 +76,7 @@ class RecordReader:
         if self._attributes_key:
             values = record[self._attributes_key]
             if isinstance(values, Mapping):
-                values = [values[key] for key in self.targets["attributes"].names]
+                values = [values[key] for key in self.labels["attributes"].names]
             columns["attributes"] = np.array(values, np.int32)
         if self._factor_keys:
             columns["factors"] = np.array([_get(record, key) for key in self._factor_keys], np.int32)
@@ -84,9 +84,9 @@ class RecordReader:
 
     def example(self, columns: Example) -> Example:
         """The example of some columns: its image under "image", or two as `views` without cameras."""
-        targets = {key: columns[key] for key in self.targets}
+        labels = {key: columns[key] for key in self.labels}
         images = [{"image": columns[key]} for key in self.image_keys]
-        return {**images[0], **targets} if len(images) == 1 else {"views": images, **targets}
+        return {**images[0], **labels} if len(images) == 1 else {"views": images, **labels}
 
 
 class BoxedImage(EncodedImage):

@@ -13,15 +13,15 @@ import tensorflow_datasets as tfds
 from soda_jax.data import builders
 from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
-from soda_jax.data.sources.base import Example, Targets, fixed_split
-from soda_jax.data.sources.cache import CachedArray, cache_dir
-from soda_jax.data.sources.tfds_features import RecordReader, decoded
+from soda_jax.data.datasets.base import Example, Labels, fixed_split
+from soda_jax.data.datasets.cache import CachedArray, cache_dir
+from soda_jax.data.datasets.tfds_features import RecordReader, decoded
 
 _CHUNK = 512
 _SPLIT_SEED = 1
 
 
-class TfdsSource:
+class TfdsDataset:
     """One split of a prepared TFDS dataset.
 
     An example has `image` uint8 [h, w, 3] (grey is repeated to RGB) and what there is of `label` int32 [],
@@ -58,14 +58,14 @@ class TfdsSource:
         builder = _prepared_builder(name, root)
         self._objects = _Objects(builder, split) if _is_multi_view(builder) else None
         self._reader = RecordReader(builder.info, eyes)
-        self.targets: dict[str, Targets] = dict(self._reader.targets)
+        self.labels: dict[str, Labels] = dict(self._reader.labels)
         if self._objects is not None and self._objects.classes:
             classes = self._objects.classes
-            self.targets["label"] = Targets((len(classes),), ("label",), classes)
+            self.labels["label"] = Labels((len(classes),), ("label",), classes)
         records, self._order = _open_split(builder, self._objects.records_split if self._objects else split)
         self._size = len(records) if self._order is None else len(self._order)
         self._records, self._cached = records, None
-        self._labels: CachedArray | None = None
+        self._class_ids: CachedArray | None = None
         self._title, self._split = f"{name} {split}", split
         self._name, self._data_path = builder.name, pathlib.Path(builder.data_path)
         shape = self._reader.image_shape
@@ -90,21 +90,21 @@ class TfdsSource:
         return [self._reader.example(columns) for columns in self._columns(np.asarray(indices))]
 
     @property
-    def labels(self) -> np.ndarray | None:
-        """The label of every example, integers [len]; None without labels.
+    def class_ids(self) -> np.ndarray | None:
+        """The class of every example, integers [len]; None without labels.
 
         Where examples are not cached, the first call reads every record (decoding no image) and keeps the labels in the
         user's cache folder.
         """
         if self._objects is not None:
-            return self._objects.labels if self._objects.classes else None
-        if "label" not in self.targets:
+            return self._objects.class_ids if self._objects.classes else None
+        if "label" not in self.labels:
             return None
         if self._cached is not None:
             return self._cached["label"].array
-        if self._labels is None:
-            self._labels = CachedArray.load_or_build(self._cache_path("label"), self._read_labels)
-        return self._labels.array
+        if self._class_ids is None:
+            self._class_ids = CachedArray.load_or_build(self._cache_path("label"), self._read_labels)
+        return self._class_ids.array
 
     def _multi_view_example(self, index: int, decode: bool) -> Example:
         first, count, label = self._objects[index]
@@ -137,7 +137,7 @@ class TfdsSource:
         columns = functools.cache(self._decode_all)
         return {
             key: CachedArray.load_or_build(self._cache_path(key), lambda key=key: columns()[key])
-            for key in (*self._reader.image_keys, *self.targets)
+            for key in (*self._reader.image_keys, *self.labels)
         }
 
     def _cache_path(self, key: str) -> pathlib.Path:
@@ -184,7 +184,7 @@ class _Objects:
         if not chosen:
             raise ValueError(f"split={split!r} of {builder.name!r} is empty.")
         self.records_split = "+".join(chosen)
-        self.labels = np.concatenate([by_split[name]["labels"] for name in chosen]).astype(np.int32)
+        self.class_ids = np.concatenate([by_split[name]["labels"] for name in chosen]).astype(np.int32)
         self._counts = np.concatenate([by_split[name]["num_views"] for name in chosen])
         self._firsts = np.cumsum(self._counts) - self._counts
 
@@ -192,14 +192,14 @@ class _Objects:
         return len(self._counts)
 
     def __getitem__(self, index: int) -> tuple[int, int, np.int32 | None]:
-        return int(self._firsts[index]), int(self._counts[index]), self.labels[index] if self.classes else None
+        return int(self._firsts[index]), int(self._counts[index]), self.class_ids[index] if self.classes else None
 
 
 class _Views:
     """The views of one object, read on demand."""
 
-    def __init__(self, source: TfdsSource, first: int, count: int, decode: bool):
-        self._source = source
+    def __init__(self, dataset: TfdsDataset, first: int, count: int, decode: bool):
+        self._dataset = dataset
         self._first = first
         self._count = count
         self._decode = decode
@@ -210,7 +210,7 @@ class _Views:
     def __getitem__(self, number: int) -> Example:
         if not 0 <= number < self._count:
             raise IndexError(f"view {number} of {self._count}")
-        return self._source.view(self._first + number, self._decode)
+        return self._dataset.view(self._first + number, self._decode)
 
 
 def _is_multi_view(builder) -> bool:

@@ -16,9 +16,9 @@ from concurrent import futures
 import numpy as np
 
 from soda_jax.data import cameras
-from soda_jax.data.sources import raymarch
-from soda_jax.data.sources.base import Example, Targets, fixed_split
-from soda_jax.data.sources.cache import CachedArray, cache_dir
+from soda_jax.data.datasets import raymarch
+from soda_jax.data.datasets.base import Example, Labels, fixed_split
+from soda_jax.data.datasets.cache import CachedArray, cache_dir
 
 FACTOR_NAMES = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 FACTOR_SIZES = (10, 10, 10, 8, 4, 15)
@@ -84,7 +84,7 @@ class Scenes:
         resolution: side of the images, 32..128.
     """
 
-    targets = {"factors": Targets(FACTOR_SIZES, FACTOR_NAMES)}
+    labels = {"factors": Labels(FACTOR_SIZES, FACTOR_NAMES)}
 
     def __init__(self, root: str | os.PathLike | None, split: str, *, resolution: int):
         _check_resolution(resolution)
@@ -150,7 +150,7 @@ class FreeScenes:
         num_views: cameras per object.
     """
 
-    targets = {"factors": Targets(FACTOR_SIZES[:5], FACTOR_NAMES[:5])}
+    labels = {"factors": Labels(FACTOR_SIZES[:5], FACTOR_NAMES[:5])}
 
     def __init__(
         self,

@@ -5,17 +5,17 @@ import pathlib
 
 import numpy as np
 
-from soda_jax.data.decode import EncodedImage
-from soda_jax.data.sources.bad_files import BadFiles
-from soda_jax.data.sources.base import (
+from soda_jax.data.datasets.bad_files import BadFiles
+from soda_jax.data.datasets.base import (
     SPLIT_FOLDERS,
     SPLITS,
     Example,
-    Targets,
+    Labels,
     hashed_split,
     left_out_beside_splits,
     walk,
 )
+from soda_jax.data.decode import EncodedImage
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -66,14 +66,14 @@ class ImageFolder:
         self._paths = [path for path, _ in files[split]]
         self.bad_files = BadFiles(self._root, self._paths, max_share=max_bad_share, path=bad_files)
         folders = {folder for rows in files.values() for _, folder in rows}
-        self.targets: dict[str, Targets] = {}
-        self.labels: np.ndarray | None = None
+        self.labels: dict[str, Labels] = {}
+        self.class_ids: np.ndarray | None = None
         # A mixture of labelled and unlabelled files has no meaningful labels.
         if None not in folders:
             classes = tuple(sorted(folders))
-            self.targets["label"] = Targets((len(classes),), ("label",), classes)
+            self.labels["label"] = Labels((len(classes),), ("label",), classes)
             number = {name: i for i, name in enumerate(classes)}
-            self.labels = np.array([number[folder] for _, folder in files[split]], np.int32)
+            self.class_ids = np.array([number[folder] for _, folder in files[split]], np.int32)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -88,8 +88,8 @@ class ImageFolder:
 
     def _example(self, index: int) -> Example:
         example: Example = {"image": EncodedImage(os.path.join(self._root, self._paths[index]))}
-        if self.labels is not None:
-            example["label"] = self.labels[index]
+        if self.class_ids is not None:
+            example["label"] = self.class_ids[index]
         return example
 
 

@@ -92,22 +92,22 @@ def _sorted_by_content(images):
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_images_and_labels_come_back(root, cache_bytes):
-    source = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
-    assert len(source) == 10
-    label = source.targets["label"]
+    dataset = data.load_dataset("toy_labelled", root, "train", cache_bytes=cache_bytes)
+    assert len(dataset) == 10
+    label = dataset.labels["label"]
     assert label.sizes == (3,) and label.classes == ("a", "b", "c")
     known = {_image(n, (12, 14, 3)).tobytes(): n % 3 for n in range(10)}
-    examples = source.get_many(np.arange(10))
+    examples = dataset.get_many(np.arange(10))
     assert len({np.asarray(e["image"]).tobytes() for e in examples}) == 10
     for index, example in enumerate(examples):
         assert known[np.asarray(example["image"]).tobytes()] == example["label"]
         assert np.asarray(example["label"]).dtype == np.int32
-        np.testing.assert_array_equal(source[index]["image"], np.asarray(example["image"]))
+        np.testing.assert_array_equal(dataset[index]["image"], np.asarray(example["image"]))
 
 
 def test_cached_equals_decoded_and_is_reused(root, monkeypatch):
-    decoded = data.load_source("toy_labelled", root, "test", cache_bytes=0)
-    cached = data.load_source("toy_labelled", root, "test")
+    decoded = data.load_dataset("toy_labelled", root, "test", cache_bytes=0)
+    cached = data.load_dataset("toy_labelled", root, "test")
     for index in range(4):
         for key in ("image", "label"):
             np.testing.assert_array_equal(cached[index][key], decoded[index][key])
@@ -117,7 +117,7 @@ def test_cached_equals_decoded_and_is_reused(root, monkeypatch):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(kind, "_read", fail)
-    again = data.load_source("toy_labelled", root, "test")
+    again = data.load_dataset("toy_labelled", root, "test")
     np.testing.assert_array_equal(again[2]["image"], cached[2]["image"])
 
 
@@ -125,57 +125,57 @@ def test_cached_equals_decoded_and_is_reused(root, monkeypatch):
 def test_all_labels_at_once_are_read_from_the_records_once(root, cache_bytes, monkeypatch, tmp_path):
     """As views of another image of the class need them: later runs and copies for workers read no record."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
-    np.testing.assert_array_equal(source.labels, [source[i]["label"] for i in range(len(source))])
-    again = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
+    dataset = data.load_dataset("toy_labelled", root, "train", cache_bytes=cache_bytes)
+    np.testing.assert_array_equal(dataset.class_ids, [dataset[i]["label"] for i in range(len(dataset))])
+    again = data.load_dataset("toy_labelled", root, "train", cache_bytes=cache_bytes)
     monkeypatch.setattr(type(again), "_read", None)
-    np.testing.assert_array_equal(again.labels, source.labels)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).labels, source.labels)
+    np.testing.assert_array_equal(again.class_ids, dataset.class_ids)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(dataset)).class_ids, dataset.class_ids)
 
 
 def test_labels_where_there_are_none(root):
-    assert data.load_source("toy_grey", root, "train").labels is None
+    assert data.load_dataset("toy_grey", root, "train").class_ids is None
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 def test_pickles_for_workers(root, cache_bytes):
-    source = data.load_source("toy_labelled", root, "train", cache_bytes=cache_bytes)
-    content = pickle.dumps(source)
+    dataset = data.load_dataset("toy_labelled", root, "train", cache_bytes=cache_bytes)
+    content = pickle.dumps(dataset)
     assert len(content) < 20_000
-    np.testing.assert_array_equal(pickle.loads(content)[3]["image"], source[3]["image"])
+    np.testing.assert_array_equal(pickle.loads(content)[3]["image"], dataset[3]["image"])
 
 
 def test_attributes_and_images_of_unknown_size(root):
-    source = data.load_source("toy_faces", root, "train")
-    assert source._cached is None
-    assert source.targets["attributes"].sizes == (2, 2)
-    assert source.targets["attributes"].names == NAMES
+    dataset = data.load_dataset("toy_faces", root, "train")
+    assert dataset._cached is None
+    assert dataset.labels["attributes"].sizes == (2, 2)
+    assert dataset.labels["attributes"].names == NAMES
     known = {_image(n, (12, 14, 3)).tobytes(): [n & 1, n >> 1 & 1] for n in range(10)}
     for index in range(10):
-        example = source[index]
+        example = dataset[index]
         assert known[example["image"].tobytes()] == example["attributes"].tolist()
         assert example["attributes"].dtype == np.int32
 
 
 def test_grey_becomes_rgb(root):
-    source = data.load_source("toy_grey", root, "train")
-    images = [source[i]["image"] for i in range(10)]
-    assert source.targets == {} and images[0].shape == (12, 14, 3)
+    dataset = data.load_dataset("toy_grey", root, "train")
+    images = [dataset[i]["image"] for i in range(10)]
+    assert dataset.labels == {} and images[0].shape == (12, 14, 3)
     expected = [np.repeat(_image(n, (12, 14, 1)), 3, axis=2) for n in range(10)]
     assert _sorted_by_content(images) == _sorted_by_content(expected)
 
 
 def test_split_slices_and_unknown_splits(root):
-    assert len(data.load_source("toy_labelled", root, "train[:50%]")) == 5
+    assert len(data.load_dataset("toy_labelled", root, "train[:50%]")) == 5
     with pytest.raises(ValueError, match=r"'valid' is unknown .*train \(10\), test \(4\)"):
-        data.load_source("toy_labelled", root, "valid")
+        data.load_dataset("toy_labelled", root, "valid")
 
 
 def test_missing_sets_name_the_remedy(root, tmp_path):
     with pytest.raises(ValueError, match=r"(?s)'toy_grey' is not prepared.*tfds.builder\('toy_grey'"):
-        data.load_source("toy_grey", tmp_path, "train")
+        data.load_dataset("toy_grey", tmp_path, "train")
     with pytest.raises(ValueError, match="'no_such_set' is neither"):
-        data.load_source("no_such_set", root, "train")
+        data.load_dataset("no_such_set", root, "train")
 
 
 def test_set_in_another_format_names_the_remedy(root, tmp_path):
@@ -184,7 +184,7 @@ def test_set_in_another_format_names_the_remedy(root, tmp_path):
     info = builder.data_path / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match="(?s)stored as tfrecord.*convert_format"):
-        data.load_source("toy_grey", tmp_path, "train")
+        data.load_dataset("toy_grey", tmp_path, "train")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
@@ -200,16 +200,16 @@ def test_damaged_image_is_named_when_it_is_decoded(tmp_path, content):
             yield 0, {"image": io.BytesIO(content)}
 
     ToyDamaged(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    source = data.load_source("toy_grey", tmp_path, "train", cache_bytes=0)
-    example = source.get_many(np.array([0]))[0]
+    dataset = data.load_dataset("toy_grey", tmp_path, "train", cache_bytes=0)
+    example = dataset.get_many(np.array([0]))[0]
     with pytest.raises(decode.DecodeError, match="toy_grey train, example 0"):
         np.asarray(example["image"])
 
 
 def test_batches_without_tensorflow(root):
     before = set(sys.modules)
-    source = data.load_source("toy_labelled", root, "train")
+    dataset = data.load_dataset("toy_labelled", root, "train")
     spec = data.ViewSpec(source_resolution=8, target_resolution=8)
-    batch = data.train_dataset(source, spec, batch_size=4, seed=0)[0]
+    batch = data.train_batches(dataset, spec, batch_size=4, seed=0)[0]
     assert batch["target"].shape == (4, 8, 8, 3) and batch["label"].dtype == np.int32
     assert "tensorflow" not in set(sys.modules) - before

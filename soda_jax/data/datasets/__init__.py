@@ -1,20 +1,20 @@
-"""Where examples come from: `load_source` finds a source by name."""
+"""Where examples come from: `load_dataset` finds a dataset by name."""
 
 import os
 
-from soda_jax.data.sources.base import Source, Targets
+from soda_jax.data.datasets.base import Dataset, Labels
 
-__all__ = ["Source", "Targets", "load_source"]
+__all__ = ["Dataset", "Labels", "load_dataset"]
 
 
-def load_source(
+def load_dataset(
     name: str,
     root: str | os.PathLike | None,
     split: str,
     *,
     resolution: int | None = None,
     **options,
-) -> Source:
+) -> Dataset:
     """Opens one split of a dataset.
 
     Args:
@@ -25,7 +25,7 @@ def load_source(
             the tree; TFDS: its `data_dir` (None: TFDS's own default).
         split: "train", "validation", "test", or whatever the TFDS dataset calls its splits.
         resolution: side of rendered images. Stored images keep their size; views resize them.
-        **options: of the source: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS), `min_views` (multiview),
+        **options: of the dataset: `num_views` (scenes_free), `cache_bytes` (multiview, TFDS), `min_views` (multiview),
             `bad_files` and `max_bad_share` (folder, multiview).
 
     Raises:
@@ -34,26 +34,26 @@ def load_source(
     """
     # Imported when named: TFDS alone takes seconds, and worker processes import this module.
     if name in ("scenes", "scenes_free"):
-        from soda_jax.data.sources import scenes
+        from soda_jax.data.datasets import scenes
 
         kind = scenes.Scenes if name == "scenes" else scenes.FreeScenes
         return _open(name, kind, root, split, resolution=resolution or 64, **options)
     if name == "folder":
-        from soda_jax.data.sources import folder
+        from soda_jax.data.datasets import folder
 
         return _open(name, folder.ImageFolder, root, split, **options)
     if name == "multiview":
-        from soda_jax.data.sources import multiview
+        from soda_jax.data.datasets import multiview
 
         return _open(name, multiview.MultiViewFolder, root, split, **options)
-    from soda_jax.data.sources import tfds_source
+    from soda_jax.data.datasets import tfds_dataset
 
-    return _open(name, tfds_source.TfdsSource, name, root, split, **options)
+    return _open(name, tfds_dataset.TfdsDataset, name, root, split, **options)
 
 
 def _open(name, kind, *args, **options):
     accepted = set(kind.__init__.__annotations__)
     unknown = sorted(set(options) - accepted)
     if unknown:
-        raise ValueError(f"data source {name!r} has no option {', '.join(unknown)}.")
+        raise ValueError(f"dataset {name!r} has no option {', '.join(unknown)}.")
     return kind(*args, **options)

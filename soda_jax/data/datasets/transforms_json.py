@@ -23,7 +23,7 @@ from collections.abc import Collection
 import numpy as np
 
 from soda_jax.data import cameras
-from soda_jax.data.sources.base import SPLITS
+from soda_jax.data.datasets.base import SPLITS
 
 TRANSFORMS = "transforms.json"
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")

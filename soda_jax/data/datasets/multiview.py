@@ -10,19 +10,19 @@ from concurrent import futures
 
 import numpy as np
 
-from soda_jax.data.decode import DecodeError, EncodedImage
-from soda_jax.data.sources.bad_files import BadFiles
-from soda_jax.data.sources.base import (
+from soda_jax.data.datasets.bad_files import BadFiles
+from soda_jax.data.datasets.base import (
     SPLIT_FOLDERS,
     SPLITS,
     Example,
-    Targets,
+    Labels,
     hashed_split,
     left_out_beside_splits,
     walk,
 )
-from soda_jax.data.sources.cache import CachedArray, cache_dir
-from soda_jax.data.sources.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
+from soda_jax.data.datasets.cache import CachedArray, cache_dir
+from soda_jax.data.datasets.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
+from soda_jax.data.decode import DecodeError, EncodedImage
 
 SPLIT_FILE = "splits.json"
 
@@ -60,7 +60,7 @@ class MultiViewFolder:
 
     Attributes:
         names: path of each object relative to the root.
-        targets: the label, if there is one.
+        labels: the class, if there is one.
         labels: int32 [len], or None.
         bad_files: the images that cannot be read.
 
@@ -108,13 +108,13 @@ class MultiViewFolder:
         self.names = list(views)
         self._objects = list(views.values())
         self._first = np.cumsum([0] + [len(frames) for frames in self._objects])
-        self.targets: dict[str, Targets] = {}
-        self.labels: np.ndarray | None = None
+        self.labels: dict[str, Labels] = {}
+        self.class_ids: np.ndarray | None = None
         categories = index.categories()
         if categories is not None:
             classes = tuple(sorted(set(categories.values())))
-            self.targets["label"] = Targets((len(classes),), ("label",), classes)
-            self.labels = np.array([classes.index(categories[name]) for name in self.names], np.int32)
+            self.labels["label"] = Labels((len(classes),), ("label",), classes)
+            self.class_ids = np.array([classes.index(categories[name]) for name in self.names], np.int32)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -131,8 +131,8 @@ class MultiViewFolder:
         if self._pixels is not None:
             pixels = self._pixels.array[self._first[index] : self._first[index + 1]]
         example: Example = {"views": ObjectViews(self._objects[index], pixels, decode)}
-        if self.labels is not None:
-            example["label"] = self.labels[index]
+        if self.class_ids is not None:
+            example["label"] = self.class_ids[index]
         return example
 
     def _readable(self, views: dict[str, Frames]) -> dict[str, Frames]:
