@@ -158,8 +158,8 @@ def test_statistics_are_kept(tmp_path, capsys):
     ("change", "reason"),
     [
         ({"limit": 20}, "images 45, not 20"),
-        ({"source": Split(IMAGES[:40])}, "split_size 45, not 40"),
-        ({"source": Split(IMAGES[::-1])}, "other features of the same images"),
+        ({"dataset": Split(IMAGES[:40])}, "split_size 45, not 40"),
+        ({"dataset": Split(IMAGES[::-1])}, "other features of the same images"),
         (
             {"spec": ViewSpec(policy="same", source_resolution=SIDE, target_resolution=SIDE)},
             "policy 'augment', not 'same'",
@@ -174,7 +174,7 @@ def test_statistics_that_do_not_fit(tmp_path, capsys, change, reason):
     told = capsys.readouterr().out
     assert reason in told and told.endswith("computing the reference statistics anew\n")
     assert count > frechet._SAMPLE
-    kept, again = reads(tmp_path, **change | ({"source": Split(change["source"].images)} if "source" in change else {}))
+    kept, again = reads(tmp_path, **change | ({"dataset": Split(change["source"].images)} if "source" in change else {}))
     assert kept == frechet._SAMPLE and again.count == found.count
     assert capsys.readouterr().out == ""
 
