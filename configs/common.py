@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 0.5
 
     config.model = ConfigDict()
+    config.model.family = "soda"  # or "encdec": the target decoded from the latent, without diffusion (F.1)
     config.model.dtype = "float32"  # of activations; "bfloat16" keeps parameters, norms, loss and EMA in float32
     config.model.attention = "auto"  # "xla", "cudnn", or "auto": cuDNN's fused one in 16 bits where it works
     config.model.latent_dim = 2048

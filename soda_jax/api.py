@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from soda_jax import config as config_lib
 from soda_jax import inputs
-from soda_jax.data import transforms
+from soda_jax.inference import requests
 from soda_jax.inference.cameras import Cameras, source_camera, target_camera
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.modulation import mix_sections
@@ -105,8 +105,8 @@ class LoadedModel:
 
     def _encode(self, images: Any, view_mask: Any, cameras: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """(latents, poses [N, 4, 4] of the first present views, None where unknown)."""
-        source = _views(images, self.config.data.source_resolution)
-        mask = None if view_mask is None else _checked_views(view_mask, source.shape[:2])
+        source = requests.source_views(images, self.config.data.source_resolution)
+        mask = None if view_mask is None else requests.checked_view_mask(view_mask, source.shape[:2])
         if cameras is None:
             return self.inference.encode(self.variables, source, mask), None
         camera = source_camera(
@@ -181,7 +181,7 @@ class LoadedModel:
         """
         if images is None and (cameras is not None or view_mask is not None or target_cameras is None):
             raise ValueError("images is None: give images, or target_cameras alone to see new objects from there")
-        options = _sampling_options(guidance_scale, steps, seed, first_index, method)
+        options = requests.sampling_options(guidance_scale, steps, seed, first_index, method)
         options |= {} if guidance_on is None else {"guidance_on": guidance_on}
         z, reference = (None, None) if images is None else self._encode(images, view_mask, cameras)
         size = None if images is None else np.shape(images)[-3:-1]
@@ -249,7 +249,8 @@ class LoadedModel:
         Raises:
           ValueError: for latents, masks or settings that are not as described.
         """
-        options = _sampling_options(guidance_scale, steps, seed, first_index, method) | {"num_frames": num_frames}
+        options = requests.sampling_options(guidance_scale, steps, seed, first_index, method)
+        options["num_frames"] = num_frames
         if z is None:
             if num_images is None or num_images < 1:
                 raise ValueError(f"num_images={num_images}: unconditional sampling (z=None) needs num_images >= 1")
@@ -267,105 +268,12 @@ class LoadedModel:
     def _conditions(self, z: Any, choice: Any, mask: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Checked latents, mixed as `choice` says, and the sections' mask for each of them."""
         keeps_sources = self.inference.model.keeps_sources
-        z = _checked_latents(z, self.inference.latent_shape, keeps_sources)
+        z = requests.checked_latents(z, self.inference.latent_shape, keeps_sources)
         if choice is not None:
             if z.ndim != 2:
                 kind = "one for each source view" if keeps_sources else "tokens"
                 raise ValueError(
                     f"section_choice needs a latent of sections, but this model's are {kind}; leave it out"
                 )
-            z = np.asarray(mix_sections(z, _checked_choice(choice, len(z), self.num_sections)))
-        return z, None if mask is None else _checked_sections(mask, len(z), self.num_sections)
-
-
-def _sampling_options(scale: Any, steps: int | None, seed: int, first_index: int, method: str | None) -> dict[str, Any]:
-    """Checked keyword arguments of `Inference.sample`."""
-    if scale is not None and (np.ndim(scale) or not np.isfinite(scale)):
-        raise ValueError(f"guidance_scale={scale}: give one finite number for all images")
-    options = {"guidance_scale": scale, "num_steps": steps, "seed": seed, "first_index": first_index}
-    return options | ({} if method is None else {"method": method})
-
-
-def _views(images: np.ndarray, resolution: int) -> np.ndarray:
-    """Checked images as uint8 [N, n, resolution, resolution, 3]."""
-    images = np.asarray(images)
-    if images.ndim not in (4, 5) or images.shape[-1] != 3:
-        raise ValueError(
-            f"images have shape {images.shape}; give RGB as [N, H, W, 3], or [N, n, H, W, 3] for n views of each"
-            + (" (one image: images[None])" if images.ndim == 3 else "")
-        )
-    if images.size == 0:
-        raise ValueError(f"images have shape {images.shape}, which is empty; give at least one image")
-    if np.issubdtype(images.dtype, np.floating):
-        images = _quantised(images)
-    elif images.dtype != np.uint8:
-        raise ValueError(f"images are {images.dtype}; give uint8 in 0..255 or float in [0, 1]")
-    if images.ndim == 4:
-        images = images[:, None]
-    height, width = images.shape[2:4]
-    if (height, width) == (resolution, resolution):
-        return images
-    crop = transforms.centre_crop(height, width)
-    flat = images.reshape(-1, height, width, 3)
-    resized = np.stack([transforms.apply_crop(image, crop, resolution) for image in flat])
-    return resized.reshape(*images.shape[:2], resolution, resolution, 3)
-
-
-def _quantised(images: np.ndarray) -> np.ndarray:
-    """Checked float images in [0, 1] as uint8, the precision that training sees."""
-    if not np.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite values; remove or replace them first")
-    low, high = float(images.min()), float(images.max())
-    if low < 0.0 or high > 1.0:
-        raise ValueError(f"float images must lie in [0, 1], these lie in [{low:g}, {high:g}]; rescale or clip them")
-    return np.rint(images.astype(np.float32) * 255.0).astype(np.uint8)
-
-
-def _checked_views(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    mask = _zeros_and_ones("view_mask", mask).astype(bool)
-    if mask.shape != shape:
-        raise ValueError(f"view_mask has shape {mask.shape}; give [{shape[0]}, {shape[1]}], one number a view")
-    if not mask.any(axis=1).all():
-        raise ValueError(f"view_mask leaves image {int(mask.any(axis=1).argmin())} no view; keep at least one of each")
-    return mask
-
-
-def _checked_latents(z: np.ndarray, shape: tuple[int, ...], keeps_sources: bool) -> np.ndarray:
-    z = np.asarray(z, np.float32)
-    if keeps_sources and z.ndim == 3:
-        shape = (z.shape[1], shape[1])  # any number of source views
-    if z.ndim != 1 + len(shape) or z.shape[1:] != shape or z.size == 0:
-        raise ValueError(
-            f"z has shape {z.shape}; this model's latents are [N, {', '.join(map(str, shape))}] with N >= 1"
-            + (" (one latent: z[None])" if z.shape == shape else "")
-        )
-    if not np.isfinite(z).all():
-        raise ValueError("z holds NaN or infinite values; remove or replace them first")
-    return z
-
-
-def _checked_sections(mask: np.ndarray, count: int, sections: int) -> np.ndarray:
-    mask = _zeros_and_ones("section_mask", mask).astype(np.float32)
-    if mask.shape not in ((sections,), (count, sections)):
-        raise ValueError(f"section_mask has shape {mask.shape}; give [{sections}] or [{count}, {sections}]")
-    return np.broadcast_to(mask, (count, sections))
-
-
-def _zeros_and_ones(name: str, mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask)
-    if not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"{name} holds values other than 0 and 1; give 1 (or True) for what is kept, 0 for the rest")
-    return mask
-
-
-def _checked_choice(choice: np.ndarray, count: int, sections: int) -> np.ndarray:
-    choice = np.asarray(choice)
-    if choice.ndim != 2 or choice.shape[1] != sections or len(choice) == 0:
-        raise ValueError(f"section_choice has shape {choice.shape}; give [M, {sections}] with M >= 1")
-    if not np.issubdtype(choice.dtype, np.integer):
-        raise ValueError(f"section_choice is {choice.dtype}; give ints, the rows of z")
-    if choice.min() < 0 or choice.max() >= count:
-        raise ValueError(
-            f"section_choice lies in {choice.min()}..{choice.max()}; give rows of z, 0..{count - 1} for {count} latents"
-        )
-    return choice
+            z = np.asarray(mix_sections(z, requests.checked_section_choice(choice, len(z), self.num_sections)))
+        return z, None if mask is None else requests.checked_section_mask(mask, len(z), self.num_sections)

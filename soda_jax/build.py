@@ -20,6 +20,8 @@ from soda_jax.models.aggregation import (
     TransformerAggregator,
     pick_present,
 )
+from soda_jax.models.baselines import Decoder, EncoderDecoder
+from soda_jax.models.encoding import EncodingModel
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
@@ -27,24 +29,56 @@ from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
 from soda_jax.objectives import optim
-from soda_jax.objectives.step import ProbeTask, Trainer
+from soda_jax.objectives.objective import Objective
+from soda_jax.objectives.probe import OnlineProbe, ProbeTask
+from soda_jax.objectives.regression import RegressionObjective
+from soda_jax.objectives.soda import SodaObjective
+from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 
 
-def model(config: ConfigDict) -> SODA:
+def model(config: ConfigDict) -> EncodingModel:
     """The model of `config.model`."""
-    dtype = jnp.dtype(config.model.dtype)
-    return SODA(
-        encoder=_encoder(config, dtype),
-        denoiser=_denoiser(config, dtype),
-        aggregator=_aggregator(config.model.aggregation),
-        latent_dropout=config.model.latent_dropout,
-        encoder_lr_multiplier=config.model.encoder.lr_multiplier,
+    return objective(config).model
+
+
+def objective(config: ConfigDict) -> Objective:
+    """What a run of `config` optimises, and the model in it."""
+    return _FAMILIES[config.model.family](config)
+
+
+def _soda(config: ConfigDict) -> SodaObjective:
+    return SodaObjective(
+        model=SODA(denoiser=_denoiser(config), **_encoding(config)),
+        diffusion=diffusion(config),
+        source_noise=config.data.source_noise,
+        latent_mask_rate=config.diffusion.latent_mask_rate,
+        layer_mask_rate=config.diffusion.layer_mask_rate,
+        pose_mask_rate=config.diffusion.pose_mask_rate,
     )
 
 
-def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
-    encoder = config.model.encoder
+def _encoder_decoder(config: ConfigDict) -> RegressionObjective:
+    network = EncoderDecoder(decoder=Decoder(**_blocks(config)), **_encoding(config))
+    return RegressionObjective(model=network, source_noise=config.data.source_noise)
+
+
+# By `config.model.family`, as `models.families.FAMILIES` lists them.
+_FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {"soda": _soda, "encdec": _encoder_decoder}
+
+
+def _encoding(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `EncodingModel`."""
+    return {
+        "encoder": _encoder(config),
+        "aggregator": _aggregator(config.model.aggregation),
+        "latent_dropout": config.model.latent_dropout,
+        "encoder_lr_multiplier": config.model.encoder.lr_multiplier,
+    }
+
+
+def _encoder(config: ConfigDict) -> ResNet | ViT:
+    encoder, dtype = config.model.encoder, jnp.dtype(config.model.dtype)
     family, variant, width = parse_encoder_name(encoder.name)
     latent_dim = config.model.latent_dim if config.model.bottleneck else None
     if family == "vit":
@@ -72,28 +106,35 @@ def _encoder(config: ConfigDict, dtype: Any) -> ResNet | ViT:
     )
 
 
-def _denoiser(config: ConfigDict, dtype: Any) -> UNet:
+def _blocks(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `ModulatedBlocks`."""
     denoiser, modulation = config.model.denoiser, config.model.modulation
+    return {
+        "resolution": config.data.resolution,
+        "channels": denoiser.channels,
+        "multipliers": tuple(denoiser.multipliers),
+        "num_res_blocks": denoiser.num_res_blocks,
+        "attention_resolutions": tuple(denoiser.attention_resolutions),
+        "head_dim": denoiser.head_dim,
+        "dropout": denoiser.dropout,
+        "norm_groups": denoiser.norm_groups,
+        "modulation": modulation.kind,
+        "use_scale": modulation.use_scale,
+        "modulate_by_section": modulation.merge_by_section,
+        "resample_section": modulation.resample_section,
+        "remat": denoiser.remat,
+        "attention": config.model.attention,
+        "dtype": jnp.dtype(config.model.dtype),
+    }
+
+
+def _denoiser(config: ConfigDict) -> UNet:
     return UNet(
-        resolution=config.data.resolution,
-        channels=denoiser.channels,
-        multipliers=tuple(denoiser.multipliers),
-        num_res_blocks=denoiser.num_res_blocks,
-        attention_resolutions=tuple(denoiser.attention_resolutions),
-        head_dim=denoiser.head_dim,
-        time_dim=denoiser.time_dim,
+        time_dim=config.model.denoiser.time_dim,
         num_timesteps=config.diffusion.num_timesteps,
-        dropout=denoiser.dropout,
-        norm_groups=denoiser.norm_groups,
-        modulation=modulation.kind,
-        use_scale=modulation.use_scale,
-        modulate_by_section=modulation.merge_by_section,
-        num_tokens=modulation.num_tokens,
-        resample_section=modulation.resample_section,
+        num_tokens=config.model.modulation.num_tokens,
         pose=pose_encoding(config),
-        remat=denoiser.remat,
-        attention=config.model.attention,
-        dtype=dtype,
+        **_blocks(config),
     )
 
 
@@ -175,7 +216,7 @@ def schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def probe_task(config: ConfigDict, labels: Mapping[str, Labels]) -> ProbeTask | None:
-    """The online probe for what the dataset has; None where it has nothing or `config.probe.kind` is "none"."""
+    """What probes predict of what the dataset has; None where it has nothing or `config.probe.kind` is "none"."""
     kind = config.probe.kind
     if kind == "auto":
         kind = next((name for name in ("factors", "label", "attributes") if name in labels), "none")
@@ -184,28 +225,26 @@ def probe_task(config: ConfigDict, labels: Mapping[str, Labels]) -> ProbeTask | 
     if kind not in labels:
         have = ", ".join(labels) or "none"
         raise ConfigError(f"config.probe.kind={kind!r}: the dataset has no such labels (it has: {have})")
-    found = labels[kind]
-    return ProbeTask(
-        kind=kind,
-        sizes=tuple(found.sizes),
-        names=tuple(found.names),
-        module=LinearProbe(
-            tuple(found.sizes),
-            config.probe.dropout,
-            config.probe.init_scale,
-            config.probe.bias_init,
-        ),
-        optimizer=optax.adam(config.probe.learning_rate),
-        label_smoothing=config.probe.label_smoothing,
-        raw_pixels=config.probe.raw_pixels,
+    return ProbeTask(kind, tuple(labels[kind].sizes), tuple(labels[kind].names))
+
+
+def _online_probe(config: ConfigDict, labels: Mapping[str, Labels]) -> OnlineProbe | None:
+    task, settings = probe_task(config, labels), config.probe
+    if task is None:
+        return None
+    return OnlineProbe(
+        task=task,
+        module=LinearProbe(task.sizes, settings.dropout, settings.init_scale, settings.bias_init),
+        optimizer=optax.adam(settings.learning_rate),
+        label_smoothing=settings.label_smoothing,
+        raw_pixels=settings.raw_pixels,
     )
 
 
-def trainer(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> Trainer:
+def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> TrainStep:
     """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
-    return Trainer(
-        model=model(config),
-        diffusion=diffusion(config),
+    return TrainStep(
+        objective=objective(config),
         optimizer=optim.adamw(
             schedule(config),
             b1=config.optim.b1,
@@ -215,14 +254,10 @@ def trainer(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None 
             clip_norm=config.optim.clip_norm,
         ),
         root=jax.random.key(config.seed),
-        source_noise=config.data.source_noise,
-        latent_mask_rate=config.diffusion.latent_mask_rate,
-        layer_mask_rate=config.diffusion.layer_mask_rate,
-        pose_mask_rate=config.diffusion.pose_mask_rate,
         microbatches=config.train.grad_accum_steps,
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
-        probe=probe_task(config, labels),
+        probe=_online_probe(config, labels),
         mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
     )
 

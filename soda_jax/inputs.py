@@ -1,6 +1,7 @@
 """From a batch's uint8 images and camera matrices to what the networks take; runs on the device."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,25 @@ def check_pose_keys(batch: Mapping[str, jax.Array], pose: PoseEncoding | None, v
             else "use a config.data.view_policy other than 'camera', or set config.model.pose.grid='none'"
         )
         raise ValueError(f"the batch has no {', '.join(missing)}, which this model's poses need: {remedy}")
+
+
+def source_conditions(batch: Mapping[str, jax.Array], pose: PoseEncoding | None) -> dict[str, Any]:
+    """What `encode` is told of the sources besides their images: cameras, and the mask of hidden ones if it is given.
+
+    None of it for a model without poses. `_mask` keys of the batch are bool: `source_pose_mask` [B, n].
+    """
+    if pose is None:
+        return {}
+    return {"source_camera": source_camera(batch, pose), "source_pose_mask": batch.get("source_pose_mask")}
+
+
+def target_conditions(batch: Mapping[str, jax.Array], pose: PoseEncoding | None) -> dict[str, Any]:
+    """What `denoise` is told of the targets: cameras, and `pose_mask` [B] of hidden ones if the batch has it."""
+    if pose is None:
+        return {}
+    return {"target_camera": target_camera(batch, pose)} | (
+        {"pose_mask": batch["pose_mask"]} if "pose_mask" in batch else {}
+    )
 
 
 def source_camera(batch: Mapping[str, jax.Array], pose: PoseEncoding) -> Camera:

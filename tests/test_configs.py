@@ -24,7 +24,7 @@ from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.datasets import Labels
 from soda_jax.models import resnet
-from soda_jax.objectives.step import Trainer
+from soda_jax.objectives.step import TrainStep
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -125,12 +125,12 @@ def _batch(config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 _TRACED: dict[str, tuple] = {}
 
 
-def _step(trainer: Trainer, batch: dict) -> tuple:
+def _step(train_step: TrainStep, batch: dict) -> tuple:
     """Shapes of the state before and after one step, and of its metrics; equal trainers are traced once."""
-    key = repr((trainer.model, trainer.probe, trainer.source_noise, trainer.pose_mask_rate, batch))
+    key = repr((train_step.objective, train_step.probe, batch))
     if key not in _TRACED:
-        state = jax.eval_shape(trainer.init, batch)
-        _TRACED[key] = (state, *jax.eval_shape(trainer.step, state, batch))
+        state = jax.eval_shape(train_step.init, batch)
+        _TRACED[key] = (state, *jax.eval_shape(train_step.step, state, batch))
     return _TRACED[key]
 
 
@@ -152,14 +152,14 @@ def test_it_builds_its_model_and_steps(name, argument, monkeypatch):
     config = _load(name, argument).copy_and_resolve_references()
     config.train.grad_accum_steps = 1
     if name == "imagenet":
-        trainer = build.trainer(config, _labels(config))
+        train_step = build.train_step(config, _labels(config))
     else:
         monkeypatch.setattr(resnet, "STAGE_SIZES", {depth: (1, 1, 1, 1) for depth in resnet.STAGE_SIZES})
         config.model.denoiser.multipliers = config.model.denoiser.multipliers[:2]
         config.model.denoiser.num_res_blocks = 1
         config.probe.kind = "none"
-        trainer = dataclasses.replace(build.trainer(config, {}), optimizer=optax.sgd(0.1))
-    state, after, metrics = _step(trainer, _batch(config, BATCH))
+        train_step = dataclasses.replace(build.train_step(config, {}), optimizer=optax.sgd(0.1))
+    state, after, metrics = _step(train_step, _batch(config, BATCH))
     assert _shapes(after) == _shapes(state)
     assert metrics["loss"].shape == ()
 
@@ -214,7 +214,7 @@ def test_its_views_are_the_papers(name):
 @pytest.mark.parametrize("encoder", TRUNK_MILLIONS)
 def test_encoders_have_the_papers_size(encoder):
     config = _load({"resnet50x2": "imagenet", "resnet50": "afhq", "resnet18": "flowers102"}[encoder])
-    shapes = jax.eval_shape(build.trainer(config, _labels(config)).init, _batch(config, 1)).params["encoder"]
+    shapes = jax.eval_shape(build.train_step(config, _labels(config)).init, _batch(config, 1)).params["encoder"]
     trunk = {part: shapes[part] for part in shapes if part != "projection"}
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(trunk))
     assert count / 1e6 == pytest.approx(TRUNK_MILLIONS[encoder], rel=0.005)

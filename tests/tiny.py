@@ -1,4 +1,4 @@
-"""Configs, trainers and batches small enough to compile in seconds, shared by the tests of training."""
+"""Configs, training steps and batches small enough to compile in seconds, shared by the tests of training."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from soda_jax.data import cameras
 from soda_jax.data.datasets import Labels
 from soda_jax.models import resnet
 from soda_jax.objectives.state import TrainState
-from soda_jax.objectives.step import Trainer
+from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 
 # An encoder of one residual unit: compile time follows depth.
 resnet.STAGE_SIZES.setdefault(6, (1,))
 
-TARGETS = {
+LABELS = {
     "label": Labels(sizes=(10,), names=("label",)),
     "attributes": Labels(sizes=(2, 2, 2), names=("hat", "beard", "smile")),
     "factors": Labels(sizes=(4, 3), names=("hue", "shape")),
@@ -115,22 +115,22 @@ def posed_batch(size: int = 16, seed: int = 0, views: int = 2) -> dict[str, np.n
     return batch(size, seed, views) | sources | labels
 
 
-def trainer(config: ConfigDict, **changes: Any) -> Trainer:
-    return dataclasses.replace(build.trainer(config, TARGETS), **changes)
+def train_step(config: ConfigDict, **changes: Any) -> TrainStep:
+    return dataclasses.replace(build.train_step(config, LABELS), **changes)
 
 
-def initial(trainer: Trainer) -> TrainState:
+def initial(train_step: TrainStep) -> TrainState:
     """A state on the host, every parameter moved off its start: there the output layer's zeros stop all gradients."""
-    state = jax.device_get(jax.jit(trainer.init)(posed_batch(2)))
+    state = jax.device_get(jax.jit(train_step.init)(posed_batch(2)))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32), state.params)
     return dataclasses.replace(state, params=params, ema_params=params)
 
 
-def stepper(trainer: Trainer, num_devices: int = 1):
+def stepper(train_step: TrainStep, num_devices: int = 1):
     """(step, mesh): the compiled step and the devices that it runs on."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
-    return jax.jit(trainer.step, donate_argnums=0, out_shardings=sharding.replicated(mesh)), mesh
+    return jax.jit(train_step.step, donate_argnums=0, out_shardings=sharding.replicated(mesh)), mesh
 
 
 def run(step, mesh, state: TrainState, batches) -> tuple[TrainState, list[dict[str, np.ndarray]]]:

@@ -23,6 +23,7 @@ STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kin
 ADDED_FIELDS = {
     "train": {"fsdp": 1},
     "model": {
+        "family": "soda",
         "pose": dataclasses.asdict(pose.PoseEncoding(grid="none")),
         "attention": "xla",
         "encoder": {"remat": "none"},

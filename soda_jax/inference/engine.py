@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from soda_jax import build, inputs, rngs
 from soda_jax.diffusion.sampler import Masks, sample_in_batches
+from soda_jax.models.capabilities import DECODE, NOISE, can, require
 from soda_jax.models.pose import Camera, PoseEncoding
 from soda_jax.parallel import sharding
 
@@ -36,11 +37,15 @@ class Inference:
         self.eval_batch_size = sharding.round_up(config.eval.batch_size, self.mesh)
         self.sample_batch_size = sharding.round_up(config.sampling.batch_size, self.mesh)
         self._encode = jax.jit(self._encode_batch, static_argnums=2, out_shardings=sharding.replicated(self.mesh))
+        self._decode_batch = jax.jit(
+            lambda variables, z, section_mask: self.model.apply(variables, z, section_mask, method="decode")[0],
+            out_shardings=sharding.replicated(self.mesh),
+        )
         self._samplers: dict[Any, Callable[..., Any]] = {}
 
     @property
     def num_sections(self) -> int:
-        return self.model.denoiser.num_sections
+        return self.model.num_sections
 
     def round_up(self, batch_size: int) -> int:
         """The smallest batch size of at least `batch_size` that the devices can share."""
@@ -88,8 +93,7 @@ class Inference:
         source = jnp.zeros((1, data.num_sources, data.source_resolution, data.source_resolution, 3))
         target = jnp.zeros((1, data.resolution, data.resolution, 3))
         mask = jnp.ones((1, data.num_sources), bool)
-        sections = jnp.ones((1, self.num_sections))
-        variables = self.model.init(key, source, mask, target, jnp.ones((1,), jnp.int32), sections)
+        variables = self.model.init(key, source, mask, target)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     def _encode_batch(self, variables: Variables, batch: dict[str, jax.Array], feature: str) -> jax.Array:
@@ -120,12 +124,8 @@ class Inference:
     def _source_conditions(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """The source cameras as arguments of `encode`; none if the model or the batch has none."""
         pose = self.model.pose
-        if pose is None or not any(key in batch for key in inputs.pose_keys(pose, ("source",))):
-            return {}
-        return {
-            "source_camera": inputs.source_camera(batch, pose),
-            "source_pose_mask": batch.get("source_pose_mask"),
-        }
+        known = any(key in batch for key in inputs.pose_keys(pose, ("source",)))
+        return inputs.source_conditions(batch, pose) if known else {}
 
     def _batch_size(self, count: int, largest: int) -> int:
         """Batch size for a request: powers of two up to `largest`, lest one image costs a whole batch's time."""
@@ -182,8 +182,7 @@ class Inference:
         elif source_pose_mask is not None:
             raise ValueError("source_pose_mask is given, but source_camera is None; give both, or neither")
         count, size = len(source), self._batch_size(len(source), self.eval_batch_size)
-        rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
-        parts = ({key: value[r] for key, value in batch.items()} for r in rows)
+        parts = ({key: value[r] for key, value in batch.items()} for r in _padded_rows(count, size))
         return np.concatenate([np.asarray(self._encode(variables, self._put_whole(p), "z")) for p in parts])[:count]
 
     def conditions(self, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -230,14 +229,19 @@ class Inference:
         Raises:
           ValueError: for cameras that the model does not take, or lacks.
         """
+        if self.model.pose is None and (target_camera is not None or pose_mask is not None):
+            self._require_pose("pose_mask" if target_camera is None else "target_camera")
+        if not can(self.model, NOISE):
+            given = {"guidance_scale": guidance_scale, "num_steps": num_steps} | options
+            for name in [name for name, value in given.items() if value]:
+                require(self.model, NOISE, name)
+            return self._decode(variables, z, section_mask)
         scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
         mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
         condition: Any = z
         if self.model.pose is not None:
             camera, shown = _shown_camera(self.model.pose, len(z), target_camera, pose_mask)
             condition, mask = build.Condition(z, camera), Masks(mask, shown)
-        elif target_camera is not None or pose_mask is not None:
-            self._require_pose("pose_mask" if target_camera is None else "target_camera")
         return sample_in_batches(
             # At scale 1 guidance would only double the cost.
             self.sampler(num_steps, guided=scale != 1.0, **options),
@@ -253,9 +257,30 @@ class Inference:
             sharding=sharding.batch_sharding(self.mesh),
         )
 
+    def _decode(self, variables: Variables, z: np.ndarray, section_mask: np.ndarray | None) -> dict[str, np.ndarray]:
+        """`sample` of a model that makes one image of each latent."""
+        require(self.model, DECODE, "an image of a latent")
+        mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
+        count, size = len(z), self._batch_size(len(z), self.sample_batch_size)
+        parts = (
+            sharding.put_whole_batch({"z": np.asarray(z)[r], "section_mask": np.asarray(mask)[r]}, self.mesh)
+            for r in _padded_rows(count, size)
+        )
+        images = np.concatenate([np.asarray(self._decode_batch(variables, **part)) for part in parts])
+        return {"images": np.clip(images[:count], -1.0, 1.0)}
+
     def sample_unconditional(self, variables: Variables, count: int, **options: Any) -> dict[str, np.ndarray]:
         """As `sample`, for `count` images with every section of the latent dropped: with a target camera, new objects
-        seen from there."""
+        seen from there.
+
+        Raises:
+          ValueError: the model does not sample from noise.
+        """
+        require(self.model, NOISE, "unconditional sampling")
+        guided_on = options.get("guidance_on") or self.config.sampling.guidance_on
+        if options.get("target_camera") is None or guided_on == "latent":
+            # Both predictions that guidance compares would be the same one: half of the work is for nothing.
+            options = options | {"guidance_scale": 1.0}
         z = np.zeros((count, *self.latent_shape), np.float32)
         return self.sample(variables, z, np.zeros((count, self.num_sections), np.float32), **options)
 
@@ -284,6 +309,11 @@ class Inference:
         if key not in self._samplers:
             self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
         return self._samplers[key]
+
+
+def _padded_rows(count: int, size: int) -> np.ndarray:
+    """Rows of `count` items in batches of `size`, int [batches, size]; the last item fills the last batch."""
+    return np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
 
 def _shown_camera(

@@ -11,6 +11,7 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.engine import Inference, Variables
+from soda_jax.models.capabilities import NOISE, can
 
 MIN_SIDE = 96  # smaller images are enlarged a whole number of times, so that a person can see them
 PADDING = 4
@@ -36,14 +37,16 @@ class GridWriter:
         batch, real = self._batch, self._batch["mask"]
         source_conditions, target_conditions = self._inference.conditions(batch)
         z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
-        # With a camera, what no source guides is still seen from the target's.
-        last = "pose only" if target_conditions else "unconditional"
         columns = {
             "source": batch["source"][:, 0],
             "target": batch["target"],
             self._third: self._images(self._inference.sample(variables, z, seed=seed, **target_conditions)),
-            last: self._images(self._inference.sample_unconditional(variables, len(z), seed=seed, **target_conditions)),
         }
+        if can(self._inference.model, NOISE):
+            # With a camera, what no source guides is still seen from the target's.
+            name = "pose only" if target_conditions else "unconditional"
+            sampled = self._inference.sample_unconditional(variables, len(z), seed=seed, **target_conditions)
+            columns[name] = self._images(sampled)
         return image_grid({name: images[real] for name, images in columns.items()})
 
     @staticmethod

@@ -99,8 +99,10 @@ class AdaptiveGroupNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array, t_emb: jax.Array, z: jax.Array | None, pose: jax.Array | None = None) -> jax.Array:
-        """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] (None: not by a latent) and last by pose [B, p]."""
+    def __call__(
+        self, h: jax.Array, t_emb: jax.Array | None, z: jax.Array | None, pose: jax.Array | None = None
+    ) -> jax.Array:
+        """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] and last by pose [B, p]; what is None does nothing."""
         channels = h.shape[-1]
         # The affine part of the norm would duplicate the timestep's modulation.
         h = GroupNorm(self.norm_groups, use_affine=False, dtype=self.dtype, name="group_norm")(h)
@@ -115,7 +117,9 @@ class AdaptiveGroupNorm(nn.Module):
                 name=name,
             )
 
-        if z is None:
+        if t_emb is None:
+            h = h if z is None else self._apply(h, linear("latent", False)(z))
+        elif z is None:
             h = self._apply(h, linear("time", True)(t_emb))
         elif self.kind == "sum":
             h = self._apply(h, linear("time", True)(t_emb) + linear("latent", False)(z))

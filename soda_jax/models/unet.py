@@ -129,7 +129,7 @@ class ResidualBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        t_emb: jax.Array,
+        t_emb: jax.Array | None,
         z: jax.Array | None,
         train_ids: jax.Array | None,
         pose: jax.Array | None = None,
@@ -171,22 +171,18 @@ class SelfAttention(nn.Module):
         return (x + h.reshape(x.shape)) * HALF_VARIANCE
 
 
-class UNet(nn.Module):
-    """Predicts the noise eps in x_t, guided by the latent.
+class ModulatedBlocks(nn.Module):
+    """Residual blocks in the order of `unet_layout`, each modulated by its part of the latent.
 
     Attributes:
       resolution: side of the images, divisible by 2 ** (len(multipliers) - 1).
       channels: base width; multipliers: its factor at each level; num_res_blocks: residual blocks a level.
       attention_resolutions: sides at which self-attention follows each block (the middle always has it).
       head_dim: width of an attention head.
-      time_dim: width of the timestep's embedding.
       norm_groups: groups of every GroupNorm, or their greatest common divisor with the channels. Groups of one channel,
         as of 32 groups in a denoiser of 16 channels, erase each feature map's mean and with it the image's colours.
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
-      num_tokens: number of sub-vectors of z for `cross_attention`.
       resample_section: see `unet_layout`.
-      pose: how the target's camera enters, as a grid after the first layer, as a vector at every residual block, or
-        both; None where it does not.
       remat: what of each block is kept for the gradient; see `layers.rematerialised`.
       attention: what computes attention; see `layers.attention_implementation`.
     """
@@ -197,16 +193,12 @@ class UNet(nn.Module):
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = (8, 16, 32)
     head_dim: int = 64
-    time_dim: int = 512
-    num_timesteps: int = 1000
     dropout: float = 0.1
     norm_groups: int = 32
     modulation: str = "layer"
     use_scale: bool = True
     modulate_by_section: bool = True
-    num_tokens: int = 16
     resample_section: str = "leave"
-    pose: PoseEncoding | None = None
     remat: str = "none"
     attention: str = "xla"
     dtype: Dtype = jnp.float32
@@ -216,6 +208,7 @@ class UNet(nn.Module):
         return num_sections(self.multipliers, self.num_res_blocks)
 
     def layout(self) -> list[BlockSpec]:
+        """The blocks that this network has, in order of execution."""
         return unet_layout(
             self.resolution,
             self.channels,
@@ -224,6 +217,65 @@ class UNet(nn.Module):
             self.attention_resolutions,
             self.resample_section,
         )
+
+    def block(
+        self,
+        spec: BlockSpec,
+        h: jax.Array,
+        z: jax.Array,
+        train_ids: jax.Array | None,
+        *,
+        t_emb: jax.Array | None = None,
+        pose: jax.Array | None = None,
+        tokens: jax.Array | None = None,
+    ) -> jax.Array:
+        """The residual block of `spec`, with the attention that follows it; call it from a compact `__call__`.
+
+        Args:
+          h: [B, H, W, C] activations; z: [B, d] the masked latent.
+          t_emb: [B, T] embedded timesteps; None in a network that denoises nothing.
+          pose: [B, p] embedded poses; tokens: [B, K, C] of the latent, for cross-attention.
+        """
+        seen = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
+        h = rematerialised(ResidualBlock, self.remat)(
+            spec.channels,
+            spec.resample,
+            self.modulation,
+            self.use_scale,
+            self.dropout,
+            self.norm_groups,
+            self.dtype,
+            name=spec.name,
+        )(h, t_emb, seen, train_ids, pose)
+        if spec.attention:
+            heads = (self.head_dim, self.norm_groups, self.attention, self.dtype)
+            h = rematerialised(SelfAttention, self.remat)(*heads, name=f"{spec.name}_attention")(h)
+            if tokens is not None:
+                cross = rematerialised(LatentCrossAttention, self.remat)(*heads, name=f"{spec.name}_cross")
+                h = cross(h, tokens)
+        return h
+
+    def image(self, h: jax.Array, channels: int) -> jax.Array:
+        """The last layer: [B, H, W, channels] float32. Zeros at first, so that training starts from the mean."""
+        h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
+        return nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
+
+
+class UNet(ModulatedBlocks):
+    """Predicts the noise eps in x_t, guided by the latent.
+
+    Attributes:
+      time_dim: width of the timestep's embedding.
+      num_timesteps: T, the timesteps being 1..T.
+      num_tokens: number of sub-vectors of z for `cross_attention`.
+      pose: how the target's camera enters, as a grid after the first layer, as a vector at every residual block, or
+        both; None where it does not.
+    """
+
+    time_dim: int = 512
+    num_timesteps: int = 1000
+    num_tokens: int = 16
+    pose: PoseEncoding | None = None
 
     @nn.compact
     def __call__(
@@ -270,30 +322,12 @@ class UNet(nn.Module):
         for spec in self.layout():
             if spec.path == "up" and spec.skip is not None:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-            seen = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
-            h = rematerialised(ResidualBlock, self.remat)(
-                spec.channels,
-                spec.resample,
-                self.modulation,
-                self.use_scale,
-                self.dropout,
-                self.norm_groups,
-                self.dtype,
-                name=spec.name,
-            )(h, t_emb, seen, train_ids, pose)
-            if spec.attention:
-                heads = (self.head_dim, self.norm_groups, self.attention, self.dtype)
-                h = rematerialised(SelfAttention, self.remat)(*heads, name=f"{spec.name}_attention")(h)
-                if tokens is not None:
-                    cross = rematerialised(LatentCrossAttention, self.remat)(*heads, name=f"{spec.name}_cross")
-                    h = cross(h, tokens)
+            h = self.block(spec, h, z, train_ids, t_emb=t_emb, pose=pose, tokens=tokens)
             if spec.path == "down":
                 skips.append(h)
             out[spec.name] = h
         out["middle"] = out["middle_1"]
-        h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
-        eps = nn.Conv(x_t.shape[-1], (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
-        return eps, out
+        return self.image(h, x_t.shape[-1]), out
 
     def _embed_time(self, t: jax.Array) -> jax.Array:
         """Sinusoid of t at its natural scale 0..1000 and a two-layer MLP; [B, time_dim]."""

@@ -14,9 +14,10 @@ from tabulate import tabulate
 
 from soda_jax.config import validate
 from soda_jax.inference.engine import Inference
+from soda_jax.models.capabilities import NOISE, can
+from soda_jax.models.encoding import EncodingModel
 from soda_jax.models.modulation import is_sectioned, section_sizes
-from soda_jax.models.soda import SODA
-from soda_jax.models.unet import UNet
+from soda_jax.models.unet import ModulatedBlocks
 from soda_jax.parallel import sharding
 
 PARTS = (
@@ -48,7 +49,7 @@ def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]
     """Number of parameters of each of `PARTS`, and of `POSE_PART` where the model has it.
 
     Args:
-      params: the parameters of a `SODA`, arrays or only their shapes.
+      params: the parameters of a model, arrays or only their shapes. A decoder counts as a denoiser does.
       time_dim: width of the timestep's embedding; it splits the joint projection of `concat` between time and latent.
     """
     counts = dict.fromkeys(PARTS, 0)
@@ -71,12 +72,12 @@ def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]
     return counts
 
 
-def latent_sections(unet: UNet, latent_dim: int) -> list[Section]:
-    """The sections of the latent, innermost first, as `unet.layout()` assigns them to blocks."""
-    bounds = np.concatenate([[0], np.cumsum(section_sizes(latent_dim, unet.num_sections))])
-    layout = unet.layout()
+def latent_sections(generator: ModulatedBlocks, latent_dim: int) -> list[Section]:
+    """The sections of the latent, innermost first, as `generator.layout()` assigns them to blocks."""
+    bounds = np.concatenate([[0], np.cumsum(section_sizes(latent_dim, generator.num_sections))])
+    layout = generator.layout()
     sections = []
-    for index in range(unet.num_sections):
+    for index in range(generator.num_sections):
         driven = [spec for spec in layout if spec.section == index]
         resolutions = tuple(sorted({spec.resolution for spec in driven}))
         blocks = tuple(spec.name for spec in driven)
@@ -94,7 +95,7 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
     return float(lowered.cost_analysis()["flops"])
 
 
-def counted_model(config: ConfigDict) -> tuple[SODA, Any]:
+def counted_model(config: ConfigDict) -> tuple[EncodingModel, Any]:
     """The model whose FLOPs stand for those of `config`, and its variables' shapes.
 
     It is the same function without rematerialisation or a fused attention: what is computed again counts as no work,
@@ -109,8 +110,10 @@ def counted_model(config: ConfigDict) -> tuple[SODA, Any]:
     return inference.model, jax.tree.map(lambda x: _Abstract(x.shape, dtype=x.dtype), inference.abstract_variables())
 
 
-def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, float]:
-    """FLOPs of "encode" (one source view), "train" (forward and backward of one example) and "denoise" (one call).
+def model_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> dict[str, float]:
+    """FLOPs of "encode" (one source view), "train" (one example, forward and backward) and "generate" (one call).
+
+    What is called is the denoiser, or the decoder.
 
     For "train" see `train_flops`.
 
@@ -123,56 +126,63 @@ def model_flops(model: SODA, variables: Any, data: ConfigDict) -> dict[str, floa
     def encode(variables: Any, source: jax.Array) -> jax.Array:
         return model.apply(variables, source, jnp.ones(source.shape[:2], bool), method="encode")[0]
 
-    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: jax.Array, section_mask: jax.Array) -> jax.Array:
-        return model.apply(variables, x_t, t, z, section_mask, method="denoise")[0]
-
-    views, x_t, t, section_mask = _one_example(model, data)
+    views, *images = _one_example(model, data)
     encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
     shape = encoded.out_info.shape
     z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
     return {
         "encode": flops_of(encoded),
         "train": train_flops(model, variables, data),
-        "denoise": flops_of(lower(denoise, variables, x_t, t, z, section_mask)),
+        "generate": flops_of(lower(functools.partial(_generated, model), variables, z, *images)),
     }
 
 
-def train_flops(model: SODA, variables: Any, data: ConfigDict) -> float:
-    """FLOPs of training on one example: its loss, with all its views, and the gradient of every parameter.
+def _generated(model: EncodingModel, variables: Any, z: jax.Array, x_t: Any, t: Any, mask: Any, **options: Any) -> Any:
+    """One call of the network that makes images: of a decoder, which takes no x_t and t, or of a denoiser."""
+    if can(model, NOISE):
+        return model.apply(variables, x_t, t, z, mask, **options, method="denoise")[0]
+    return model.apply(variables, z, mask, **options, method="decode")[0]
+
+
+def train_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> float:
+    """FLOPs of training on one example, with all its views, and of the gradient of every parameter.
 
     The optimizer's update, which a batch shares, is left out, and so is the making of ray grids. Arguments as in
     `model_flops`.
     """
 
-    def loss(params: Any, stats: Any, source: Any, x_t: Any, t: Any, section_mask: Any, key: Any) -> jax.Array:
+    def squared_output(params: Any, stats: Any, source: Any, x_t: Any, t: Any, mask: Any, key: Any) -> jax.Array:
         state, rngs = {"params": params, "batch_stats": stats}, {"dropout": key}
-        ids, mask = jnp.zeros((1,), jnp.int32), jnp.ones(source.shape[:2], bool)
-        (z, _), _ = model.apply(state, source, mask, ids, method="encode", rngs=rngs, mutable=["batch_stats"])
-        eps, _ = model.apply(state, x_t, t, z, section_mask, ids, method="denoise", rngs=rngs)
-        return jnp.mean(jnp.square(eps - x_t))
+        ids, present = jnp.zeros((1,), jnp.int32), jnp.ones(source.shape[:2], bool)
+        (z, _), _ = model.apply(state, source, present, ids, method="encode", rngs=rngs, mutable=["batch_stats"])
+        return jnp.mean(jnp.square(_generated(model, state, z, x_t, t, mask, train_ids=ids, rngs=rngs) - x_t))
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    return flops_of(lower(jax.grad(loss), params, stats, *_one_example(model, data), key))
+    return flops_of(lower(jax.grad(squared_output), params, stats, *_one_example(model, data), key))
 
 
-def _one_example(model: SODA, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _one_example(model: EncodingModel, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of one example's (source views, x_t, t, section mask)."""
     return (
         _Abstract((1, data.num_sources, data.source_resolution, data.source_resolution, 3)),
         _Abstract((1, data.resolution, data.resolution, 3)),
         _Abstract((1,), dtype=jnp.int32),
-        _Abstract((1, model.denoiser.num_sections)),
+        _Abstract((1, model.num_sections)),
     )
 
 
-def parameter_table(counts: Mapping[str, int], dataset: str) -> str:
-    """Formats `count_parameters`; for ImageNet the paper's figures stand beside ours."""
+def parameter_table(counts: Mapping[str, int], dataset: str, generator: str = "denoiser") -> str:
+    """Formats `count_parameters`; for ImageNet's SODA the paper's figures stand beside ours."""
     rows = {name: counts[name] for name in PARTS[:5]}
     rows |= {name: counts[name] for name in (POSE_PART,) if name in counts}
     rows["denoiser, modulation included"] = sum(counts.get(name, 0) for name in DENOISER_PARTS)
     rows |= {"aggregator": counts["aggregator"], "total": sum(counts.values())}
-    table = [[name, f"{count:,}", f"{count / 1e6:.1f}M"] for name, count in rows.items()]
+    table = [
+        [name.replace("denoiser", generator), f"{count:,}", f"{count / 1e6:.1f}M"]
+        for name, count in rows.items()
+        if count or generator == "denoiser" or name not in counts
+    ]
     headers = ["parameters", "count", "here"]
     if dataset in PAPER_MILLIONS:
         paper = PAPER_MILLIONS[dataset]
@@ -181,15 +191,15 @@ def parameter_table(counts: Mapping[str, int], dataset: str) -> str:
     return tabulate(table, headers, colalign=("left", *["right"] * (len(headers) - 1)), disable_numparse=True)
 
 
-def section_table(unet: UNet, latent_dim: int) -> str:
+def section_table(generator: ModulatedBlocks, latent_dim: int) -> str:
     """Formats `latent_sections`; a sentence where no block sees a section of its own."""
-    sections = latent_sections(unet, latent_dim)
-    if not is_sectioned(unet.modulation, unet.modulate_by_section):
+    sections = latent_sections(generator, latent_dim)
+    if not is_sectioned(generator.modulation, generator.modulate_by_section):
         how = {
             "cross_attention": "attention layers attend to its tokens",
             "broadcast": "it is tiled and concatenated to the input",
-        }.get(unet.modulation, "every block sees all of it")
-        return f"modulation {unet.modulation!r}: no block has a section of its own; {how}"
+        }.get(generator.modulation, "every block sees all of it")
+        return f"modulation {generator.modulation!r}: no block has a section of its own; {how}"
     table = [
         [
             section.index,
@@ -203,18 +213,23 @@ def section_table(unet: UNet, latent_dim: int) -> str:
     return tabulate(table, ["section", "dims", "width", "pixels", "blocks it drives (0 is the innermost)"])
 
 
-def flops_table(flops: Mapping[str, float], config: ConfigDict) -> str:
+def flops_table(flops: Mapping[str, float], config: ConfigDict, denoises: bool = True) -> str:
     """Formats `model_flops`; a guided sampling step is two calls of the denoiser."""
-    steps, guided = config.sampling.num_steps, config.sampling.guidance_scale != 1.0
-    step = flops["denoise"] * (2 if guided else 1)
-    calls = "guided: two denoiser evaluations" if guided else "unguided: one denoiser evaluation"
     views, source, target = config.data.num_sources, config.data.source_resolution, config.data.resolution
     table = [
         [f"encode one source view, {source} px", flops["encode"]],
         [f"train on one example, {views} source view(s), forward and backward", flops["train"]],
-        [f"one sampling step of one {target} px image ({calls})", step],
-        [f"one {target} px image in {steps} sampling steps", step * steps],
     ]
+    if denoises:
+        steps, guided = config.sampling.num_steps, config.sampling.guidance_scale != 1.0
+        step = flops["generate"] * (2 if guided else 1)
+        calls = "guided: two denoiser evaluations" if guided else "unguided: one denoiser evaluation"
+        table += [
+            [f"one sampling step of one {target} px image ({calls})", step],
+            [f"one {target} px image in {steps} sampling steps", step * steps],
+        ]
+    else:
+        table.append([f"decode one {target} px image", flops["generate"]])
     rows = [[name, f"{value / 1e9:,.2f}" if value >= 1e9 else f"{value / 1e9:.3g}"] for name, value in table]
     return tabulate(rows, ["per image", "GFLOPs"], colalign=("left", "right"), disable_numparse=True)
 
@@ -224,11 +239,12 @@ def describe(config: ConfigDict) -> str:
     validate(config)
     model, variables = counted_model(config)
     counts = count_parameters(variables["params"], config.model.denoiser.time_dim)
+    generator = "denoiser" if can(model, NOISE) else "decoder"
     return "\n\n".join(
         (
-            parameter_table(counts, config.data.name),
-            section_table(model.denoiser, config.model.latent_dim),
-            flops_table(model_flops(model, variables, config.data), config),
+            parameter_table(counts, config.data.name if can(model, NOISE) else "", generator),
+            section_table(model.generator, config.model.latent_dim),
+            flops_table(model_flops(model, variables, config.data), config, can(model, NOISE)),
             "FLOPs by XLA's cost analysis of the unoptimised program; a multiply-add counts two.",
         )
     )

@@ -16,13 +16,15 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.objectives.state import TrainState
+from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 from soda_jax.performance.step_benchmark import initial_state
 from soda_jax.performance.timing import Timing, in_turn, share
-from soda_jax.training.loop import Run
+from soda_jax.training.loop import Loop
 from soda_jax.training.profiling import StepTrace
 from soda_jax.training.stopping import StopSignals
 from soda_jax.workdir.checkpoint import Checkpointer
+from soda_jax.workdir.writers import MetricWriter
 
 _NEVER = 1 << 30
 _SETTLE = 3  # steps of a run of the loop before its clock starts: the queue fills
@@ -49,20 +51,46 @@ class _Clocked:
         return batch
 
 
-class Loop:
+class _NotedStep:
+    """A `TrainStep` whose compiled step is made once, and notes the state and the metrics that came out last."""
+
+    def __init__(self, train_step: TrainStep, state: TrainState, mesh: Mesh):
+        self._train_step, self._step = train_step, train_step.jit_step(state, mesh)
+        self.state, self.metrics = state, None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._train_step, name)
+
+    def jit_step(self, state: TrainState, mesh: Mesh) -> Any:
+        return self.step
+
+    def step(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        self.state, self.metrics = self._step(state, batch)
+        return self.state, self.metrics
+
+
+class LoopBench:
     """The training loop of a config, in a folder that vanishes, started again and again for a number of steps.
 
     Args:
       config: the run's. Its steps, logging and checkpoints are as it says, its evaluations are left out.
       dataset: its training split.
+      writer: of the folder's metrics.
     """
 
-    def __init__(self, config: ConfigDict, dataset: Dataset, mesh: Mesh, workdir: str, checkpointer: Checkpointer):
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: Dataset,
+        mesh: Mesh,
+        workdir: str,
+        checkpointer: Checkpointer,
+        writer: MetricWriter,
+    ):
         self.config = config.copy_and_resolve_references()
         with self.config.unlocked():
             self.config.train.num_steps = self.config.train.eval_every = self.config.train.checkpoint_every = _NEVER
-        self._mesh = mesh
-        trainer = build.trainer(self.config, dataset.labels, mesh)
+        train_step = build.train_step(self.config, dataset.labels, mesh)
         batches = train_batches(
             dataset,
             build.view_spec(config),
@@ -73,26 +101,30 @@ class Loop:
         )
         self._batches = iterate(batches, num_workers=config.data.num_workers)
         self._resident = sharding.put_batch(next(self._batches), mesh)
-        self.state = initial_state(trainer, mesh, next(self._batches))
-        self._step = trainer.jit_step(self.state, mesh)
-        self.run = Run(self.config, workdir, trainer, mesh, checkpointer, start=1, stop=StopSignals())
-        self.run.is_main = False  # no progress bar
-        self.run.trace = StepTrace(workdir, 1, 0)
-        self.run.step_fn = self.step
+        self.noted = _NotedStep(train_step, initial_state(train_step, mesh, next(self._batches)), mesh)
+        self.loop = Loop(
+            self.config,
+            workdir,
+            mesh,
+            self.noted,
+            start=1,
+            stop=StopSignals(),
+            checkpointer=checkpointer,
+            writer=writer,
+            trace=StepTrace(workdir, 1, 0),
+            label_sizes={},
+            show_progress=False,
+        )
         self.waits: list[float] = []
-
-    def step(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        self.state, self.metrics = self._step(state, batch)
-        return self.state, self.metrics
 
     def in_loop(self, count: int) -> float:
         """Seconds of `count` steps of the loop; notes the share of them that it waited for data."""
-        self.run.pending.clear()
+        self.loop.steps.pending.clear()
         clock = _Clocked(self._batches, _SETTLE + count)
         try:
-            self.run.loop(self.state, ReadAhead(clock, 0))
+            self.loop.run(self.noted.state, ReadAhead(clock, 0))
         except _EndOfRun:
-            jax.block_until_ready(self.state)
+            jax.block_until_ready(self.noted.state)
         seconds = clock.asked[-1] - clock.asked[_SETTLE]
         self.waits.append(sum(clock.waited[_SETTLE:]) / seconds)
         return seconds
@@ -101,18 +133,18 @@ class Loop:
         """Seconds of `count` steps on a batch that is on the device already."""
         begin = time.perf_counter()
         for _ in range(count):
-            self.step(self.state, self._resident)
-        jax.block_until_ready(self.state)
+            self.noted.step(self.noted.state, self._resident)
+        jax.block_until_ready(self.noted.state)
         return time.perf_counter() - begin
 
     def logging_seconds(self) -> float:
         """Seconds that logging takes after `config.train.log_every` steps."""
         count = self.config.train.log_every
         # Copies: an array that has been fetched once is not fetched again.
-        rows = [jax.tree.map(lambda x: x + 0, self.metrics) for _ in range(count)]
-        self.run.pending.extend(jax.block_until_ready(rows))
+        rows = [jax.tree.map(lambda x: x + 0, self.noted.metrics) for _ in range(count)]
+        self.loop.steps.pending.extend(jax.block_until_ready(rows))
         begin = time.perf_counter()
-        self.run.log(count, self.state)
+        self.loop.log(count, self.noted.state)
         return time.perf_counter() - begin
 
     def checkpoint_seconds(self, save: Callable[[TrainState], None], wait: Callable[[], None]) -> tuple[float, float]:
@@ -120,7 +152,7 @@ class Loop:
         self.resident(1)
         step_seconds = self.resident(2) / 2
         begin, steps = time.perf_counter(), 0
-        save(self.state)
+        save(self.noted.state)
         blocked = time.perf_counter() - begin
         writing = threading.Thread(target=wait)
         writing.start()
@@ -140,8 +172,9 @@ def measure(config: ConfigDict, dataset: Dataset, repeats: int, min_seconds: flo
     """
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     with tempfile.TemporaryDirectory() as workdir, Checkpointer(workdir, _NEVER) as checkpointer:
-        loop = Loop(config, dataset, mesh, workdir, checkpointer)
+        writer = MetricWriter(workdir, resume_step=1)
         try:
+            loop = LoopBench(config, dataset, mesh, workdir, checkpointer, writer)
             loop.resident(1)
             timings = in_turn({"loop": loop.in_loop, "resident": loop.resident}, repeats, min_seconds)
             waits = loop.waits[-repeats:]
@@ -152,7 +185,7 @@ def measure(config: ConfigDict, dataset: Dataset, repeats: int, min_seconds: flo
 
             saved = [loop.checkpoint_seconds(save, checkpointer.wait) for _ in range(min(repeats, 3))]
         finally:
-            loop.run.writer.close()
+            writer.close()
     return _shares(config, timings, waits, logged, saved)
 
 

@@ -164,19 +164,19 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, jax.S
 
 def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     """Compiles the training step of `config` for `mesh` and reads off what a device needs."""
-    trainer = build.trainer(config, probe_labels(config), mesh)
+    train_step = build.train_step(config, probe_labels(config), mesh)
     batch = abstract_batch(config, mesh, config.train.batch_size)
     example = {key: jax.ShapeDtypeStruct((1, *value.shape[1:]), value.dtype) for key, value in batch.items()}
-    state = sharding.abstract_state(jax.eval_shape(trainer.init, example), mesh)
+    state = sharding.abstract_state(jax.eval_shape(train_step.init, example), mesh)
     begin = time.perf_counter()
-    # As `trainer.jit_step`, without the options that suit the devices of this machine.
+    # As `train_step.jit_step`, without the options that suit the devices of this machine.
     placement = jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(mesh)
-    lowered = jax.jit(trainer.step, donate_argnums=0, out_shardings=placement).lower(state, batch)
+    lowered = jax.jit(train_step.step, donate_argnums=0, out_shardings=placement).lower(state, batch)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     held = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state))
     # As training's `evaluate` gathers it.
     gathered = (
-        jax.tree.leaves((state.ema_params, state.ema_batch_stats, state.probe)) if trainer.mesh is not None else []
+        jax.tree.leaves((state.ema_params, state.ema_batch_stats, state.probe)) if train_step.mesh is not None else []
     )
     compiled, exchanged = None, ()
     try:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from soda_jax import build, inputs
 from soda_jax.inference.engine import Inference
 from soda_jax.objectives.state import TrainState
-from soda_jax.objectives.step import Trainer
+from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 from soda_jax.performance import chips, describe
 from soda_jax.performance.plan import abstract_batch, probe_labels
@@ -112,13 +112,13 @@ def train(bench: Bench, batch_size: int, extras: bool = True) -> dict[str, Any]:
     config = bench.config.copy_and_resolve_references()
     with config.unlocked():
         config.train.batch_size = batch_size
-    trainer = build.trainer(config, probe_labels(config), bench.mesh)
+    train_step = build.train_step(config, probe_labels(config), bench.mesh)
     batch = sharding.put_whole_batch(synthetic_batch(config, bench.mesh, batch_size), bench.mesh)
-    whole = stepper(trainer, bench.mesh, batch)
+    whole = stepper(train_step, bench.mesh, batch)
     seconds, memory = warm_up(whole), bench.new_peak()
     programs = {"whole": whole}
     if extras:
-        programs["bare"] = stepper(trainer, bench.mesh, batch, bare=True)
+        programs["bare"] = stepper(train_step, bench.mesh, batch, bare=True)
         warm_up(programs["bare"])
     timings = bench.in_turn(programs)
     row = bench.row(f"train, {config.model.dtype}", batch_size, timings["whole"], seconds, bench.flops["train"], memory)
@@ -126,7 +126,7 @@ def train(bench: Bench, batch_size: int, extras: bool = True) -> dict[str, Any]:
 
 
 def stepper(
-    trainer: Trainer,
+    train_step: TrainStep,
     mesh: Mesh,
     batch: dict[str, jax.Array],
     *,
@@ -139,19 +139,19 @@ def stepper(
     """
 
     def bare_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
-        (grads, _), batch_stats, _, metrics = trainer.gradients(state, batch)
-        updates, opt_state = trainer.optimizer.update(grads, state.opt_state, state.params)
+        (grads, _), batch_stats, _, metrics = train_step.gradients(state, batch)
+        updates, opt_state = train_step.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new_state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         return new_state, metrics
 
     if bare:
-        trainer = dataclasses.replace(trainer, probe=None)
-    state = initial_state(trainer, mesh, batch)
+        train_step = dataclasses.replace(train_step, probe=None)
+    state = initial_state(train_step, mesh, batch)
     if bare:
         state = state.replace(ema_params=None, ema_batch_stats=None)
     step = jax.jit(
-        bare_step if bare else trainer.step,
+        bare_step if bare else train_step.step,
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)),
     )
@@ -164,11 +164,11 @@ def stepper(
     return program
 
 
-def initial_state(trainer: Trainer, mesh: Mesh, batch: dict[str, Any]) -> TrainState:
+def initial_state(train_step: TrainStep, mesh: Mesh, batch: dict[str, Any]) -> TrainState:
     """A new training state, laid out over the mesh."""
     example = {key: np.zeros((1, *value.shape[1:]), value.dtype) for key, value in batch.items()}
-    placement = sharding.state_sharding(jax.eval_shape(trainer.init, example), mesh)
-    return jax.jit(trainer.init, out_shardings=placement, compiler_options=sharding.run_once_options())(example)
+    placement = sharding.state_sharding(jax.eval_shape(train_step.init, example), mesh)
+    return jax.jit(train_step.init, out_shardings=placement, compiler_options=sharding.run_once_options())(example)
 
 
 def encode(bench: Bench) -> Row:
@@ -212,7 +212,7 @@ def sample(bench: Bench, num_steps: int) -> dict[str, Any]:
     timings = bench.in_turn({"walk": walk, "denoiser": bare})
     a_step = Timing(tuple(value / num_steps for value in timings["walk"].values))
     guided = "guided" if calls == 2 else "unguided"
-    flops = bench.flops["denoise"]
+    flops = bench.flops["generate"]
     name = f"sample, {num_steps} steps, {guided}"
     return {
         "row": bench.row(name, size, timings["walk"], seconds, flops * calls * num_steps, memory),
@@ -233,7 +233,7 @@ def _bare_denoiser(bench: Bench, variables: Any, z: np.ndarray, camera: Any) -> 
     @jax.jit
     def denoise(variables: Any, x: jax.Array, t: jax.Array, z: jax.Array, camera: Any) -> jax.Array:
         target_conditions = {} if camera is None else {"target_camera": camera}
-        sections = jnp.ones((count, model.denoiser.num_sections))
+        sections = jnp.ones((count, model.num_sections))
         return model.apply(variables, x, t, z, sections, **target_conditions, method="denoise")[0]
 
     place = sharding.batch_sharding(bench.inference.mesh)

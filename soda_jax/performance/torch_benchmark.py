@@ -77,7 +77,8 @@ def specification(config: ConfigDict) -> dict[str, Any]:
     encoder, denoiser = config.model.encoder, config.model.denoiser
     known = family == "resnet" and depth in (18, 34) and width == 1 and encoder.small_stem and encoder.norm == "batch"
     plain = config.model.modulation.kind == "layer" and config.model.modulation.use_scale
-    if not (known and plain and config.data.num_sources == 1 and build.pose_encoding(config) is None):
+    soda = config.model.family == "soda"
+    if not (soda and known and plain and config.data.num_sources == 1 and build.pose_encoding(config) is None):
         raise ConfigError(
             "the PyTorch reference is a resnet18 or resnet34 with config.model.encoder.small_stem=True and BatchNorm, "
             "one source, config.model.modulation.kind='layer' with scales, and no poses; use such a config"
@@ -116,9 +117,9 @@ def compare(bench: Bench, python: str) -> dict[str, Any]:
       version and the memory layout that it was faster with.
     """
     config, mesh = bench.config, bench.mesh
-    trainer = build.trainer(config, probe_labels(config), mesh)
+    train_step = build.train_step(config, probe_labels(config), mesh)
     batch = sharding.put_whole_batch(synthetic_batch(config, mesh, config.train.batch_size), mesh)
-    step = stepper(trainer, mesh, batch)
+    step = stepper(train_step, mesh, batch)
     with reference(python, specification(config)) as theirs:
         compiled = {"soda_jax": warm_up(step)}
         timings = in_turn({"soda_jax": repeated(step), "PyTorch": theirs.seconds}, bench.repeats, bench.seconds)

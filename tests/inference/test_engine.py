@@ -26,7 +26,7 @@ def variables(config):
 
 
 def test_untrained_weights_are_those_that_training_starts_from(config, inference):
-    init = jax.jit(tiny.trainer(config).init, compiler_options={"xla_backend_optimization_level": 0})
+    init = jax.jit(tiny.train_step(config).init, compiler_options={"xla_backend_optimization_level": 0})
     state = jax.device_get(init(tiny.batch(1)))
     untrained = jax.device_get(inference.untrained_variables())
     tiny.assert_close(untrained, {"params": state.params, "batch_stats": state.batch_stats}, atol=1e-6)

@@ -27,7 +27,7 @@ def program(remat):
         return jnp.square(eps - target).sum(), updated
 
     def init(key):
-        return model.init(key, source[:1], batch["source_mask"][:1], target[:1], t[:1], sections[:1])
+        return model.init(key, source[:1], batch["source_mask"][:1], target[:1])
 
     return loss, jax.eval_shape(init, jax.random.key(0))
 

@@ -30,7 +30,7 @@ X_T = RNG.standard_normal((2, 4, 4, 3)).astype(np.float32)
 EPS = RNG.standard_normal((2, 4, 4, 3)).astype(np.float32)
 STEPS = np.array([40, 700])
 ALL = np.ones((2, 3), np.float32)
-INPUTS = (SOURCE, PRESENT, X_T, STEPS, ALL)
+INPUTS = (SOURCE, PRESENT, X_T)
 
 
 class TinyEncoder(nn.Module):
@@ -48,7 +48,7 @@ class TinyEncoder(nn.Module):
 
 def soda(encoder=None, **options):
     denoiser = options.pop("denoiser", DENOISER)
-    return SODA(encoder or TinyEncoder(), denoiser, MeanAggregator(), **options)
+    return SODA(encoder=encoder or TinyEncoder(), denoiser=denoiser, aggregator=MeanAggregator(), **options)
 
 
 VARIANTS = {

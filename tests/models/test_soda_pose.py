@@ -23,7 +23,7 @@ PRESENT = BATCH["source_mask"]
 X_T = np.random.default_rng(1).standard_normal((3, 8, 8, 3)).astype(np.float32)
 STEPS = np.array([40, 400, 900])
 ALL = np.ones((3, 3), np.float32)
-INPUTS = (SOURCE, PRESENT, X_T, STEPS, ALL)
+INPUTS = (SOURCE, PRESENT, X_T)
 RAYS = PoseEncoding(encoding_dim=24, scale=0.5)
 VECTOR = PoseEncoding(grid="none", vector="absolute", encoding_dim=24, scale=0.5)
 HYBRID = PoseEncoding(vector="relative", relative=True, encoding_dim=24, scale=0.5)
@@ -43,7 +43,12 @@ def vit(pose=None):
 
 
 def soda(pose, encoder=resnet, aggregator=None, **options):
-    return SODA(encoder(pose), denoiser(pose, **options), aggregator or MeanAggregator(), latent_dropout=0.0)
+    return SODA(
+        encoder=encoder(pose),
+        denoiser=denoiser(pose, **options),
+        aggregator=aggregator or MeanAggregator(),
+        latent_dropout=0.0,
+    )
 
 
 def encode(model, variables, source, mask, camera, shown):

@@ -26,11 +26,11 @@ def by_devices():
 
     Returns ((step, mesh) by number of devices, the state before, the results).
     """
-    trainer = tiny.trainer(tiny.get_config(probe__kind="label"), optimizer=tiny.either_optimizer(0.02))
-    state = tiny.initial(trainer)
+    train_step = tiny.train_step(tiny.get_config(probe__kind="label"), optimizer=tiny.either_optimizer(0.02))
+    state = tiny.initial(train_step)
     results, steppers = {}, {}
     for devices in (1, 2, 8):
-        step, mesh = steppers[devices] = tiny.stepper(trainer, devices)
+        step, mesh = steppers[devices] = tiny.stepper(train_step, devices)
         for name in ("sgd", "adamw"):
             start = dataclasses.replace(state, opt_state=state.opt_state._replace(use_adam=np.array(name == "adamw")))
             results[name, devices] = tiny.run(step, mesh, start, BATCHES)
@@ -125,10 +125,10 @@ def test_a_checkpoint_of_eight_devices_trains_on_on_two(by_devices, tmp_path):
 def test_four_microbatches_equal_one_batch():
     """GroupNorm, because BatchNorm normalises each microbatch by itself; dropout, DropPath, masks and noise are on."""
     config = tiny.get_config(model__encoder__norm="group", probe__kind="none")
-    trainer = tiny.trainer(config, optimizer=tiny.either_optimizer(0.02))
-    start = tiny.initial(trainer)
-    whole, rows = tiny.run(*tiny.stepper(trainer), start, BATCHES[:3])
-    split, split_rows = tiny.run(*tiny.stepper(dataclasses.replace(trainer, microbatches=4), 2), start, BATCHES[:3])
+    train_step = tiny.train_step(config, optimizer=tiny.either_optimizer(0.02))
+    start = tiny.initial(train_step)
+    whole, rows = tiny.run(*tiny.stepper(train_step), start, BATCHES[:3])
+    split, split_rows = tiny.run(*tiny.stepper(dataclasses.replace(train_step, microbatches=4), 2), start, BATCHES[:3])
     for key in rows[0]:
         np.testing.assert_allclose([r[key] for r in split_rows], [r[key] for r in rows], atol=1e-5, err_msg=key)
     tiny.assert_close(split.opt_state.grads, whole.opt_state.grads, atol=1e-5)
@@ -138,11 +138,11 @@ def test_four_microbatches_equal_one_batch():
 
 @pytest.fixture(scope="module")
 def without_probe():
-    """A step without a probe: (its trainer's settings, the start, the state after it)."""
+    """A step without a probe: (its settings, the start, the state after it)."""
     config = tiny.get_config(probe__kind="none", model__latent_dropout=0.0)
-    trainer = tiny.trainer(config, optimizer=optax.sgd(0.1))
-    start = tiny.initial(trainer)
-    return start, tiny.run(*tiny.stepper(trainer), start, BATCHES[:1])[0]
+    train_step = tiny.train_step(config, optimizer=optax.sgd(0.1))
+    start = tiny.initial(train_step)
+    return start, tiny.run(*tiny.stepper(train_step), start, BATCHES[:1])[0]
 
 
 @pytest.mark.parametrize("kind", ["attributes", "factors"])
@@ -155,15 +155,15 @@ def test_probe_learns_without_reaching_the_model(without_probe, kind):
         probe__learning_rate=0.02,
         model__latent_dropout=0.0,
     )
-    trainer = tiny.trainer(config, optimizer=optax.sgd(0.1))
-    probe = jax.device_get(jax.jit(trainer.init)(BATCHES[0])).probe
-    step, mesh = tiny.stepper(trainer)
+    train_step = tiny.train_step(config, optimizer=optax.sgd(0.1))
+    probe = jax.device_get(jax.jit(train_step.init)(BATCHES[0])).probe
+    step, mesh = tiny.stepper(train_step)
     start = dataclasses.replace(start, probe=probe)
     probed, rows = tiny.run(step, mesh, start, BATCHES[:1])
     tiny.assert_close(probed.params, plain.params, atol=1e-7)
     tiny.assert_close(probed.batch_stats, plain.batch_stats, atol=1e-7)
     assert set(probed.probe.params) == {"latent", "pixels"}
-    sizes = tiny.TARGETS[kind].sizes
+    sizes = tiny.LABELS[kind].sizes
     chance = np.mean(np.log(sizes))  # a new probe's loss: near-uniform over each head's classes
     assert rows[0]["probe_pixels/loss"] == pytest.approx(chance, abs=0.3)
     # The same batch again and again: a linear probe on 192 pixels fits 16 examples.

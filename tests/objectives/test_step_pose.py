@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from soda_jax import build
+from soda_jax import build, rngs
 from soda_jax.diffusion import Diffusion
 from soda_jax.models.pose import PoseEncoding
 from soda_jax.objectives import state as train_state
-from soda_jax.objectives.step import Trainer
+from soda_jax.objectives.soda import SodaObjective
+from soda_jax.objectives.step import TrainStep
 from tests import tiny
 
 COUNT, VIEWS, SECTIONS = 4000, 3, 2
@@ -23,8 +24,8 @@ ABSOLUTE = PoseEncoding(vector="absolute", encoding_dim=24)
 class Recorder:
     """Stands for a model: keeps what each call is told of cameras and masks."""
 
-    denoiser = types.SimpleNamespace(num_sections=SECTIONS, modulation="full")
-    pose = ABSOLUTE
+    denoiser = types.SimpleNamespace(modulation="full")
+    num_sections, pose = SECTIONS, ABSOLUTE
 
     def apply(self, variables, *arguments, method, mutable=None, rngs, **options):
         setattr(self, method, types.SimpleNamespace(arguments=arguments, **options))
@@ -49,9 +50,9 @@ def recorded(step=0, ids=None, **rates):
         batch[f"{view}_intrinsics"] = np.ones((*shape, 4), np.float32)
     optimizer, params, model = optax.sgd(0.1), {"part": {"weight": jnp.ones(())}}, Recorder()
     diffusion = Diffusion.create("inverted", 10)
-    trainer = Trainer(model, diffusion, optimizer, jax.random.key(0), **rates)
+    train_step = TrainStep(SodaObjective(model, diffusion, **rates), optimizer, jax.random.key(0))
     state = train_state.TrainState(step, params, {}, optimizer.init(params), params, {}, None)
-    trainer.step(state, batch)
+    train_step.step(state, batch)
     shown = {
         "latent": np.asarray(model.denoise.arguments[3])[:, 0],
         "target": np.asarray(model.denoise.pose_mask),
@@ -112,15 +113,15 @@ def test_four_microbatches_equal_one_batch_with_cameras_and_random_sources():
         diffusion__pose_mask_rate=0.4,
         probe__kind="none",
     )
-    trainer = tiny.trainer(config, optimizer=tiny.either_optimizer(0.02))
-    start = tiny.initial(trainer)
+    train_step = tiny.train_step(config, optimizer=tiny.either_optimizer(0.02))
+    start = tiny.initial(train_step)
     batches = []
     for seed in range(2):
         batch = tiny.posed_batch(seed=seed)
         batch["source_mask"][::3, seed] = False
         batches.append(batch)
-    whole, rows = tiny.run(*tiny.stepper(trainer), start, batches)
-    split, split_rows = tiny.run(*tiny.stepper(dataclasses.replace(trainer, microbatches=4), 2), start, batches)
+    whole, rows = tiny.run(*tiny.stepper(train_step), start, batches)
+    split, split_rows = tiny.run(*tiny.stepper(dataclasses.replace(train_step, microbatches=4), 2), start, batches)
     for key in rows[0]:
         np.testing.assert_allclose([r[key] for r in split_rows], [r[key] for r in rows], atol=1e-5, err_msg=key)
     tiny.assert_close(split.opt_state.grads, whole.opt_state.grads, atol=1e-5)
@@ -139,9 +140,15 @@ def test_four_microbatches_equal_one_batch_with_cameras_and_random_sources():
     ids=["source_pose", "target_intrinsics", "target_window"],
 )
 def test_a_batch_without_what_the_poses_need_is_refused_before_anything_compiles(config, missing, remedy):
-    trainer = build.trainer(config, {})
+    train_step = build.train_step(config, {})
     batch = tiny.posed_batch(2)
     del batch[missing]
-    for function in (trainer.init, lambda b: trainer._cameras(b, lambda name, f: None)):
+    variables = jax.eval_shape(train_step.init, tiny.posed_batch(2)).ema_variables
+
+    def loss(batch):
+        draw = rngs.Draws(jax.random.key(0), 0, batch["id"])
+        return jax.eval_shape(lambda v: train_step.objective.loss(v, batch, draw, train=True), variables)
+
+    for function in (train_step.init, loss):
         with pytest.raises(ValueError, match=f"the batch has no {missing}, which this model's poses need.*{remedy}"):
             jax.eval_shape(function, batch)

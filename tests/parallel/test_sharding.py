@@ -101,15 +101,15 @@ def small_arrays_too(monkeypatch):
 def test_a_split_state_trains_to_the_same_numbers():
     """Adam and plain SGD, two microbatches, on four devices: whole on each, and split over two and over all four."""
     batches = [tiny.batch(seed=seed) for seed in range(2)]
-    base = tiny.trainer(tiny.get_config(train__grad_accum_steps=2), optimizer=tiny.either_optimizer(1e-2))
+    base = tiny.train_step(tiny.get_config(train__grad_accum_steps=2), optimizer=tiny.either_optimizer(1e-2))
     start = tiny.initial(base)
     results = {}
     for fsdp in (1, 2, 4):
         mesh = sharding.make_mesh(jax.devices()[:4], fsdp)
-        trainer = tiny.trainer(
+        train_step = tiny.train_step(
             tiny.get_config(train__grad_accum_steps=2), optimizer=base.optimizer, mesh=mesh if fsdp > 1 else None
         )
-        step = trainer.jit_step(sharding.put_state(start, mesh), mesh)
+        step = train_step.jit_step(sharding.put_state(start, mesh), mesh)
         for use_adam in (False, True):
             opt_state = start.opt_state._replace(use_adam=np.array(use_adam))
             state, rows = sharding.put_state(start.replace(opt_state=opt_state), mesh), []

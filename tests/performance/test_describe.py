@@ -76,7 +76,7 @@ def test_parameters_fall_into_their_parts():
 
 def test_modulation_of_the_imagenet_model_in_closed_form():
     config = common.get_config()
-    model = SODA(ResNet(18, 2048), IMAGENET_UNET, aggregator=None)
+    model = SODA(encoder=ResNet(18, 2048), denoiser=IMAGENET_UNET, aggregator=None)
     z, mask = Shape((1, 2048)), Shape((1, 16))
     variables = jax.eval_shape(
         functools.partial(model.init, method="denoise"),

@@ -36,8 +36,8 @@ def test_steps(planned):
     two, eight = figures["steps"]
     assert (two["devices"], two["microbatch"], eight["devices"], eight["microbatch"]) == (2, 8, 8, 2)
     # Every device holds the whole state, and the rest shrinks with its part of the batch.
-    trainer = tiny.trainer(config())
-    state = jax.eval_shape(trainer.init, tiny.batch(1))
+    train_step = tiny.train_step(config())
+    state = jax.eval_shape(train_step.init, tiny.batch(1))
     sizes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.ndim)
     probe = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.probe))
     assert two["state"] == eight["state"] > sizes - probe
@@ -93,7 +93,7 @@ def test_evaluations_count_where_they_gather_what_is_split(monkeypatch, planned)
     split = plan.measure(settings, sharding.make_mesh(jax.devices()[:4], 2))
     monkeypatch.undo()
     example = plan.abstract_batch(settings, sharding.make_mesh(jax.devices()[:1]), 1)
-    state = jax.eval_shape(build.trainer(settings, plan.probe_labels(settings)).init, example)
+    state = jax.eval_shape(build.train_step(settings, plan.probe_labels(settings)).init, example)
     whole = (state.ema_params, state.ema_batch_stats, state.probe)
     gathered = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole))
     assert split.state < planned[0]["steps"][0]["state"] and split.evaluation == split.state + gathered

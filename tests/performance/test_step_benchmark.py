@@ -62,12 +62,12 @@ def test_batch_sizes_that_do_not_fit_are_passed_over(monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_bare_step_trains_all_the_same(bench):
     """Its third loss is the third loss of training."""
-    trainer = build.trainer(bench.config, probe_labels(bench.config), bench.mesh)
+    train_step = build.train_step(bench.config, probe_labels(bench.config), bench.mesh)
     host = step_benchmark.synthetic_batch(bench.config, bench.mesh, 8)
     batch = sharding.put_whole_batch(host, bench.mesh)
-    bare = step_benchmark.stepper(trainer, bench.mesh, batch, bare=True)
-    state = step_benchmark.initial_state(trainer, bench.mesh, batch)
-    step = trainer.jit_step(state, bench.mesh)
+    bare = step_benchmark.stepper(train_step, bench.mesh, batch, bare=True)
+    state = step_benchmark.initial_state(train_step, bench.mesh, batch)
+    step = train_step.jit_step(state, bench.mesh)
     for _ in range(3):
         state, metrics = step(state, batch)
         without = bare()

@@ -15,7 +15,7 @@ import pytest
 
 from soda_jax.data.datasets.bad_files import DatasetGoneError
 from soda_jax.data.read_ahead import ReadAhead
-from soda_jax.objectives.step import Trainer
+from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 from soda_jax.parallel.distributed import SharedError
 from soda_jax.training import loop as train_lib
@@ -28,18 +28,23 @@ from tests import tiny
 STEPS, EVERY = 24, 4
 
 
-class Mishap(train_lib.Run):
-    """Does `at[step]` when the batch of that step is asked for, and `in_evaluation` in the evaluation of a step."""
+class MishapInData(train_lib.Recovery):
+    """Does `at[step]` when the batch of that step is asked for."""
 
     at = {}
-    in_evaluation = {}
-    evaluated = []
 
     def next_batch(self, batches, step, state):
         if step in self.at:
-            self.checkpointer.wait()
+            self._saver.wait()
             batches = self.at.pop(step)(batches)
         return super().next_batch(batches, step, state)
+
+
+class MishapInEvaluation(train_lib.Loop):
+    """Does `at[step]` in the evaluation of that step."""
+
+    at = {}
+    evaluated = []
 
     def evaluate(self, step, state):
         run, self.evaluator.run = self.evaluator.run, self.disturbed(step)
@@ -52,7 +57,7 @@ class Mishap(train_lib.Run):
         return results
 
     def disturbed(self, step):
-        run, happen = self.evaluator.run, self.in_evaluation.pop(step, None)
+        run, happen = self.evaluator.run, self.at.pop(step, None)
         return lambda state, **rest: (happen() if happen else None, run(state, **rest))[1]
 
 
@@ -95,11 +100,12 @@ def once(function):
 @pytest.fixture(scope="module")
 def patch():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_lib, "Run", Mishap)
+        patch.setattr(train_lib, "Recovery", MishapInData)
+        patch.setattr(train_lib, "Loop", MishapInEvaluation)
         one = sharding.make_mesh(jax.devices()[:1])
         patch.setattr(train_lib.sharding, "make_mesh", lambda **_: one)
-        patch.setattr(train_lib.build, "trainer", once(train_lib.build.trainer))
-        patch.setattr(Trainer, "jit_step", once(Trainer.jit_step))
+        patch.setattr(train_lib.build, "train_step", once(train_lib.build.train_step))
+        patch.setattr(TrainStep, "jit_step", once(TrainStep.jit_step))
         for name in ("Inference", "OnlineEvaluator"):
             patch.setattr(train_lib, name, once(getattr(train_lib, name)))
         yield patch
@@ -141,24 +147,24 @@ def disturbed(undisturbed, config, tmp_path_factory):
             outcome = str(raised.value)
         found[name] = outcome, latest_step(str(folder))
 
-    Mishap.evaluated.clear()
-    Mishap.at[6] = stop
+    MishapInEvaluation.evaluated.clear()
+    MishapInData.at[6] = stop
     run("stop between two checkpoints")
-    Mishap.in_evaluation[8] = stop
+    MishapInEvaluation.at[8] = stop
     run("stop in an evaluation")
-    Mishap.at[11] = data_gone
+    MishapInData.at[11] = data_gone
     run("data", DatasetGoneError)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def run_into_full_disk(name, step):
-        Mishap.at[step] = disk_full
+        MishapInData.at[step] = disk_full
         try:
             run(name, CheckpointWriteError)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
     run_into_full_disk("disk", 14)
-    Mishap.in_evaluation[16] = held_out_gone
+    MishapInEvaluation.at[16] = held_out_gone
     run("held-out data", SharedError)
     run_into_full_disk("disk at the last save", STEPS - 1)
     run("end")
@@ -181,7 +187,7 @@ def test_a_request_saves_the_step_it_comes_at(disturbed):
 def test_a_request_breaks_an_evaluation_off_which_is_made_up_for(disturbed):
     folder, found = disturbed
     assert found["stop in an evaluation"] == ({}, 8)
-    assert Mishap.evaluated == [8, 16, 16, STEPS, STEPS]  # the full disk lost two
+    assert MishapInEvaluation.evaluated == [8, 16, 16, STEPS, STEPS]  # the full disk lost two
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "eval/loss" in line] == [8, 16, STEPS]
     assert read_meta(str(folder))[1]["evaluation_due"] is False

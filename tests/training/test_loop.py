@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from soda_jax.config import ConfigError
+from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
+from soda_jax.training import health
 from soda_jax.training import loop as train_lib
 from soda_jax.training.health import DEAD_ENCODER_STEPS, EncoderWatch, NonFiniteLossError
-from soda_jax.training.loop import StepTimer, train
+from soda_jax.training.loop import train
+from soda_jax.training.start import initial_state
+from soda_jax.training.step_timer import StepTimer
 from soda_jax.workdir.checkpoint import latest_step, read_meta
 from soda_jax.workdir.run_record import read_sessions
 from tests import tiny
@@ -22,7 +26,7 @@ from tests import tiny
 STEPS, SETTLED = 50, 25  # by step 25 everything has run once: log, evaluation, save
 
 
-class Spy(train_lib.Run):
+class Spy(train_lib.Loop):
     """Notes the compilations, so far, at each log, and the last saved state."""
 
     compilations = 0
@@ -39,12 +43,20 @@ class Spy(train_lib.Run):
 
     def save(self, step, state):
         super().save(step, state)
-        self.saved = state
+        self.saved_state = state
 
 
 def count_compilation(event, duration, **details):
     if "backend_compile" in event:
         Spy.compilations += 1
+
+
+def noted(jit_step):
+    def call(self, *arguments):
+        Spy.step_fn = jit_step(self, *arguments)
+        return Spy.step_fn
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +65,15 @@ def patch():
     jax.monitoring.register_event_duration_secs_listener(count_compilation)
     two = sharding.make_mesh(jax.devices()[:2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_lib, "Run", Spy)
+        patch.setattr(train_lib, "Loop", Spy)
+        patch.setattr(TrainStep, "jit_step", noted(TrainStep.jit_step))
         patch.setattr(train_lib.sharding, "make_mesh", lambda **_: two)
         yield patch
 
 
 @pytest.fixture(scope="module")
 def finished(patch, tmp_path_factory):
-    """(config, workdir, results, the run) after 50 steps."""
+    """(config, workdir, results, the run, how often its step was compiled) after 50 steps."""
     folder = tmp_path_factory.mktemp("train")
     config = tiny.scenes_config(
         str(folder / "geometry"),
@@ -72,19 +85,19 @@ def finished(patch, tmp_path_factory):
         train__keep_every=20,
     )
     results = train(config, str(folder / "run"))
-    return config, folder / "run", results, Spy.latest
+    return config, folder / "run", results, Spy.latest, Spy.step_fn._cache_size()
 
 
 def test_fifty_steps_compile_once(finished):
-    *_, run = finished
-    assert run.step_fn._cache_size() == 1
+    *_, run, compiled = finished
+    assert compiled == 1
     counts = run.compiled_at
     assert counts[5] > 0  # the listener works
     assert counts[STEPS] == counts[SETTLED + 5], "something compiled after every part of the loop had run"
 
 
 def test_metrics_file(finished):
-    config, workdir, results, _ = finished
+    config, workdir, results, *_ = finished
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == list(range(5, STEPS + 1, 5))
@@ -97,7 +110,7 @@ def test_metrics_file(finished):
 
 
 def test_checkpoints_kept(finished):
-    _, workdir, _, _ = finished
+    _, workdir, *_ = finished
     assert sorted(child.name for child in (workdir / "checkpoints").iterdir()) == ["20", "40", "50"]
     assert read_meta(str(workdir))[1]["data_position"] == STEPS
 
@@ -125,7 +138,7 @@ def test_another_model_in_the_workdir(finished):
     other.data.name = "scenes_free"
     saved = types.SimpleNamespace(step=STEPS, meta=read_meta(str(workdir))[1])
     with pytest.raises(ValueError) as error:
-        train_lib.initial_state(other, str(workdir), None, {}, saved, sharding.make_mesh())
+        initial_state(other, str(workdir), None, {}, saved, sharding.make_mesh())
     assert "config.model.latent_dim: 16 -> 32" in str(error.value)
     assert "config.data.name: 'scenes' -> 'scenes_free'" in str(error.value)
 
@@ -165,17 +178,24 @@ def test_diverging_run_stops_without_saving(patch, finished, tmp_path):
 
 def test_overflowing_update_is_not_saved(finished):
     """The loss of a step is finite, but not the parameters that it leaves behind."""
-    *_, run = finished
-    state = run.saved
+    *_, run, _ = finished
+    state = run.saved_state
     bad = dataclasses.replace(state, params=jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), state.params))
     with pytest.raises(NonFiniteLossError, match="the update of step 51 .* the last good checkpoint is step 50"):
         run.save(51, bad)
     assert latest_step(run.workdir) == 50
 
 
+def test_a_finished_run_started_again_writes_nothing_twice(finished, tmp_path):
+    config, workdir, results, *_ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    assert train(config, str(tmp_path / "run")) == pytest.approx(results)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
+
+
 def test_dead_encoder_is_reported_once_after_a_hundred_steps(monkeypatch):
     warnings = []
-    monkeypatch.setattr(train_lib.logging, "warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.setattr(health.logging, "warning", lambda text, *values: warnings.append(text % values))
     watch = EncoderWatch()
     watch.update([1e-9] * (DEAD_ENCODER_STEPS - 1) + [1e-7])  # one live step starts the count anew
     watch.update([1e-9] * (DEAD_ENCODER_STEPS // 2))

@@ -39,17 +39,17 @@ def setup():
     config = tiny.get_config(
         probe__kind="factors", probe__raw_pixels=True, data__augment_source=False, data__augment_target=False
     )
-    trainer = tiny.trainer(config)
-    state = tiny.initial(trainer)
+    train_step = tiny.train_step(config)
+    state = tiny.initial(train_step)
     # Only the averaged weights may be used.
     state = dataclasses.replace(state, params=jax.tree.map(lambda x: x * np.nan, state.params))
-    return trainer, state, build.view_spec(config)
+    return train_step, state, build.view_spec(config)
 
 
 def evaluate(setup, batch_size, devices=1, limit=None):
-    trainer, state, spec = setup
+    train_step, state, spec = setup
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    evaluator = OnlineEvaluator(trainer, Images(), spec, mesh, batch_size=batch_size, limit=limit)
+    evaluator = OnlineEvaluator(train_step, Images(), spec, mesh, batch_size=batch_size, limit=limit)
     return evaluator.run(sharding.put_replicated(state, mesh))
 
 
@@ -71,11 +71,11 @@ def test_batch_size_padding_and_devices_do_not_matter(setup, one_by_one, batch_s
 
 def test_accuracies_are_those_of_the_probe(setup, one_by_one):
     """Counted by hand: the pixel probe's logits on the normalised pixels."""
-    trainer, state, _ = setup
+    train_step, state, _ = setup
     dataset = Images()
     pixels = np.asarray(inputs.normalise_source(dataset.images)).reshape(COUNT, -1)
     variables = {"params": state.probe.params["pixels"], "batch_stats": state.probe.batch_stats["pixels"]}
-    logits = trainer.probe.module.apply(variables, pixels)
+    logits = train_step.probe.module.apply(variables, pixels)
     hits = np.stack([np.asarray(head).argmax(1) for head in logits], 1) == dataset.factors
     assert one_by_one["probe_pixels/hue"] == pytest.approx(hits[:, 0].mean())
     assert one_by_one["probe_pixels/shape"] == pytest.approx(hits[:, 1].mean())
@@ -116,12 +116,12 @@ class Objects:
 def test_cameras_and_random_sources_are_evaluated_too():
     """A model that takes them: the loss depends on the cameras, not on the batches."""
     config = tiny.posed_config(model__aggregation__name="stochastic", probe__kind="none")
-    trainer = tiny.trainer(config)
-    state, spec = tiny.initial(trainer), build.view_spec(config)
+    train_step = tiny.train_step(config)
+    state, spec = tiny.initial(train_step), build.view_spec(config)
 
     def loss(dataset, batch_size, devices):
         mesh = sharding.make_mesh(jax.devices()[:devices])
-        evaluator = OnlineEvaluator(trainer, dataset, spec, mesh, batch_size=batch_size, limit=None)
+        evaluator = OnlineEvaluator(train_step, dataset, spec, mesh, batch_size=batch_size, limit=None)
         return evaluator.run(sharding.put_replicated(state, mesh))["eval/loss"]
 
     dataset = Objects()
@@ -138,10 +138,12 @@ def gone_after(count):
 
 
 def test_held_out_data_that_vanish_end_one_process_at_once(setup):
-    trainer, state, spec = setup
+    train_step, state, spec = setup
     images = Images()
     images.images = images.images[:9]
-    evaluator = OnlineEvaluator(trainer, images, spec, sharding.make_mesh(jax.devices()[:1]), batch_size=7, limit=None)
+    evaluator = OnlineEvaluator(
+        train_step, images, spec, sharding.make_mesh(jax.devices()[:1]), batch_size=7, limit=None
+    )
     with pytest.raises(SharedError, match="out of bounds") as raised:
         evaluator.run(state)
     assert isinstance(raised.value.__cause__, IndexError)

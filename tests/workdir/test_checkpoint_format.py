@@ -55,7 +55,7 @@ def test_the_whole_state_is_restored_bitwise(workdir):
     place = sharding.replicated(sharding.make_mesh())
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(build.trainer(config, labels).init, example),
+        jax.eval_shape(build.train_step(config, labels).init, example),
     )
     with Checkpointer(str(workdir), 1000) as checkpointer:
         assert checkpointer.step == STEP

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import check_choices, check_ranges, does_not_divide, problem
-from soda_jax.models import layers, modulation, pose, positional, rays, unet, vit
+from soda_jax.models import capabilities, layers, modulation, pose, positional, rays, unet, vit
+from soda_jax.models.families import FAMILIES
 from soda_jax.models.resnet import STAGE_SIZES
 
 GUIDANCE = ("latent", "pose", "both")
@@ -24,6 +25,11 @@ def parse_encoder_name(name: str) -> tuple[str, int | str, int]:
 
 def check(config: ConfigDict) -> Iterator[str]:
     """Problems of `config.model` and of what depends on it."""
+    yield from check_choices(config, {"model.family": tuple(FAMILIES)})
+    if config.model.family not in FAMILIES:
+        return
+    if not FAMILIES[config.model.family].capabilities & {capabilities.NOISE}:
+        yield from _check_decoder(config)
     yield from _check_encoder(config)
     yield from _check_denoiser(config)
     yield from _check_modulation(config)
@@ -97,6 +103,20 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     if bad:
         remedy = f"must divide the channels of every attention layer; it does not divide {bad}"
         yield problem(config, "model.denoiser.head_dim", remedy)
+
+
+def _check_decoder(config: ConfigDict) -> Iterator[str]:
+    """What a family that decodes its latents, in place of denoising, cannot take."""
+    family = f"config.model.family={config.model.family!r}"
+    if config.model.modulation.kind not in ("layer", "full"):
+        yield problem(config, "model.modulation.kind", f"{family} modulates by 'layer' or 'full'")
+    if not config.model.bottleneck:
+        yield problem(config, "model.bottleneck", f"{family} decodes a latent; use True")
+    if config.model.aggregation.name == "stochastic":
+        yield problem(config, "model.aggregation.name", f"{family} has no sampling steps to draw sources for")
+    for field in ("grid", "vector"):
+        if config.model.pose[field] != "none":
+            yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
 
 
 def _check_modulation(config: ConfigDict) -> Iterator[str]:

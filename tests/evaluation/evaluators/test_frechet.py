@@ -174,7 +174,9 @@ def test_statistics_that_do_not_fit(tmp_path, capsys, change, reason):
     told = capsys.readouterr().out
     assert reason in told and told.endswith("computing the reference statistics anew\n")
     assert count > frechet._SAMPLE
-    kept, again = reads(tmp_path, **change | ({"dataset": Split(change["dataset"].images)} if "dataset" in change else {}))
+    kept, again = reads(
+        tmp_path, **change | ({"dataset": Split(change["dataset"].images)} if "dataset" in change else {})
+    )
     assert kept == frechet._SAMPLE and again.count == found.count
     assert capsys.readouterr().out == ""
 

@@ -1,0 +1,74 @@
+"""Checkpoints of a run as it goes: none of a state that is not finite, and the run's record beside them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from soda_jax.objectives.state import TrainState
+from soda_jax.training import health
+from soda_jax.workdir.checkpoint import Checkpointer, latest_step
+from soda_jax.workdir.run_record import RunRecord
+
+LastGood = Callable[[], str]
+
+
+def last_good(workdir: str, checkpointer: Checkpointer) -> LastGood:
+    """A function that says which checkpoint is the last good one, for messages."""
+
+    def tell() -> str:
+        checkpointer.wait()  # the newest may still be on its way to the disk
+        good = latest_step(workdir)
+        return "no checkpoint was written yet" if good is None else f"the last good checkpoint is step {good}"
+
+    return tell
+
+
+class Saver:
+    """Starts asynchronous saves.
+
+    Args:
+      checkpointer: of the run.
+      record: run.json, which says how far the run has come.
+      meta: what is saved with every state: the config and the sizes of the labels.
+      start: the step that the run starts or resumes from, which is saved already.
+
+    Attributes:
+      saved: the step of the last save.
+    """
+
+    def __init__(
+        self, checkpointer: Checkpointer, record: RunRecord, meta: dict[str, Any], start: int, last_good: LastGood
+    ):
+        self._checkpointer, self._record, self._meta, self._last_good = checkpointer, record, meta, last_good
+        self._params_finite = jax.jit(lambda params: jnp.isfinite(optax.global_norm(params)))
+        self.saved = start
+
+    def save(self, step: int, state: TrainState, *, evaluation_due: bool) -> None:
+        """Starts to save the state after `step` steps.
+
+        Args:
+          evaluation_due: the evaluation at this step was broken off, and comes first when the run goes on.
+
+        Raises:
+          NonFiniteLossError: the last update made the parameters overflow.
+        """
+        if not self._params_finite(state.params):
+            raise health.NonFiniteLossError(
+                f"the update of step {step} made the parameters overflow; nothing of it is saved, "
+                f"{self._last_good()}. {health.NON_FINITE_REMEDY}"
+            )
+        self._checkpointer.save(state, self._meta | {"data_position": step, "evaluation_due": evaluation_due})
+        self.saved = step
+        self._record.update(step)
+
+    def wait(self) -> None:
+        """Returns when every started save is on disk."""
+        self._checkpointer.wait()
+
+    def finish(self, step: int) -> None:
+        """Notes that the run is done; who finds the record finished will look for the last checkpoint."""
+        self.wait()
+        self._record.finish(step)
