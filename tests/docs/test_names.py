@@ -1,0 +1,135 @@
+"""What the documentation names exists: files, fields of the config, modules and their flags."""
+
+import fnmatch
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from tests.docs import generator, pages
+
+# Named before the change that brings them: to be emptied with it.
+COMING_FIELDS = {"model.family", "sampling.pictures"}
+COMING_PATHS = {
+    "soda_jax/config/variants.py",
+    "soda_jax/objectives/soda.py",
+}
+
+PACKAGE = pages.ROOT / "soda_jax"
+ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+FIELDS = {field.name for field in generator.common_fields()} | COMING_FIELDS
+SECTIONS = {name.rsplit(".", depth)[0] for name in FIELDS for depth in range(1, name.count(".") + 1)}
+# Of docs/generate.py and of XLA.
+OTHER_FLAGS = {"check", "xla_force_host_platform_device_count"}
+ABSL = {"help", "helpshort"}
+ROOTED = re.compile(r"(?<![\w/.-])(?:soda_jax|configs|tests|launch|docs)/(?:[\w./-]*\w/?)?")
+
+
+def is_placeholder(path: str) -> bool:
+    """Whether a part of a path is in capitals: NAME, X, VARIANT."""
+    return any(re.fullmatch(r"[A-Z]+(_[A-Z]+)*", pathlib.PurePath(part).stem) for part in path.split("/"))
+
+
+def exists(path: str) -> bool:
+    """Whether the checkout or the package has a file or folder; of a bare name, whether any folder has it."""
+    if path in COMING_PATHS or f"soda_jax/{path}" in COMING_PATHS:
+        return True
+    if "/" not in path:
+        return any(pages.ROOT.glob(f"*/**/{path}")) or (pages.ROOT / path).exists()
+    return any((folder / path).exists() for folder in (pages.ROOT, PACKAGE))
+
+
+def paths(text: str) -> set[str]:
+    """Paths from the checkout's root anywhere in a page; in inline code also those from the package, and file names."""
+    found = set(ROOTED.findall(text))
+    for code in pages.inline_code(text):
+        in_room = code.split("/")[0] in ROOMS and "/" in code and re.fullmatch(r"[\w./]+", code)
+        if in_room or re.fullmatch(r"[\w./]+\.py", code):
+            found.add(code)
+    return {path for path in found if not is_placeholder(path)}
+
+
+def config_fields(text: str) -> set[str]:
+    """`train.num_steps` of every `config.train.num_steps` in a page; `*` stands for any end."""
+    found = re.findall(r"(?<![\w./])config\.([a-z]\w*(?:\.[a-z]\w*)*\*?)", text)
+    return {field for field in found if not field.endswith(".py") and field != "py"}
+
+
+def short_fields(text: str) -> set[str]:
+    """Fields in inline code without the `config.` before them."""
+    sections = "|".join(sorted(name for name in SECTIONS if "." not in name))
+    matches = (re.fullmatch(rf"((?:{sections})\.[\w.]+\*?)(=.*)?", code) for code in pages.inline_code(text))
+    return {match[1] for match in matches if match and not match[1].endswith(".py")}
+
+
+def flags_of(module: str) -> set[str]:
+    """Names of the flags that a module's source defines; `config.FIELD` needs `config`."""
+    spec = importlib.util.find_spec(module)
+    if spec.submodule_search_locations is not None:
+        spec = importlib.util.find_spec(f"{module}.__main__")
+    source = pathlib.Path(spec.origin).read_text(encoding="utf-8")
+    return set(re.findall(r'(?:DEFINE_\w+|add_argument)\(\s*"(?:--)?(\w+)"', source)) | ABSL
+
+
+def calls(text: str) -> set[tuple[str, frozenset[str]]]:
+    """(module, its flags) of every `python -m soda_jax...` in a page."""
+    found = set()
+    for command in pages.commands(text):
+        for module, rest in re.findall(r"-m (soda_jax[\w.]*)(.*)", command):
+            if is_placeholder(module.replace(".", "/")):
+                continue
+            found.add((module, frozenset(re.findall(r"(?<!\S)[\"'\[]?--(\w+)", rest))))
+    return found
+
+
+@pytest.mark.parametrize("page", pages.PRESENT, ids=pages.name)
+class TestPage:
+    def test_paths_exist(self, page):
+        missing = {path for path in paths(pages.read(page)) if not exists(path)}
+        assert not missing
+
+    def test_fields_exist(self, page):
+        text = pages.read(page)
+        named = config_fields(text)
+        if page.name == "REPRODUCTION.md":
+            named |= short_fields(text)
+        assert not {name for name in named if not fnmatch.filter(FIELDS | SECTIONS, name)}
+
+    def test_modules_and_their_flags_exist(self, page):
+        for module, flags in calls(pages.read(page)):
+            try:
+                defined = flags_of(module)
+            except (AttributeError, ModuleNotFoundError):
+                pytest.fail(f"there is no module {module}")
+            assert flags <= defined, f"{module} has no {', '.join(flags - defined)}"
+
+    def test_flags_by_themselves_exist(self, page):
+        """In inline code that names no module."""
+        defined = set(OTHER_FLAGS)
+        for file in [PACKAGE / "main.py", *PACKAGE.glob("tools/*.py"), *PACKAGE.glob("tools/*/__main__.py")]:
+            defined |= flags_of(".".join(file.relative_to(pages.ROOT).with_suffix("").parts))
+        lone = [code for code in pages.inline_code(pages.read(page)) if code.startswith("--")]
+        assert {re.match(r"--(\w+)", code)[1] for code in lone} <= defined
+
+
+def test_names_are_found():
+    text = (
+        "`models/soda.py` in `soda_jax/`, tests/tiny.py; `configs/NAME.py`, `configs/cifar10.py:small`\n"
+        "`config.train.num_steps` and `config.eval.novel_view_*`, tests/drill_config.py\n"
+        "`data.root=DIR`, `unet.py`, `my.txt`\n"
+        "`python -m soda_jax.main\n--config=x --mode=plan`\n"
+        "```bash\npython -m soda_jax.tools.dci --codes=z.npy \\\n  --sections=16\n```\n"
+    )
+    assert paths(text) == {
+        *("models/soda.py", "soda_jax/", "tests/tiny.py", "configs/cifar10.py", "tests/drill_config.py", "unet.py"),
+    }
+    assert exists("unet.py") and exists("models/soda.py") and not exists("soda.txt") and not exists("models/uent.py")
+    assert config_fields(text) == {"train.num_steps", "eval.novel_view_*"}
+    assert short_fields(text) == {"data.root"}
+    assert calls(text) == {
+        ("soda_jax.main", frozenset({"config", "mode"})),
+        ("soda_jax.tools.dci", frozenset({"codes", "sections"})),
+    }
+    assert {"codes", "sections"} <= flags_of("soda_jax.tools.dci") and "codes" not in flags_of("soda_jax.main")
+    assert {"kills", "stops"} <= flags_of("soda_jax.tools.drill")
