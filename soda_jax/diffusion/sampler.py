@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.experimental import multihost_utils
 
 from soda_jax.diffusion.gaussian import Diffusion, gather
@@ -37,6 +38,7 @@ class Masks(NamedTuple):
 
 def drop_all(masks: Any) -> Any:
     """The masks of a prediction without any condition."""
+    # Training masks with zeros (Sections 3.2.1 and 3.3: the whole z, single sections, the pose), so sampling does too.
     return jax.tree.map(jnp.zeros_like, masks)
 
 
@@ -202,6 +204,7 @@ class _Walk:
         """The function that `make_sampler` describes, not yet jitted."""
         _check_inputs(indices, z, section_mask, guidance_scale)
         batch, num_steps = indices.shape[0], self.chain.num_steps
+        # One key for each image, not for the batch: an image does not depend on what is sampled beside it.
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
         variance, slots = self._noise_variance(), self._frame_slots()
         z = z if self.prepare is None else self.prepare(z)
@@ -216,6 +219,7 @@ class _Walk:
             if self.choose is None:
                 return z
 
+            # 3DiM's stochastic conditioning (Table 5): a random source at each step, so that all guide the walk.
             def choose(image_key, condition):
                 return self.choose(jax.random.fold_in(jax.random.fold_in(image_key, _CHOICE), step), condition)
 
@@ -223,17 +227,20 @@ class _Walk:
 
         def body(i, carry):
             x_t, frames = carry
-            step = num_steps - i
+            step = num_steps - i  # t = S .. 1
             steps = jnp.full((batch,), step, jnp.int32)
             output = self._guided(variables, x_t, steps, chosen(step), section_mask, guidance_scale)
             x_0 = self.chain.predict_x0(x_t, steps, output)
+            # Our choice: images lie in [-1, 1], and at high noise the division by sqrt(abar_t) enlarges eps's errors.
             if self.clip_x0:
                 x_0 = jnp.clip(x_0, -1, 1)
             if self.num_frames:
                 # A slot is written until its own step has come, and keeps what was written last.
                 frames = jax.lax.dynamic_update_index_in_dim(frames, x_0, jnp.asarray(slots)[i], 0)
+            # x_{t-1} = mean(x_t, x_0) + sigma_t noise. At t = 1 the posterior's mean is x_0 and sigma_1 is 0: the last
+            # step returns the clean prediction itself.
             x_t = self._mean(x_t, x_0, steps)
-            if variance.any():
+            if variance.any():  # DDIM with eta = 0 draws none
                 x_t += jnp.sqrt(jnp.asarray(variance, jnp.float32)[step]) * noise(step)
             return x_t, frames
 
@@ -251,20 +258,23 @@ class _Walk:
         an example lie side by side in the batch, not in two halves, so that a batch that is split
         over devices needs no exchange between them.
         """
+        # The walk counts S steps; the denoiser learned t on the training scale, 1..T.
         timestep = jnp.asarray(self.chain.timesteps)[steps]
         scale = jnp.asarray(guidance_scale, jnp.float32)
         section_mask = jax.tree.map(jnp.asarray, section_mask)
         if not self.guided:
             return self._checked(variables, x_t, timestep, z, section_mask)
         masks = jax.tree.map(
-            lambda given, dropped: jnp.stack([given, dropped], axis=1).reshape(-1, *given.shape[1:]),
+            lambda given, dropped: rearrange(jnp.stack([given, dropped], axis=1), "b pair ... -> (b pair) ..."),
             section_mask,
             self.unconditional(section_mask),
         )
+        # jnp.repeat is one broadcast along the batch; einops' `repeat` becomes a tile of every axis.
         x_twice, timestep, z = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), (x_t, timestep, z))
         output = self._checked(variables, x_twice, timestep, z, masks)
-        output = output.reshape(x_t.shape[0], 2, *x_t.shape[1:])
+        output = rearrange(output, "(b pair) h w c -> b pair h w c", pair=2)
         conditional, unconditional = output[:, 0], output[:, 1]
+        # Section 3.2.1: eps = eps(x_t, 0) + s (eps(x_t, z) - eps(x_t, 0)), with s of 2 to 3 (Table 12).
         return unconditional + scale * (conditional - unconditional)
 
     def _checked(self, variables, x_t, timestep, z, section_mask) -> jax.Array:
@@ -278,13 +288,14 @@ class _Walk:
     def _mean(self, x_t, x_0, steps) -> jax.Array:
         """The mean of x_{t-1} given x_t and the x_0 prediction."""
         if self.method == "ddpm":
-            return self.chain.posterior(x_0, x_t, steps)[0]
+            return self.chain.posterior(x_0, x_t, steps)[0]  # Section 3.4: "we use DDPM for sampling"
         # Song et al. 2021, Equation 12: sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps.
-        before = np.concatenate([[1.0], self.chain.abar[:-1]])
+        abar_before = np.concatenate([[1.0], self.chain.abar[:-1]])
         # Negative by rounding only: with eta <= 1 the variance is at most 1 - abar_{t-1}.
-        direction = np.sqrt(np.maximum(1 - before - self._noise_variance(), 0))
+        direction = np.sqrt(np.maximum(1 - abar_before - self._noise_variance(), 0))
+        # From the clipped x_0, so that both terms belong to the same image.
         eps = self.chain.predict_eps(x_t, steps, x_0)
-        return gather(np.sqrt(before), steps, x_0) * x_0 + gather(direction, steps, x_0) * eps
+        return gather(np.sqrt(abar_before), steps, x_0) * x_0 + gather(direction, steps, x_0) * eps
 
     def _noise_variance(self) -> np.ndarray:
         """float64 [S + 1], variance of the noise that each step adds.

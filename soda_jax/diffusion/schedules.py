@@ -26,11 +26,14 @@ def _inverted(u: np.ndarray) -> np.ndarray:
     Solving u = cos^2((abar + s) / (1 + s) * pi / 2) for abar. Where the cosine is steep (medium
     noise) its inverse is flat, so most timesteps get a medium noise level.
     """
+    # arccos(sqrt(u)) = (abar + s) / (1 + s) * pi / 2. The paper prints no formula: this one is reconstructed, from the
+    # name and two independent re-implementations. About 95% of its steps have abar in [0.1, 0.9], the cosine's 59%.
     return 2 * (1 + _COSINE_OFFSET) / np.pi * np.arccos(np.sqrt(u)) - _COSINE_OFFSET
 
 
 def _reflected(u: np.ndarray) -> np.ndarray:
     """The cosine schedule mirrored at the straight line 1 - u."""
+    # Our choice, a second reading of the name "inverted".
     return 2 * (1 - u) - _cosine(u) / _cosine(np.zeros(()))
 
 
@@ -82,5 +85,7 @@ def alphas_cumprod(name: str, num_timesteps: int) -> np.ndarray:
         betas = _linear_betas(num_timesteps)
     else:
         abar = _CURVES[name](np.arange(num_timesteps + 1) / num_timesteps)
-        betas = 1 - abar[1:] / abar[:-1]
+        # Ratios, so that abar(0) cancels where a curve does not start at 1, as the cosine's 0.9998.
+        betas = 1 - abar[1:] / abar[:-1]  # beta_t = 1 - abar_t / abar_{t-1}
+    # abar_t = prod_{i <= t} (1 - beta_i), and abar_0 = 1: entry 0 is the clean image, where sampling has to end.
     return np.concatenate([[1.0], np.cumprod(1 - np.clip(betas, 0, MAX_BETA))])

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange, repeat
 from PIL import Image
 
 from soda_jax import inputs
@@ -108,7 +109,8 @@ class Turntable:
         self._batch = next(iter(eval_batches(dataset, spec, batch_size=count, limit=count)))
         # The targets' intrinsics alone: sources may have another resolution.
         pose = np.concatenate([self._batch["source_pose"], self._batch["target_pose"][:, None]], axis=1)
-        self._orbit = orbit(pose.reshape(-1, 4, 4), self._batch["target_intrinsics"], num_views, altitude)
+        pose = rearrange(pose, "b n i j -> (b n) i j")
+        self._orbit = orbit(pose, self._batch["target_intrinsics"], num_views, altitude)
 
     def draw(self, variables: Variables, seed: int = 0) -> DrawnTurntable:
         """Samples every view of every object."""
@@ -118,19 +120,19 @@ class Turntable:
         z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
         number = len(around.pose)
         cameras_of = ("source_mask", "source_pose", "source_intrinsics")
-        requested = {key: np.concatenate([batch[key]] * number) for key in cameras_of}
-        requested["target_pose"] = np.repeat(around.pose, count, axis=0)
+        requested = {key: repeat(batch[key], "n ... -> (v n) ...", v=number) for key in cameras_of}
+        requested["target_pose"] = repeat(around.pose, "v i j -> (v n) i j", n=count)
         requested["target_intrinsics"] = np.broadcast_to(around.intrinsics, (number * count, 4))
         _, target_conditions = self._inference.conditions(requested)
         # An object keeps its index and so its noise in all views: what its sources leave open does not flicker.
-        indices = np.tile(np.arange(count), number)
-        z = np.concatenate([z] * number)
+        indices = repeat(np.arange(count), "n -> (v n)", v=number)
+        z = repeat(z, "n ... -> (v n) ...", v=number)
         views = inputs.to_uint8(
             self._inference.sample(variables, z, seed=seed, indices=indices, **target_conditions)["images"]
         )
         real = batch["mask"]
         return DrawnTurntable(
-            batch["source"][real], views.reshape(number, count, *views.shape[1:])[:, real], around.azimuth
+            batch["source"][real], rearrange(views, "(v n) h w c -> v n h w c", v=number)[:, real], around.azimuth
         )
 
 

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import reduce
 
 # Wang et al. (2004) and scikit-image: the stabilisers of SSIM, for a data range of 1.
 _C1 = 0.01**2
@@ -36,7 +37,7 @@ def mse(images: jax.Array, references: jax.Array) -> jax.Array:
       ValueError: if the shapes differ, or for integer images.
     """
     images, references = _checked(images, references)
-    return jnp.mean(jnp.square(images - references), axis=(-3, -2, -1))
+    return reduce(jnp.square(images - references), "... h w c -> ...", "mean")
 
 
 @jax.jit
@@ -132,7 +133,7 @@ def _ssim(images: jax.Array, references: jax.Array, window: tuple[float, ...], *
         var_x, var_y, cov = (value * (size**2 / (size**2 - 1)) for value in (var_x, var_y, cov))
     luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
     structure = (2 * cov + _C2) / (var_x + var_y + _C2)
-    return jnp.mean(luminance * structure, axis=(-3, -2, -1))
+    return reduce(luminance * structure, "... h w c -> ...", "mean")
 
 
 def _window_moments(x: jax.Array, y: jax.Array, window: tuple[float, ...]) -> tuple[jax.Array, ...]:

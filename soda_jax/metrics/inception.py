@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -255,7 +256,7 @@ def read_pth(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], str]:
     weights = {}
     for name in shapes:
         value = state[_torch_name(name)].astype(np.float32)
-        weights[name] = np.ascontiguousarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
+        weights[name] = np.ascontiguousarray(rearrange(value, "o i h w -> h w i o") if value.ndim == 4 else value)
     _check_finite(path, weights)
     with open(path, "rb") as file:
         return weights, hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from soda_jax.models.layers import Dtype, TransformerBlock
 
 def masked_mean(z: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of `z` [B, n, d] over the views that `mask` [B, n] marks as present; zeros where none is."""
+    # Training draws 1 to n sources (Section 3.3, "Cardinality"): examples of a batch have different numbers of them.
     weights = mask.astype(z.dtype)[..., None]
     return (z * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1.0)
 
@@ -40,12 +41,13 @@ class TransformerAggregator(nn.Module):
     def __call__(self, z: jax.Array, mask: jax.Array) -> jax.Array:
         """Maps latents [B, n, d] and presence [B, n] (bool) to [B, d]."""
         mask = mask.astype(bool)
-        # A row without any present view would soften over nothing; it attends to its zeros instead.
-        attend = mask | ~mask.any(axis=1, keepdims=True)
+        # Absent views are hidden from attention here and from the mean below, so padding changes nothing. A row without
+        # any present view would have a softmax over nothing; it attends to its zeros instead.
+        token_mask = mask | ~mask.any(axis=1, keepdims=True)
         x = jnp.where(mask[..., None], z, 0.0)
         for index in range(self.depth):
             block = TransformerBlock(self.num_heads, self.mlp_multiplier, dtype=self.dtype, name=f"block{index + 1}")
-            x = block(x, token_mask=attend)
+            x = block(x, token_mask=token_mask)
         return masked_mean(nn.LayerNorm(dtype=self.dtype, name="norm_final")(x).astype(jnp.float32), mask)
 
 
@@ -59,6 +61,7 @@ class StochasticAggregator(nn.Module):
         """A present source of each example at random, int [B], by presence [B, n] and ids [B]."""
         shape = mask.shape[1:]
         draws = rngs.per_example(self.make_rng("dropout"), train_ids, lambda key: jax.random.uniform(key, shape))
+        # The largest of uniform draws is any of the present ones with equal probability; -1 lies below every draw.
         return jnp.where(mask, draws, -1.0).argmax(axis=1)
 
     def __call__(self, z: jax.Array, mask: jax.Array) -> jax.Array:

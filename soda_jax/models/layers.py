@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import logging
+from einops import rearrange
 
 from soda_jax import rngs
 
@@ -91,9 +92,11 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
         if train_ids is None or self.rate == 0.0:
             return x
+        # Each example's draw is keyed by its id: the mask is the same on any number of devices and in any microbatch.
         shape = (1,) * (x.ndim - 1) if self.per_example else x.shape[1:]
         keep_rate = 1.0 - self.rate
         keep = rngs.per_example(self.make_rng("dropout"), train_ids, lambda key: _draw_mask(key, keep_rate, shape))
+        # Divided by the rate of keeping, so that the expectation is x and evaluation needs no factor.
         return jnp.where(keep, x / keep_rate, jnp.zeros_like(x))
 
 
@@ -172,10 +175,11 @@ class Attention(nn.Module):
                 name=name,
             )(inputs)
 
+        # softmax(Q K^T / sqrt(head_dim)) V. With a zero context V is zero without its bias, whatever the weights are.
         query = project(x, "query", True)
         key = project(context, "key", self.context_bias)
         value = project(context, "value", self.context_bias)
-        mask = None if context_mask is None else context_mask[:, None, None, :]
+        mask = None if context_mask is None else rearrange(context_mask, "b k -> b 1 1 k")
         implementation = attention_implementation(self.implementation, query.dtype, self.head_dim)
         attended = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
         return nn.DenseGeneral(
@@ -202,6 +206,7 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: jax.Array, train_ids: jax.Array | None = None, token_mask: jax.Array | None = None
     ) -> jax.Array:
+        # x + attention(norm(x)), then x + MLP(norm(x)): normalised before each branch, as in ViT.
         width = x.shape[-1]
         attention = Attention(
             width // self.num_heads,

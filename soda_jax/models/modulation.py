@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange, reduce
 
 from soda_jax.models.layers import Attention, Dtype, GroupNorm, truncated_normal_init
 
@@ -50,9 +51,11 @@ def mask_latent(z: jax.Array, section_mask: jax.Array) -> jax.Array:
 
     A token latent [B, K, C] (no bottleneck) has no sections: it is dropped where every section is.
     """
+    # Training zeroes some of z_1 .. z_{m+1} at random (layer masking, Section 3.2.1) or all of them (guidance): one
+    # mask says both. Zeros mean "no condition", as no projection of z has a bias.
     mask = section_mask.astype(z.dtype)
     if z.ndim == 3:
-        return z * mask.max(axis=1)[:, None, None]
+        return z * reduce(mask, "b sections -> b 1 1", "max")
     return z * mask[:, section_of_dim(z.shape[-1], section_mask.shape[-1])]
 
 
@@ -66,6 +69,7 @@ def mix_sections(latents: jax.Array, choice: jax.Array) -> jax.Array:
     Returns:
       [B, d] mixed latents.
     """
+    # z_b = [z_1 of one image, ..., z_{m+1} of another]: inner sections carry structure, outer ones colour and texture.
     dims = section_of_dim(latents.shape[-1], choice.shape[-1])
     return latents[choice[:, dims], np.arange(latents.shape[-1])]
 
@@ -77,6 +81,8 @@ def is_sectioned(kind: str, by_section: bool) -> bool:
 
 def block_latent(kind: str, z: jax.Array, section: int, num_sections: int, by_section: bool) -> jax.Array | None:
     """The part of the (masked) latent that a block of `section` is modulated by; None if it is not."""
+    # Layer modulation (Section 3.2.1): z_i drives a pair of layers, one on the way down and its mirror on the way up.
+    # `unet_layout` gives both of them one section.
     if kind in ("cross_attention", "broadcast"):
         return None
     return split_sections(z, num_sections)[section] if is_sectioned(kind, by_section) else z
@@ -104,7 +110,8 @@ class AdaptiveGroupNorm(nn.Module):
     ) -> jax.Array:
         """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] and last by pose [B, p]; what is None does nothing."""
         channels = h.shape[-1]
-        # The affine part of the norm would duplicate the timestep's modulation.
+        # Section 3.1 and Appendix B: h <- z_s (t_s GN(h) + t_b) + z_b, with (t_s, t_b) and (z_s, z_b) linear in the
+        # timestep's embedding and in z. The affine part of the norm would duplicate the timestep's modulation.
         h = GroupNorm(self.norm_groups, use_affine=False, dtype=self.dtype, name="group_norm")(h)
         width = channels * (2 if self.use_scale else 1)
 
@@ -122,19 +129,23 @@ class AdaptiveGroupNorm(nn.Module):
         elif z is None:
             h = self._apply(h, linear("time", True)(t_emb))
         elif self.kind == "sum":
+            # "sum mod." (Appendix G.1): one pair (s, b) = Linear(t) + Linear(z).
             h = self._apply(h, linear("time", True)(t_emb) + linear("latent", False)(z))
         elif self.kind == "concat":
+            # "concat mod." (Appendix G.1): one pair (s, b) = Linear([t, z]).
             joint = jnp.concatenate([t_emb, z.astype(t_emb.dtype)], axis=-1)
             h = self._apply(h, linear("joint", True)(joint))
         else:
+            # Two stages, the timestep's and then the latent's: both merged into one pair did worse (Appendix G.1).
             h = self._apply(h, linear("time", True)(t_emb))
             h = self._apply(h, linear("latent", False)(z))
         return h if pose is None else self._apply(h, linear("pose", False)(pose))
 
     def _apply(self, h: jax.Array, modulation: jax.Array) -> jax.Array:
-        modulation = modulation[:, None, None, :]
+        modulation = rearrange(modulation, "b c -> b 1 1 c")  # the same at every pixel (Section 3.1)
         if not self.use_scale:
             return h + modulation
+        # 1 + scale is our choice: where z is zero, so are scale and bias, and the activations pass unchanged.
         scale, bias = jnp.split(modulation, 2, axis=-1)
         return (1.0 + scale) * h + bias
 
@@ -153,9 +164,10 @@ class LatentCrossAttention(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array, tokens: jax.Array) -> jax.Array:
         """Maps h [B, H, W, C] and tokens [B, K, D] to [B, H, W, C]."""
-        batch, rows, columns, channels = h.shape
-        x = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(h).reshape(batch, rows * columns, channels)
+        x = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(h), "b h w c -> b (h w) c")
+        # Queries come from the pixels, keys and values from sub-vectors of z: z acts on places, not only on channels.
+        # The sum is not divided by sqrt(2) (our choice), so that zeroed tokens leave h as it is.
         attend = Attention(
             self.head_dim, context_bias=False, implementation=self.attention, dtype=self.dtype, name="attention"
         )
-        return h + attend(x, tokens.astype(x.dtype)).reshape(h.shape)
+        return h + rearrange(attend(x, tokens.astype(x.dtype)), "b (h w) c -> b h w c", h=h.shape[1])

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from soda_jax.models import rays
 from soda_jax.models.layers import Dtype
@@ -102,6 +103,7 @@ class PoseEncoding:
     @property
     def num_coordinates(self) -> int:
         """Coordinates that share `encoding_dim`: the larger of a grid cell's and a viewpoint's."""
+        # Rays: a point (3), or o and r; a polar r has no radius, so 3 + 2. Viewpoint: position, forward and up.
         cell = {"none": 0, "xy": 2, "rays": 3}[self.grid]
         if self.grid == "rays" and self.rays == "concat":
             cell = 5 if self.coordinates == "polar" else 6
@@ -144,6 +146,7 @@ class PoseEncoding:
         if self.grid == "xy":
             coordinates = rays.xy_grid(_given(camera, "window"), size)
         else:
+            # One ray for each cell, on coarser maps too: the encoder's grid has the size of its first layer's output.
             coordinates = self._ray_coordinates(camera, size, image_size)
         return _masked(self._encode(coordinates), mask)
 
@@ -154,6 +157,7 @@ class PoseEncoding:
             reference = _given(camera, "reference")
             points = rays.into_frame(reference, points)
             directions = rays.rotate(rays.frame_rotation(reference), directions)
+        # To about [-1, 1], the range to which Appendix C normalises coordinates.
         points = points / self.sphere_radius
         if self.coordinates == "polar":
             points = rays.polar(points)
@@ -181,6 +185,7 @@ class PoseEncoding:
         if isinstance(camera, EncodedCamera):
             source, target = jnp.split(camera.vector, [camera.vector.shape[-1] - self.encoding_dim], axis=-1)
             return jnp.concatenate([source, _masked(target, mask)], axis=-1)
+        # Table 8's vectors: the relative transformation from source to target, or [source, target] (Appendix G.3).
         pose, reference = _given(camera, "pose"), _given(camera, "reference")
         if self.vector == "relative":
             return _masked(self._viewpoint(pose, reference), mask)
@@ -193,6 +198,7 @@ class PoseEncoding:
         The paper names position and direction; without the upward one a camera's roll would be lost, and relative
         poses roll even where all cameras are upright.
         """
+        # A camera looks along its -z, and its y points up.
         position, directions = pose[:, :3, 3], jnp.stack([-pose[:, :3, 2], pose[:, :3, 1]], axis=1)
         if reference is not None:
             position = rays.into_frame(reference, position[:, None])[:, 0]
@@ -200,7 +206,7 @@ class PoseEncoding:
         position = position / self.sphere_radius
         if self.coordinates == "polar":
             position, directions = rays.polar(position), rays.polar(directions)[..., 1:]
-        return self._encode(jnp.concatenate([position, directions.reshape(len(pose), -1)], axis=-1))
+        return self._encode(jnp.concatenate([position, rearrange(directions, "b k a -> b (k a)")], axis=-1))
 
     def _encode(self, coordinates: jax.Array) -> jax.Array:
         return coordinate_encoding(coordinates, self.encoding_dim, top_frequency(self.scale, self.scale_form))
@@ -221,8 +227,9 @@ class SourceModulation(nn.Module):
         if self.pose is None or self.pose.vector == "none":
             return h
         vector = self.pose.source_vector(camera, mask, h.shape[0])
+        # No bias and 1 + scale: a hidden pose is zeros, and zeros are the identity, as for z in the denoiser.
         modulation = nn.Dense(2 * h.shape[-1], use_bias=False, dtype=self.dtype, name="vector")(vector)
-        scale, bias = jnp.split(modulation.reshape(-1, *(1,) * (h.ndim - 2), 2 * h.shape[-1]), 2, axis=-1)
+        scale, bias = jnp.split(jnp.expand_dims(modulation, tuple(range(1, h.ndim - 1))), 2, axis=-1)
         return (1.0 + scale) * h + bias
 
 
@@ -236,6 +243,7 @@ def append_grid(
     """Appends the encoded grid to the channels of x [B, h, w, C], where the model has one."""
     if pose is None or pose.grid == "none":
         return x
+    # x is the linearly mapped image: the encoding joins its channels (Section 3.3, "Perspective").
     grid = pose.encoded_grid(camera, mask, x.shape[0], x.shape[1:3], image_size)
     return jnp.concatenate([x, grid.astype(x.dtype)], axis=-1)
 
@@ -256,4 +264,4 @@ def _masked(encoded: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Zeros where `mask` [B] is False. A choice, not a product: a hidden pose may hold anything, even NaN."""
     if mask is None:
         return encoded
-    return jnp.where(mask.astype(bool).reshape(-1, *(1,) * (encoded.ndim - 1)), encoded, 0.0)
+    return jnp.where(jnp.expand_dims(mask.astype(bool), tuple(range(1, encoded.ndim))), encoded, 0.0)

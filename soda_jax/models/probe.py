@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from soda_jax.models.layers import Dropout
 
@@ -28,6 +29,7 @@ class LinearProbe(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array, train_ids: jax.Array | None = None) -> list[jax.Array]:
         """Maps features [B, d] to one array of logits [B, size] for each label."""
+        # "un-parameterized batch normalization" (E.1): tracked mean and variance, no scale, no bias.
         norm = nn.BatchNorm(
             use_running_average=train_ids is None,
             momentum=0.99,
@@ -36,14 +38,15 @@ class LinearProbe(nn.Module):
             name="norm",
         )
         x = Dropout(self.dropout, name="dropout")(norm(features), train_ids)
+        # One product for all heads. Table 12's bias of -10 (ImageNet) is every class's, so the softmax ignores it.
         logits = nn.Dense(
             sum(self.sizes),
             kernel_init=nn.initializers.normal(self.init_scale),
             bias_init=nn.initializers.constant(self.bias_init),
             name="head",
         )(x)
-        bounds = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
-        return jnp.split(logits, bounds, axis=-1)
+        head_ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
+        return jnp.split(logits, head_ends, axis=-1)
 
 
 def stack_heads(logits: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
@@ -53,11 +56,11 @@ def stack_heads(logits: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     """
     heads, widest = len(sizes), max(sizes)
     if min(sizes) == widest:
-        return logits.reshape(*logits.shape[:-1], heads, widest)
+        return rearrange(logits, "... (heads classes) -> ... heads classes", heads=heads)
     exists = np.arange(widest) < np.array(sizes)[:, None]
     first = np.cumsum((0, *sizes[:-1]))
-    where = np.where(exists, first[:, None] + np.arange(widest), 0)
-    return jnp.where(exists, logits[..., where], _ABSENT)
+    columns = np.where(exists, first[:, None] + np.arange(widest), 0)
+    return jnp.where(exists, logits[..., columns], _ABSENT)
 
 
 def head_losses(logits: jax.Array, labels: jax.Array, sizes: tuple[int, ...], label_smoothing: float) -> jax.Array:
@@ -74,13 +77,15 @@ def head_losses(logits: jax.Array, labels: jax.Array, sizes: tuple[int, ...], la
     """
     log_p = jax.nn.log_softmax(logits)
     labels = jnp.broadcast_to(labels, log_p.shape[:-1])
+    # - log p(label): "softmax cross entropy" (E.1), a two-way softmax for a binary attribute.
     loss = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     if label_smoothing == 0:
         return loss
     sizes = np.array(sizes)
     exists = np.arange(log_p.shape[-1]) < sizes[:, None]
-    even = -jnp.where(exists, log_p, 0.0).sum(axis=-1) / sizes
-    return (1 - label_smoothing) * loss + label_smoothing * even
+    # Smoothing s: the target is (1 - s) one-hot + s / C, over the classes that the head has (0.1 for ImageNet, E.1).
+    uniform_loss = -jnp.where(exists, log_p, 0.0).sum(axis=-1) / sizes
+    return (1 - label_smoothing) * loss + label_smoothing * uniform_loss
 
 
 def probe_loss(logits: list[jax.Array], labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

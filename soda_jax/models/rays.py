@@ -16,6 +16,7 @@ A ray o + lambda r becomes one point, at the lambda that its form chooses, or st
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange, repeat
 
 FORMS = ("sphere", "plane", "normalized", "concat")
 COORDINATES = ("polar", "cartesian")
@@ -29,7 +30,7 @@ _UPRIGHT = np.array([[0, 0, -1], [-1, 0, 0], [0, 1, 0]], np.float32)
 
 def rotate(rotation: jax.Array, vectors: jax.Array) -> jax.Array:
     """Applies rotations [B, 3, 3] to vectors [B, ..., 3], in full float32 (matrix units round to fewer bits)."""
-    flat = vectors.reshape(vectors.shape[0], -1, 3)
+    flat = rearrange(vectors, "b ... xyz -> b (...) xyz")
     turned = jnp.einsum("bij,bnj->bni", rotation, flat, precision=jax.lax.Precision.HIGHEST)
     return turned.reshape(vectors.shape)
 
@@ -52,11 +53,12 @@ def camera_rays(
     rows, columns = size
     y = (np.arange(rows, dtype=np.float32) + 0.5) * (image_size[0] / rows)
     x = (np.arange(columns, dtype=np.float32) + 0.5) * (image_size[1] / columns)
-    fx, fy, cx, cy = (intrinsics[:, i, None] for i in range(4))
-    right = jnp.broadcast_to(((x - cx) / fx)[:, None, :], (len(pose), rows, columns))
-    up = jnp.broadcast_to((-(y - cy) / fy)[:, :, None], (len(pose), rows, columns))
-    local = jnp.stack([right, up, -jnp.ones_like(right)], axis=-1)
-    return pose[:, :3, 3], rotate(pose[:, :3, :3], local)
+    # The pinhole's (x, y, -1) = ((u - cx) / fx, -(v - cy) / fy, -1): images grow downwards, the camera's y points up.
+    fx, fy, cx, cy = jnp.split(intrinsics, 4, axis=-1)  # [B, 1] each
+    right = repeat((x - cx) / fx, "b w -> b h w", h=rows)
+    up = repeat(-(y - cy) / fy, "b h -> b h w", w=columns)
+    in_camera = jnp.stack([right, up, -jnp.ones_like(right)], axis=-1)
+    return pose[:, :3, 3], rotate(pose[:, :3, :3], in_camera)
 
 
 def normalise(vectors: jax.Array) -> jax.Array:
@@ -90,8 +92,9 @@ def ray_vectors(origin: jax.Array, direction: jax.Array, form: str, radius: floa
     Points move with a change of frame, free vectors only turn. The free vectors are the unit directions, which only
     "concat" encodes.
     """
+    # Appendix G.3: (o, r), or one point o + lambda r: half the coordinates, so twice the encoding's width for each.
     unit = normalise(direction)
-    origin = jnp.broadcast_to(origin[:, None, None, :], direction.shape)
+    origin = jnp.broadcast_to(rearrange(origin, "b xyz -> b 1 1 xyz"), direction.shape)
     if form == "concat":
         return origin, unit
     if form == "normalized":
@@ -99,6 +102,7 @@ def ray_vectors(origin: jax.Array, direction: jax.Array, form: str, radius: floa
     if form == "plane":
         return origin + direction, unit
     if form == "sphere":
+        # The paper's proposal, and its best (Table 8).
         return sphere_points(origin, unit, radius), unit
     raise ValueError(f"unknown ray form {form!r}: choose one of {', '.join(FORMS)}")
 
@@ -110,7 +114,7 @@ def frame_rotation(reference: jax.Array) -> jax.Array:
 
 def into_frame(reference: jax.Array, points: jax.Array) -> jax.Array:
     """World points [B, ..., 3] in the upright frame of the reference cameras [B, 4, 4], which stand at its origin."""
-    position = reference[:, :3, 3].reshape(-1, *(1,) * (points.ndim - 2), 3)
+    position = jnp.expand_dims(reference[:, :3, 3], tuple(range(1, points.ndim - 1)))
     return rotate(frame_rotation(reference), points - position)
 
 
@@ -121,11 +125,11 @@ def polar(points: jax.Array) -> jax.Array:
     z axis. In the frame of a relative pose that half-plane lies straight behind the reference camera.
     """
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
-    flat = jnp.hypot(x, y)
-    radius = jnp.hypot(flat, z)
+    horizontal = jnp.hypot(x, y)  # distance from the z axis
+    radius = jnp.hypot(horizontal, z)
     # Within rounding of the z axis, where an upright camera's upward direction lies, the angle would be noise.
-    azimuth = jnp.where(flat > _ON_AXIS * radius, jnp.arctan2(y, x), 0.0)
-    return jnp.stack([radius, azimuth / np.pi, jnp.arctan2(z, flat) / (np.pi / 2)], axis=-1)
+    azimuth = jnp.where(horizontal > _ON_AXIS * radius, jnp.arctan2(y, x), 0.0)
+    return jnp.stack([radius, azimuth / np.pi, jnp.arctan2(z, horizontal) / (np.pi / 2)], axis=-1)
 
 
 def xy_grid(window: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -138,8 +142,7 @@ def xy_grid(window: jax.Array, size: tuple[int, int]) -> jax.Array:
     rows, columns = size
     x_share = (np.arange(columns, dtype=np.float32) + 0.5) / columns
     y_share = (np.arange(rows, dtype=np.float32) + 0.5) / rows
-    left, top, right, bottom = (window[:, i, None] for i in range(4))
-    x = (left + (right - left) * x_share)[:, None, :]
-    y = (top + (bottom - top) * y_share)[:, :, None]
-    shape = (window.shape[0], rows, columns)
-    return jnp.stack([jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape)], axis=-1)
+    left, top, right, bottom = jnp.split(window, 4, axis=-1)  # [B, 1] each
+    x = repeat(left + (right - left) * x_share, "b w -> b h w", h=rows)
+    y = repeat(top + (bottom - top) * y_share, "b h -> b h w", w=columns)
+    return jnp.stack([x, y], axis=-1)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from soda_jax.models.layers import DropPath, Dtype, GroupNorm, rematerialised
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
@@ -32,6 +33,7 @@ class PreActivationBlock(nn.Module):
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
         out_features = self.features * (4 if self.bottleneck else 1)
         pre = nn.relu(self.norm(name="norm1")(x))
+        # v2: no norm or ReLU after a unit's sum, so the shortcut is the identity where shapes agree.
         shortcut = x
         if self.stride > 1 or x.shape[-1] != out_features:
             shortcut = self.conv(out_features, (1, 1), strides=self.stride, name="shortcut")(pre)
@@ -90,8 +92,9 @@ class ResNet(nn.Module):
         norm = self._norm_factory(train_ids)
         out: dict[str, Any] = {}
         image_size = x.shape[1:3]
-        features = self.base_features * self.width
+        features = self.base_features * self.width  # "50x2" is twice as wide: 93.9M parameters, 4096 features
         if self.small_stem:
+            # Our choice up to 64 pixels: the usual stem divides sides by 4 and would leave the last stage 2 x 2 of 64.
             x = conv(features, (3, 3), name="stem")(x)
         else:
             x = conv(features, (7, 7), strides=2, name="stem")(x)
@@ -99,31 +102,35 @@ class ResNet(nn.Module):
         out["stem"] = x
         x = append_grid(x, self.pose, camera, pose_mask, image_size)  # not before the stem's pooling: no maximum of it
         sizes = STAGE_SIZES[self.depth]
-        last, index = max(sum(sizes) - 1, 1), 0
+        last_unit, unit_index = max(sum(sizes) - 1, 1), 0
         for stage, size in enumerate(sizes):
             for unit in range(size):
                 x = rematerialised(PreActivationBlock, self.remat)(
                     features=features * 2**stage,
                     stride=2 if unit == 0 and stage > 0 else 1,
                     bottleneck=self.depth >= 50,
-                    drop_path=self.drop_path * index / last,
+                    # Huang et al. 2016's linear rule, our choice: Table 12 gives the rate, 0.1, alone.
+                    drop_path=self.drop_path * unit_index / last_unit,
                     conv=conv,
                     norm=norm,
                     name=f"stage{stage + 1}_unit{unit + 1}",
                 )(x, train_ids)
-                index += 1
+                unit_index += 1
             out[f"stage{stage + 1}"] = x
+        # Pre-activation units end on a bare sum, which this norm and ReLU close.
         x = nn.relu(norm(name="norm_final")(x))
         x = out["features"] = SourceModulation(self.pose, self.dtype, name="pose_modulation")(x, camera, pose_mask)
         out["pooled"] = x.mean(axis=(1, 2)).astype(jnp.float32)
+        # z = Linear(mean over pixels), the bottleneck (Section 3.2); "w/o bottleneck" (F.1) keeps all N = h w features.
         if self.latent_dim is None:
-            z = x.reshape(x.shape[0], -1, x.shape[-1])
+            z = rearrange(x, "b h w c -> b (h w) c")
         else:
             z = nn.Dense(self.latent_dim, kernel_init=xavier_init, name="projection")(out["pooled"])
         out["z"] = z
         return z, out
 
     def _norm_factory(self, train_ids: jax.Array | None) -> Callable[..., Any]:
+        # BatchNorm's statistics are the global batch's (our choice); GroupNorm makes microbatches equal to one batch.
         if self.norm == "group":
             return partial(GroupNorm, dtype=self.dtype)
         return partial(

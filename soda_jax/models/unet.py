@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, rematerialised, truncated_normal_init
 from soda_jax.models.modulation import (
@@ -22,6 +23,7 @@ from soda_jax.models.modulation import (
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
 from soda_jax.models.positional import timestep_embedding
 
+# Appendix C, "rescaling of residual connections": the sum of two terms of variance 1, over sqrt(2), has variance 1.
 HALF_VARIANCE = float(1 / np.sqrt(2))
 
 
@@ -75,7 +77,9 @@ def unet_layout(
     the middle has section 0. Resampling blocks go with the level that they leave (`resample_section="leave"`) or
     enter (`"enter"`).
     """
-    total, last = num_skips(multipliers, num_res_blocks), len(multipliers) - 1
+    # The paper gives m + 1 sections, each for a pair of layers (Section 3.2.1); which layers is reconstructed from its
+    # Figure 2: z_1 innermost, z_{m+1} outermost. Skip k ties the pair (down, up) together, so both get section K - k.
+    total, last_level = num_skips(multipliers, num_res_blocks), len(multipliers) - 1
     leave = resample_section == "leave"
     blocks: list[BlockSpec] = []
     skip, size = 0, resolution  # skip 0 is the input layer's
@@ -84,15 +88,18 @@ def unet_layout(
         for index in range(num_res_blocks):
             skip += 1
             blocks.append(BlockSpec(f"down_{size}_{index}", "down", None, size, width, attend, total - skip, skip))
-        if level < last:
+        if level < last_level:
+            # Our choice where Figure 2 leaves it open: the section of the level's last skip ("leave") or of its own.
             section = total - (skip if leave else skip + 1)
             skip, size = skip + 1, size // 2
             blocks.append(BlockSpec(f"down_{size}_resample", "down", "down", size, width, False, section, skip))
     width = channels * multipliers[-1]
+    # The middle has no skip and is the innermost: z_1. Attention between its two blocks, as in Ho et al. 2020.
     for index, attend in enumerate((True, False)):
         blocks.append(BlockSpec(f"middle_{index}", "middle", None, size, width, attend, 0, None))
-    for level in range(last, -1, -1):
+    for level in range(last_level, -1, -1):
         width, attend = channels * multipliers[level], size in attention_resolutions
+        # One block more than on the way down, for the skip that the level starts from.
         for index in range(num_res_blocks + 1):
             blocks.append(BlockSpec(f"up_{size}_{index}", "up", None, size, width, attend, total - skip, skip))
             skip -= 1
@@ -109,8 +116,9 @@ def resample(x: jax.Array, mode: str | None) -> jax.Array:
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
     if mode == "up":
         batch, rows, columns, channels = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, rows, 2, columns, 2, channels))
-        return x.reshape(batch, 2 * rows, 2 * columns, channels)
+        # broadcast_to, which XLA fuses with what follows: einops' `repeat` is a tile, its gradient a sum over 12 axes.
+        x = jnp.broadcast_to(rearrange(x, "b h w c -> b h 1 w 1 c"), (batch, rows, 2, columns, 2, channels))
+        return rearrange(x, "b h i w j c -> b (h i) (w j) c")
     return x
 
 
@@ -144,8 +152,10 @@ class ResidualBlock(nn.Module):
             )
 
         h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm1")(x))
+        # BigGAN's order (Appendix C): resampling stands between activation and convolution, and on the shortcut.
         h, x = resample(h, self.resample), resample(x, self.resample)
         h = conv("conv1", 3)(h)
+        # The second norm is the adaptive one, so t and z act between the convolutions (Dhariwal & Nichol 2021).
         modulate = AdaptiveGroupNorm(self.modulation, self.use_scale, self.norm_groups, self.dtype, name="modulation")
         h = modulate(h, t_emb, z, pose)
         h = Dropout(self.dropout, name="dropout")(nn.gelu(h), train_ids)
@@ -165,10 +175,9 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, rows, columns, channels = x.shape
-        h = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(x).reshape(batch, rows * columns, channels)
+        h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(x), "b h w c -> b (h w) c")
         h = Attention(self.head_dim, implementation=self.attention, dtype=self.dtype, name="attention")(h)
-        return (x + h.reshape(x.shape)) * HALF_VARIANCE
+        return (x + rearrange(h, "b (h w) c -> b h w c", h=x.shape[1])) * HALF_VARIANCE
 
 
 class ModulatedBlocks(nn.Module):
@@ -236,7 +245,7 @@ class ModulatedBlocks(nn.Module):
           t_emb: [B, T] embedded timesteps; None in a network that denoises nothing.
           pose: [B, p] embedded poses; tokens: [B, K, C] of the latent, for cross-attention.
         """
-        seen = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
+        block_z = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
         h = rematerialised(ResidualBlock, self.remat)(
             spec.channels,
             spec.resample,
@@ -246,18 +255,20 @@ class ModulatedBlocks(nn.Module):
             self.norm_groups,
             self.dtype,
             name=spec.name,
-        )(h, t_emb, seen, train_ids, pose)
+        )(h, t_emb, block_z, train_ids, pose)
         if spec.attention:
             heads = (self.head_dim, self.norm_groups, self.attention, self.dtype)
             h = rematerialised(SelfAttention, self.remat)(*heads, name=f"{spec.name}_attention")(h)
+            # Section 3.3, "Cross Attention": where pixels attend to each other, they attend to z's sub-vectors too.
             if tokens is not None:
                 cross = rematerialised(LatentCrossAttention, self.remat)(*heads, name=f"{spec.name}_cross")
                 h = cross(h, tokens)
         return h
 
     def image(self, h: jax.Array, channels: int) -> jax.Array:
-        """The last layer: [B, H, W, channels] float32. Zeros at first, so that training starts from the mean."""
+        """The last layer: [B, H, W, channels] float32."""
         h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
+        # Our choice, as in Ho et al. 2020: zeros at first, so the loss starts at E eps^2 = 1 at any depth.
         return nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
 
 
@@ -302,6 +313,7 @@ class UNet(ModulatedBlocks):
         Returns:
           (eps [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
         """
+        # Masked once, before anything reads z: no variant can see a dropped section.
         z = mask_latent(z, section_mask)
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
@@ -313,8 +325,11 @@ class UNet(ModulatedBlocks):
             name="conv_in",
         )(x_t.astype(self.dtype))
         if self.modulation == "broadcast":
-            tiled = jnp.broadcast_to(z.astype(h.dtype)[:, None, None, :], (*h.shape[:3], z.shape[-1]))
+            # "w/o modulation" (Appendix G.1, spatial broadcasting): every pixel gets the whole z as further channels.
+            z_everywhere = rearrange(z.astype(h.dtype), "b d -> b 1 1 d")
+            tiled = jnp.broadcast_to(z_everywhere, (*h.shape[:3], z.shape[-1]))
             h = jnp.concatenate([h, tiled], axis=-1)
+        # "concatenated to linearly-mapped RGB channels ... after the first layer" (Appendix C, "Pose Conditioning").
         h = append_grid(h, self.pose, camera, pose_mask, x_t.shape[1:3])
         pose = self._embed_pose(camera, pose_mask, x_t.shape[0])
         out: dict[str, Any] = {}
@@ -331,6 +346,7 @@ class UNet(ModulatedBlocks):
 
     def _embed_time(self, t: jax.Array) -> jax.Array:
         """Sinusoid of t at its natural scale 0..1000 and a two-layer MLP; [B, time_dim]."""
+        # Not t / T in [0, 1]: all sinusoids would be nearly linear in it, an embedding of rank one.
         natural = t.astype(jnp.float32) * (1000.0 / self.num_timesteps)
         x = timestep_embedding(natural, self.time_dim)
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp1")(x)
@@ -352,4 +368,4 @@ class UNet(ModulatedBlocks):
         return x
 
     def _tokens(self, z: jax.Array) -> jax.Array:
-        return z if z.ndim == 3 else z.reshape(z.shape[0], self.num_tokens, -1)
+        return z if z.ndim == 3 else rearrange(z, "b (k c) -> b k c", k=self.num_tokens)

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from soda_jax.models.layers import Dtype, TransformerBlock, rematerialised
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
@@ -72,11 +73,13 @@ class ViT(nn.Module):
         x = append_grid(x, self.pose, camera, pose_mask, image_size)
         if x.shape[-1] != width:
             x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name="pose_projection")(x)
-        batch, rows, columns, _ = x.shape
-        x = x.reshape(batch, rows * columns, width)
+        rows, columns = x.shape[1:3]
+        x = rearrange(x, "b h w c -> b (h w) c")
+        # Our choice: fixed positions, which need no resizing at another resolution.
         x = x + sincos_2d(rows, columns, width).astype(x.dtype)
         out: dict[str, Any] = {"stem": x}
         for index in range(depth):
+            # DropPath rises linearly with depth, as in the ResNet (our choice; Table 12 gives 0.1).
             x = out[f"block{index + 1}"] = rematerialised(TransformerBlock, self.remat)(
                 heads,
                 drop_path=self.drop_path * index / max(depth - 1, 1),
@@ -86,6 +89,7 @@ class ViT(nn.Module):
             )(x, train_ids)
         x = nn.LayerNorm(dtype=self.dtype, name="norm_final")(x)
         x = out["features"] = SourceModulation(self.pose, self.dtype, name="pose_modulation")(x, camera, pose_mask)
+        # Mean pooling as in the ResNet (Appendix C), and so no class token.
         out["pooled"] = x.mean(axis=1).astype(jnp.float32)
         z = (
             x
