@@ -18,12 +18,12 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches, iterate, train_batches
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import all_gather
+from soda_jax.evaluation.batches import all_gather
 from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
-from soda_jax.evaluation.evaluators.features import FeatureSet, collect, probe_spec, probe_views, raw_pixels
 from soda_jax.evaluation.evaluators.few_shot import FewShot
 from soda_jax.evaluation.evaluators.knn import KNN
-from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
+from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
+from soda_jax.evaluation.feature_sets import FeatureSet, collect, probe_spec, probe_views, raw_pixels
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.modulation import is_sectioned, section_sizes
@@ -136,9 +136,9 @@ class FeatureEvaluation:
             row |= FewShot(probe, tuple(settings.few_shot_shares), settings.few_shot_seeds).run(train, test)
         _say(f"{name}: {len(train.features)} training, {len(test.features)} test examples")
 
-    def _probe(self) -> LinearProbeEvaluator:
+    def _probe(self) -> OfflineProbe:
         settings, options = self._config.eval, self._config.probe
-        return LinearProbeEvaluator(
+        return OfflineProbe(
             tuple(settings.probe_learning_rates),
             settings.probe_epochs,
             dropout=options.dropout,

@@ -11,9 +11,9 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.datasets.cache import cache_dir
 from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.evaluation.evaluators.diversity import Diversity
-from soda_jax.evaluation.evaluators.image_metrics import ImageMetrics
 from soda_jax.evaluation.evaluators.novel_view import NovelView, mean_target
 from soda_jax.evaluation.evaluators.reconstruction import Reconstruction
+from soda_jax.evaluation.image_scores import ImageMetrics
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
 

@@ -11,9 +11,10 @@ import pytest
 from soda_jax import build
 from soda_jax.data.datasets import Labels
 from soda_jax.evaluation import features as evaluate_features
+from soda_jax.evaluation import frechet
 from soda_jax.evaluation import images as evaluate_images
 from soda_jax.evaluation.evaluate import evaluate
-from soda_jax.evaluation.evaluators import few_shot, frechet
+from soda_jax.evaluation.evaluators import few_shot
 from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
 from soda_jax.metrics.disentanglement import boosting
 from tests import tiny, tiny_checkpoint
@@ -183,7 +184,7 @@ def test_frechet_distances_of_a_run(splits, workdir, tmp_path, monkeypatch):
         return images.mean(axis=(1, 2))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("soda_jax.evaluation.evaluators.image_metrics.load_backbone", lambda network, folder: means)
+    monkeypatch.setattr("soda_jax.evaluation.image_scores.load_backbone", lambda network, folder: means)
     config = get_config(eval__evaluators=("reconstruction",), eval__image_metrics=("frechet_alexnet",))
     first = evaluate(config, str(workdir))
     assert list(first) == ["SODA", "mean training image"] and list(first["SODA"]) == ["reconstruction/frechet_alexnet"]

@@ -6,8 +6,8 @@ import numpy as np
 
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process, whole_batches
-from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics
+from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process, whole_batches
+from soda_jax.evaluation.image_scores import Figures, ImageMetrics
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
 

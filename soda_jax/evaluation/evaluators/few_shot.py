@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from soda_jax.evaluation.evaluators import probe_fit
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
-from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
+from soda_jax.evaluation import probe_fit
+from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.classification import classification_estimates
 
@@ -25,7 +25,7 @@ class FewShot:
       seeds: number of draws.
     """
 
-    def __init__(self, probe: LinearProbeEvaluator, shares: tuple[float, ...] = (0.01, 0.1), seeds: int = 3):
+    def __init__(self, probe: OfflineProbe, shares: tuple[float, ...] = (0.01, 0.1), seeds: int = 3):
         for share in shares:
             if not 0 < share <= 1:
                 raise ValueError(f"share {share} must lie in (0, 1] (config.eval.few_shot_shares)")

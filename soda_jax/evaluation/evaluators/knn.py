@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
+from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.classification import class_ranks, classification_estimates
 from soda_jax.metrics.knn import knn_votes, nearest_neighbours

@@ -4,16 +4,16 @@ import functools
 
 import numpy as np
 
-from soda_jax.evaluation.evaluators import probe_fit
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
-from soda_jax.evaluation.evaluators.probe_fit import ProbeOptions, Statistics, Views
+from soda_jax.evaluation import probe_fit
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair
+from soda_jax.evaluation.probe_fit import ProbeOptions, Statistics, Views
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.classification import classification_estimates
 
 VALIDATION_SHARE = 0.1
 
 
-class LinearProbeEvaluator:
+class OfflineProbe:
     """Softmax probe on features normalised without affine parameters, with dropout and no weight decay.
 
     Several learning rates are trained side by side; the one that does best on a held-out tenth of the training features

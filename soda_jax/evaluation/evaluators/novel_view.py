@@ -7,8 +7,8 @@ import numpy as np
 
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import whole_batches
-from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics, ImageScores, ImageSets
+from soda_jax.evaluation.batches import whole_batches
+from soda_jax.evaluation.image_scores import Figures, ImageMetrics, ImageScores, ImageSets
 from soda_jax.inference.engine import Inference, Variables
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process
-from soda_jax.evaluation.evaluators.frechet import Collector, Frechet
+from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process
+from soda_jax.evaluation.frechet import Collector, Frechet
 from soda_jax.metrics.bootstrap import Estimate, bootstrap, mean_estimate
 from soda_jax.metrics.frechet import FeatureStatistics
 from soda_jax.metrics.image import mse, psnr, ssim, ssim_gaussian

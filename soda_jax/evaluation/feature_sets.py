@@ -9,7 +9,7 @@ import numpy as np
 
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import all_gather
+from soda_jax.evaluation.batches import all_gather
 from soda_jax.models.probe import probe_labels
 from soda_jax.objectives.step import ProbeTask
 
