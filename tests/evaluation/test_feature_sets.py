@@ -199,7 +199,7 @@ np.testing.assert_allclose(found.features[:, 7] * 255, np.arange(here.COUNT), at
 
 def test_every_process_gets_the_whole_split(tmp_path):
     port = str(20000 + os.getpid() % 20000)
-    root = pathlib.Path(feature_sets.__file__).parents[3]
+    root = pathlib.Path(feature_sets.__file__).parents[2]
     command = [sys.executable, "-c", TWO_PROCESSES, port]
     running = [
         subprocess.Popen([*command, str(i)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -251,7 +251,7 @@ def test_two_processes(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(number), str(tmp_path)],
-            cwd=pathlib.Path(__file__).parents[3],
+            cwd=pathlib.Path(__file__).parents[2],
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[2]
 TRAIN, TEST, WIDTH, CLASSES, VIEWS = 50_000, 10_000, 2048, 10, 4
 EPOCHS = 100
 LIMIT_GIB = 24.0
