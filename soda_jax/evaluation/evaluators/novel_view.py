@@ -8,8 +8,35 @@ import numpy as np
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.batches import whole_batches
-from soda_jax.evaluation.image_scores import Figures, ImageMetrics, ImageScores, ImageSets
+from soda_jax.evaluation.image_scores import ImageMetrics, ImageScores, ImageSets
+from soda_jax.evaluation.interface import MEAN_IMAGE, TRAINED, ImageContext
+from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
+
+
+class Evaluator:
+    """`novel_view`: `NovelView` of held-out objects and, if `config.eval.baselines`, its baselines."""
+
+    def __init__(self, context: ImageContext):
+        settings = context.settings
+        self._mean_image = context.mean_image if settings.baselines else None
+        self._novel_view = NovelView(
+            context.inference,
+            context.dataset,
+            context.spec,
+            counts=tuple(settings.novel_view_sources),
+            num_targets=settings.novel_view_targets,
+            limit=settings.novel_view_examples or None,
+            metrics=context.metrics,
+        )
+
+    @property
+    def num_images(self) -> int:
+        return self._novel_view.num_objects
+
+    def run(self, variables: Variables) -> Results:
+        rows: Results = {TRAINED: self._novel_view.run(variables)}
+        return rows | (self._novel_view.baselines(self._mean_image()) if self._mean_image else {})
 
 
 class NovelView:
@@ -94,7 +121,7 @@ class NovelView:
                 mean[count].add(whole, batch["target"], batch["mask"])
         return {
             name: _joined(found.figures(f"novel_view{count}") for count, found in scores.items())
-            for name, scores in (("nearest source", nearest), ("mean training image", mean))
+            for name, scores in (("nearest source", nearest), (MEAN_IMAGE, mean))
         }
 
     def _possible(self, counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -178,12 +205,3 @@ def nearest_source(source_pose: np.ndarray, target_pose: np.ndarray) -> np.ndarr
     """Of cameras [B, n, 4, 4] the one whose viewing direction is closest to each target's, [B, T, 4, 4]: int [B, T]."""
     cosine = np.einsum("bni,bti->btn", source_pose[..., :3, 2], target_pose[..., :3, 2])
     return cosine.argmax(axis=-1)
-
-
-def mean_target(batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
-    """Mean of the batches' targets, float32 [H, W, 3] in [0, 1]."""
-    total, count = 0.0, 0
-    for batch in batches:
-        total = total + batch["target"].sum(axis=0, dtype=np.float64)
-        count += len(batch["target"])
-    return (total / (255.0 * count)).astype(np.float32)
