@@ -99,6 +99,8 @@ def get_config() -> ConfigDict:
     config.sampling.guidance_on = "latent"  # latent, pose, both: what the unconditional prediction drops
     config.sampling.eta = 0.0  # ddim only
     config.sampling.batch_size = 64
+    # What --mode=sample draws: names of soda_jax/config/pictures.py. Of these two, a model draws what it can.
+    config.sampling.pictures = ("grid", "turntable")
     config.sampling.num_images = 8  # rows of the grids
     config.sampling.turntable_views = 24  # cameras around each object, where the model takes cameras; 0: no turntable
     config.sampling.turntable_altitude = placeholder(float)  # of these cameras, in degrees; None: the dataset's median

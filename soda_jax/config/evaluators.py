@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import EachItem, problem
+from soda_jax.metrics.disentanglement.boosting import METHODS
 
+PROBE_VIEWS = ("none", "cached", "epoch")
 INF = float("inf")
 
 
@@ -71,7 +73,7 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
             "eval.probe_cached_views": (1, INF),
             "eval.probe_crop_rate": (0, 1),
         },
-        choices={"eval.probe_views": ("none", "cached", "epoch")},
+        choices={"eval.probe_views": PROBE_VIEWS},
         items={"eval.probe_learning_rates": EachItem(float, 1e-12, INF, "learning rates above 0")},
     ),
     "few_shot": EvaluatorEntry(
@@ -89,7 +91,7 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         heading="Disentanglement",
         needs=("labels",),
         ranges={"eval.dci_train": (2, INF), "eval.dci_test": (1, INF), "eval.dci_repeats": (0, INF)},
-        choices={"eval.dci_method": ("fast", "exact")},
+        choices={"eval.dci_method": METHODS},
         check=_check_repeats,
     ),
     "reconstruction": EvaluatorEntry(
