@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from einops import rearrange, reduce, repeat
 
 from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process
 from soda_jax.evaluation.frechet import Collector, Frechet
@@ -85,12 +86,12 @@ class ImageScores:
         """
         images, per_unit = np.asarray(images, np.float32), images.shape[1] if images.ndim == 5 else 1
         own = rows_of_this_process()
-        flat, truth = (x[own].reshape(-1, *x.shape[-3:]) for x in (images, np.asarray(references)))
-        real = np.repeat(mask[own], per_unit)
+        flat, truth = (_flat(x[own]) for x in (images, np.asarray(references)))
+        real = repeat(mask[own], "b -> (b t)", t=per_unit)
         unit = truth.astype(np.float32) / 127.5 - 1
         flat = np.where(real[:, None, None, None], flat, unit)  # padding must not stop the run where it is no number
         for name, metric in self._metrics.pairwise.items():
-            values = metric(flat, unit).reshape(-1, per_unit).mean(axis=1)
+            values = reduce(metric(flat, unit), "(b t) -> b", "mean", t=per_unit)
             self._values[name].append(all_gather_rows(values)[mask])
         if self._sets is not None:
             self._sets.add(images, mask)
@@ -131,11 +132,16 @@ class ImageSets:
     def add(self, images: np.ndarray, mask: np.ndarray) -> None:
         """Adds images [B, H, W, 3] or [B, T, H, W, 3], uint8 or in [-1, 1], where mask [B] is True."""
         per_unit, own = images.shape[1] if images.ndim == 5 else 1, rows_of_this_process()
-        units = np.repeat((self._count + np.arange(len(mask)))[own], per_unit)
-        real = np.repeat(mask[own], per_unit)
+        units = repeat((self._count + np.arange(len(mask)))[own], "b -> (b t)", t=per_unit)
+        real = repeat(mask[own], "b -> (b t)", t=per_unit)
         for collector in self._collectors.values():  # distances add up what the processes give
-            collector.add(images[own].reshape(-1, *images.shape[-3:]), real, units)
+            collector.add(_flat(images[own]), real, units)
         self._count += len(mask)
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    """[B * T, H, W, 3] from [B, T, H, W, 3]; [B, H, W, 3] as it is."""
+    return rearrange(images, "b t h w c -> (b t) h w c") if images.ndim == 5 else images
 
 
 def mean_target(batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:

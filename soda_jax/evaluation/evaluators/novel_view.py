@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from einops import rearrange, repeat
 
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
@@ -173,17 +174,17 @@ class NovelView:
     def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
         """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""
         targets, number = self._num_targets, len(self.counts)
-        z = [np.repeat(self._encode(variables, batch, count), targets, axis=0) for count in self.counts]
-        cameras = {key: batch[key].reshape(-1, *batch[key].shape[2:]) for key in ("target_pose", "target_intrinsics")}
+        z = [repeat(self._encode(variables, batch, count), "b ... -> (b t) ...", t=targets) for count in self.counts]
+        cameras = {key: rearrange(batch[key], "b t ... -> (b t) ...") for key in ("target_pose", "target_intrinsics")}
         # Where the model relates poses to a source's, that is the first one, whatever the number of sources.
         for key in ("source_mask", "source_pose", "source_intrinsics"):
-            cameras[key] = np.repeat(batch[key][:, :1], targets, axis=0)
+            cameras[key] = repeat(batch[key][:, :1], "b ... -> (b t) ...", t=targets)
         _, target_conditions = self._inference.conditions(
             {key: np.concatenate([value] * number) for key, value in cameras.items()}
         )
         indices = np.tile(first + np.arange(len(z[0])), number)
         sampled = self._inference.sample(variables, np.concatenate(z), seed=seed, indices=indices, **target_conditions)
-        return sampled["images"].reshape(number, *batch["target"].shape)
+        return rearrange(sampled["images"], "(n b t) h w c -> n b t h w c", n=number, t=targets)
 
     def _encode(self, variables: Variables, batch: dict[str, np.ndarray], count: int) -> np.ndarray:
         """Latents of the objects from their first `count` sources."""
