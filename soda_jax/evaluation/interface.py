@@ -114,6 +114,10 @@ class ImageContext:
     metrics: ImageMetrics
     mean_image: Callable[[], np.ndarray]
 
+    def count(self, limit: int) -> int:
+        """How many examples of the split `limit` leaves; 0 leaves all."""
+        return min(limit, len(self.dataset)) if limit else len(self.dataset)
+
 
 class FeatureEvaluator(Protocol):
     """Measures features."""

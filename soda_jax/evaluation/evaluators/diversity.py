@@ -20,10 +20,15 @@ class Evaluator:
 
     def __init__(self, context: ImageContext):
         settings = context.settings
-        limit = settings.reconstruction_examples or None
-        self.num_images = len(context.dataset) if limit is None else min(limit, len(context.dataset))
+        limit = settings.reconstruction_examples
+        self.num_images = context.count(limit)
         self._diversity = Diversity(
-            context.inference, context.dataset, context.spec, limit, context.metrics, seeds=settings.diversity_seeds
+            context.inference,
+            context.dataset,
+            context.spec,
+            limit or None,
+            context.metrics,
+            seeds=settings.diversity_seeds,
         )
 
     def run(self, variables: Variables) -> Results:

@@ -20,14 +20,14 @@ class Evaluator:
 
     def __init__(self, context: ImageContext):
         settings = context.settings
-        limit = settings.reconstruction_examples or None
-        self.num_images = len(context.dataset) if limit is None else min(limit, len(context.dataset))
+        limit = settings.reconstruction_examples
+        self.num_images = context.count(limit)
         self._mean_image = context.mean_image if settings.baselines else None
         self._reconstruction = Reconstruction(
             context.inference,
             context.dataset,
             context.spec,
-            limit,
+            limit or None,
             context.metrics,
             dataset_name=context.dataset_name,
             split=context.split,
