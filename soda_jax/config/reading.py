@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from soda_jax.config import checks
+from soda_jax.config import checks, pictures
 from soda_jax.models import pose
 
 # Sections and fields that a checkpoint's weights depend on, and those that its whole training state depends on.
@@ -30,7 +30,12 @@ ADDED_FIELDS = {
         "denoiser": {"norm_groups": 32, "remat": "none"},
     },
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
-    "sampling": {"guidance_on": "latent", "turntable_views": 24, "turntable_altitude": None},
+    "sampling": {
+        "guidance_on": "latent",
+        "pictures": pictures.DEFAULT,
+        "turntable_views": 24,
+        "turntable_altitude": None,
+    },
     "eval": {
         "novel_view_sources": (1, 3, 5, 7, 9),
         "novel_view_examples": 64,

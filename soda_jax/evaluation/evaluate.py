@@ -7,9 +7,11 @@ import jax
 from ml_collections import ConfigDict
 
 from soda_jax import config as config_lib
+from soda_jax.config.evaluators import wanted
 from soda_jax.evaluation import record
 from soda_jax.evaluation.features import FeatureEvaluation
 from soda_jax.evaluation.images import ImageEvaluation
+from soda_jax.evaluation.interface import RAW_PIXELS, TRAINED
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference
 from soda_jax.parallel import sharding
@@ -38,17 +40,17 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
     inference = Inference(config, mesh)
     # Data and weights of metrics are opened first: what is missing should not show after hours.
     parts: list[FeatureEvaluation | ImageEvaluation] = []
-    if set(config.eval.evaluators) & set(config_lib.FEATURE_EVALUATORS):
+    if wanted(config, "features"):
         parts.append(FeatureEvaluation(config, inference, workdir))
-    if set(config.eval.evaluators) & set(config_lib.IMAGE_EVALUATORS):
+    if wanted(config, "images"):
         parts.append(ImageEvaluation(config, inference))
     variables = load_ema(workdir, step, inference.abstract_variables())
-    results: Results = {"SODA": {}}
+    results: Results = {TRAINED: {}}
     num_images: dict[str, int] = {}
     for part in parts:
         part.run(variables, results)
         num_images |= part.num_images
-    if set(config.eval.evaluators) & set(config_lib.FEATURE_EVALUATORS):
+    if wanted(config, "features"):
         _add_online_probe(workdir, step, results)
     if jax.process_index() == 0:
         print(record.table(results, step))
@@ -79,7 +81,7 @@ def _add_online_probe(workdir: str, step: int, results: Results) -> None:
                 last = row
         except (ValueError, KeyError, TypeError):  # a line that a kill cut short, or that is no row of ours
             continue
-    for prefix, name in (("probe/", "SODA"), ("probe_pixels/", "raw pixels")):
+    for prefix, name in (("probe/", TRAINED), ("probe_pixels/", RAW_PIXELS)):
         found = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
         if name in results:
             results[name] |= {f"online_probe/{key}": value for key, value in found.items() if value is not None}

@@ -19,7 +19,8 @@ FORMAT_VERSION = 2  # the first held plain numbers, the step, and no more
 SECTIONS = ("eval", "sampling", "probe", "data")  # of the config, that figures depend on
 DATA_FIELDS = ("name", "root", "train_split", "eval_split", "resolution", "source_resolution", "view_policy")
 
-Results = dict[str, dict[str, float | Estimate]]
+Figures = dict[str, float | Estimate]
+Results = dict[str, Figures]  # by row
 
 
 def table(results: Results, step: int) -> str:

@@ -11,11 +11,18 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.engine import Inference, Variables
+from soda_jax.inference.pictures import Picture, PictureContext
 from soda_jax.models.capabilities import NOISE, can
 
 MIN_SIDE = 96  # smaller images are enlarged a whole number of times, so that a person can see them
 PADDING = 4
 HEADER = 22  # height of the captions
+
+
+def picture(context: PictureContext) -> Picture:
+    """The grid of the first `config.sampling.num_images` held-out examples."""
+    grid = GridWriter(context.inference, context.dataset, context.spec, context.settings.num_images)
+    return Picture(grid.draw(context.variables, seed=context.seed))
 
 
 class GridWriter:

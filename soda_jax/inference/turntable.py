@@ -1,5 +1,6 @@
 """Turntables: held-out objects seen from all around, by cameras that the model is asked for."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,28 @@ from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.inference.grids import display_side, image_grid
+from soda_jax.inference.pictures import Picture, PictureContext
 
+SECONDS = 4.0  # for one turn
 _HIGHEST_ALTITUDE = np.deg2rad(85.0)  # straight above, no camera is upright
+
+
+def picture(context: PictureContext) -> Picture | None:
+    """The turntable of the first held-out objects; None where the model takes no cameras, or of no views."""
+    pose, settings = context.inference.model.pose, context.settings
+    if pose is None or not pose.needs_cameras or settings.turntable_views == 0:
+        return None
+    altitude = settings.turntable_altitude
+    turntable = Turntable(
+        context.inference,
+        context.dataset,
+        context.spec,
+        count=settings.num_images,
+        num_views=settings.turntable_views,
+        altitude=None if altitude is None else math.radians(altitude),
+    )
+    drawn = turntable.draw(context.variables, seed=context.seed)
+    return Picture(drawn.strip(), drawn.frames(), SECONDS)
 
 
 class Orbit(NamedTuple):

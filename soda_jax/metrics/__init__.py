@@ -1,8 +1,9 @@
 """Metrics: pure functions on arrays, without models of ours, data or configs.
 
-`image`: PSNR and SSIM of image pairs. `lpips`: the perceptual distance LPIPS and its networks' features. `inception`,
-`frechet`: the features and the distance of FID. `knn`, `classification`: nearest neighbours; top-k accuracy and F1.
-`disentanglement`: DCI, MIG, SAP and the FactorVAE score, imported by its own name. `bootstrap`: confidence intervals.
+`registry`: the image metrics that an evaluation may name. `image`: PSNR and SSIM of image pairs. `lpips`: the
+perceptual distance LPIPS and its networks' features. `inception`, `frechet`: the features and the distance of FID.
+`knn`, `classification`: nearest neighbours; top-k accuracy and F1. `disentanglement`: DCI, MIG, SAP and the FactorVAE
+score, imported by its own name. `bootstrap`: confidence intervals.
 """
 
 from soda_jax.metrics.frechet import FeatureStatistics, frechet_distance

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from soda_jax.config.variants import CROP_FLIP, VARIANTS, WITHOUT_NOVEL_VIEWS, Variant
 from soda_jax.reporting import paper, recipes
 from soda_jax.reporting.metric_names import Metric
 from soda_jax.reporting.paper import Dataset, Figure
@@ -11,23 +12,11 @@ Flat = dict[str, Any]
 DIFFUSION_STEPS = (75, 250)  # the paper's range of sampling steps
 LATENT_DIMS = (128, 2048)  # its range of latents
 
-# (field, value, the paper's name for it): one such difference makes another row of the paper's tables.
-_VARIANTS = (
-    ("model.bottleneck", False, "w/o bottleneck"),
-    ("model.modulation.kind", "broadcast", "w/o modulation"),
-    ("model.modulation.kind", "full", "w/o layer modulation"),
-    ("model.modulation.kind", "sum", "sum modulation"),
-    ("model.modulation.kind", "concat", "concat modulation"),
-    ("model.modulation.use_scale", False, "w/o scale modulation"),
-    ("diffusion.layer_mask_rate", 0, "w/o layer mask"),
-    ("diffusion.schedule", "cosine", "w/o noise schedule"),
-    ("model.aggregation.name", "mean", paper.MEAN),
-    ("model.aggregation.name", "stochastic", paper.STOCHASTIC),
-    ("data.view_policy", "same", "w/o novel views"),
-    ("data.randaugment_rate", 0, "crop+flip"),
-)
-_ALONG = {"w/o bottleneck": ("model.modulation.kind",)}  # a grid of features needs cross-attention (F.1)
-_PROBE_ONLY = ("w/o novel views", "crop+flip")
+# One such difference makes another row of the paper's tables.
+_IN_TABLES = {figure.variant for dataset in paper.DATASETS.values() for figure in dataset.figures}
+_ABLATIONS = tuple(variant for variant in VARIANTS if variant.name in _IN_TABLES)
+# Its reconstructions and novel views come from models that are trained for them (its footnote 4).
+_PROBE_ONLY = (WITHOUT_NOVEL_VIEWS, CROP_FLIP)
 
 # (short name, fields): what must agree with the recipe for a comparison.
 _PARTS = (
@@ -115,21 +104,20 @@ class Comparer:
             why = "the settings that follow the paper (configs/) are not installed, so that nothing can be compared"
             return Comparison(self._nearest(figures, paper.SODA), (Reason("recipe", why),))
         variants = self._variants(metric)
-        wanted = variants[0][0] if len(variants) == 1 else paper.SODA
+        wanted = variants[0].name if len(variants) == 1 else paper.SODA
         figure = self._nearest(figures, wanted)
-        matched = [field for name, field in variants if name == figure.variant]
-        matched += _ALONG.get(figure.variant, ()) if matched else ()
+        matched = [field for variant in variants if variant.name == figure.variant for field in variant.fields]
         return Comparison(figure, tuple(self._reasons(metric, figure, matched)))
 
-    def _variants(self, metric: Metric) -> list[tuple[str, str]]:
-        """(the paper's name, field) of the ablations that the run is of."""
-        found = []
-        for field, value, name in _VARIANTS:
-            if name in _PROBE_ONLY and not metric.paper.startswith("probe/"):
-                continue
-            if self._config.get(field) == value != self._recipe.get(field):
-                found.append((name, field))
-        return found
+    def _variants(self, metric: Metric) -> list[Variant]:
+        """The ablations that the run is of."""
+        of_probe = metric.paper.startswith("probe/")
+        return [one for one in _ABLATIONS if self._is(one) and (of_probe or one.name not in _PROBE_ONLY)]
+
+    def _is(self, variant: Variant) -> bool:
+        """Whether the run has all of the variant's values, and the paper's own settings do not."""
+        ours, theirs = ({field: flat.get(field) for field in variant.fields} for flat in (self._config, self._recipe))
+        return ours == variant.fields != theirs
 
     def _nearest(self, figures: list[Figure], variant: str) -> Figure:
         """The figure of `variant`, else of the paper's own model; with the run's encoder if there are several."""

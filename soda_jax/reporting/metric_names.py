@@ -3,6 +3,9 @@
 import dataclasses
 import re
 
+from soda_jax.config.evaluators import EVALUATORS
+from soda_jax.metrics.registry import IMAGE_METRICS
+
 PERCENT = "%"
 _DCI = {
     "d": "disentanglement (D)",
@@ -15,16 +18,10 @@ _DCI = {
     "factor_vae": "FactorVAE score",
 }
 _FACTS = {"learning_rate": "learning rate chosen", "examples": "labelled examples"}  # no scores
-# Leaf: (wording, unit, digits, direction).
-_IMAGES = {
-    "psnr": ("PSNR", "dB", 2, "up"),
-    "psnr_pooled": ("PSNR of the pooled error", "dB", 2, "up"),
-    "ssim": ("SSIM, uniform 7x7 kernel", "", 3, "up"),
-    "ssim_gaussian": ("SSIM, Gaussian kernel", "", 3, "up"),
-    "lpips_alexnet": ("LPIPS, AlexNet", "", 3, "down"),
-    "lpips_vgg16": ("LPIPS, VGG16", "", 3, "down"),
-    "fid": ("FID", "", 2, "down"),
-}
+_ONLINE = ("online_probe", "probe")  # measured by training, not by an evaluator
+# By the start of a figure's name.
+_GROUPS = {name: entry.heading for name, entry in EVALUATORS.items()} | dict.fromkeys(_ONLINE, "Online probe")
+ORDER = tuple(dict.fromkeys(_GROUPS.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +67,15 @@ def describe(name: str) -> Metric:
     if leaf in _FACTS:
         group = _GROUPS.get(base, base.replace("_", " ").capitalize())
         return Metric(name, group, _join(_setting(base, number), _FACTS[leaf]))
-    if base in ("knn", "linear_probe", "few_shot", "online_probe", "probe"):
+    if base in _ONLINE or (base in EVALUATORS and EVALUATORS[base].accuracies):
         return _classification(name, base, _setting(base, number), [*middle, leaf])
     if name == "diversity/std":
         return Metric(name, _GROUPS[base], "standard deviation of pixels in [0, 1]", digits=4, main=True)
-    if leaf in _IMAGES or leaf.startswith("frechet_"):
+    if leaf in IMAGE_METRICS:
         return _image(name, base, number, middle, leaf)
     if base == "disentanglement":
         return _disentanglement(name, middle, leaf)
     return Metric(name, _GROUPS.get(base, base.replace("_", " ").capitalize()), _plain([number, *middle, leaf]))
-
-
-_GROUPS = {
-    "knn": "k-nearest neighbours",
-    "linear_probe": "Linear probe",
-    "few_shot": "Few-shot probe",
-    "online_probe": "Online probe",
-    "probe": "Online probe",
-    "reconstruction": "Reconstruction",
-    "novel_view": "Novel views",
-    "diversity": "Diversity",
-    "disentanglement": "Disentanglement",
-}
-ORDER = tuple(dict.fromkeys(_GROUPS.values()))
 
 
 def _setting(base: str, number: str | None) -> str:
@@ -127,8 +110,8 @@ def _classification(name: str, base: str, setting: str, parts: list[str]) -> Met
 
 
 def _image(name: str, base: str, number: str | None, middle: list[str], leaf: str) -> Metric:
-    network = leaf.removeprefix("frechet_")
-    wording, unit, digits, direction = _IMAGES.get(leaf, (f"Frechet distance of {network} features", "", 3, "down"))
+    known = IMAGE_METRICS[leaf]
+    wording, direction = known.label, known.direction
     setting = ""
     if number:
         setting = f"{number} source{'s' if number != '1' else ''}" if base == "novel_view" else number
@@ -140,7 +123,7 @@ def _image(name: str, base: str, number: str | None, middle: list[str], leaf: st
         where = {"reconstruction": "reconstruction", "novel_view": f"novel_view{number}"}.get(base)
         paper = f"{where}/{leaf.partition('_')[0]}" if where else ""
     label = _join(_join(setting, _plain(middle)), wording)
-    return Metric(name, group, label, unit=unit, digits=digits, direction=direction, paper=paper, main=True)
+    return Metric(name, group, label, unit=known.unit, digits=known.digits, direction=direction, paper=paper, main=True)
 
 
 def _disentanglement(name: str, middle: list[str], leaf: str) -> Metric:
@@ -149,7 +132,7 @@ def _disentanglement(name: str, middle: list[str], leaf: str) -> Metric:
         label = f"{_DCI['i']}, {_plain([leaf])}"  # of one factor
     return Metric(
         name,
-        "Disentanglement",
+        _GROUPS["disentanglement"],
         label,
         unit=PERCENT,
         digits=2,

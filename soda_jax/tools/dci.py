@@ -19,7 +19,8 @@ from absl import app, flags
 from tabulate import tabulate
 
 from soda_jax.cli import parse_flags
-from soda_jax.evaluation.evaluators.disentanglement import Disentanglement, Results
+from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
+from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.disentanglement.boosting import METHODS
 from soda_jax.metrics.disentanglement.dci import Section
@@ -100,7 +101,7 @@ def split(
     return codes[rest], factors[rest], codes[held], factors[held]
 
 
-def table(results: Results, sections: list[Section], names: list[str]) -> str:
+def table(results: Figures, sections: list[Section], names: list[str]) -> str:
     """Formats what `Disentanglement.run` returns: all codes, each factor, each section."""
     rows = [[title, *_cells(results[PREFIX + key])] for key, title in TITLES.items()]
     parts = [tabulate(rows, ["all codes", "value", "95 % interval"], disable_numparse=True)]

@@ -70,6 +70,9 @@ IMPOSSIBLE = [
     ("model.pose.sphere_radius", -1.0, "must be at least"),
     ("diffusion.pose_mask_rate", 1.5, "between 0 and 1"),
     ("sampling.turntable_views", -1, "must be at least 0"),
+    ("sampling.pictures", ("grid", "film"), "names film; known are grid, turntable"),
+    ("sampling.pictures", (), "name at least one of grid, turntable"),
+    ("sampling.pictures", ("turntable",), "turntable needs a model that takes cameras (config.model.pose.grid='rays')"),
     ("sampling.turntable_altitude", 90.0, "between -85 and 85"),
     ("eval.evaluators", ("knn", "fvd"), "names fvd; known are knn, linear_probe, few_shot, disentanglement, "),
     ("eval.image_metrics", ("lpips",), "names lpips; known are psnr, psnr_pooled, ssim, ssim_gaussian, lpips_alexnet"),
@@ -210,6 +213,8 @@ def test_good_configs_pass():
     validate(tiny.get_config(**SCENES, model__pose__grid="xy", sampling__guidance_on="both"), 8)
     validate(tiny.posed_config(model__pose__grid="none", model__pose__vector="relative"), 8)
     validate(tiny.get_config(**SCENES, sampling__turntable_altitude=0.0, eval__few_shot_shares=(1,)), 8)
+    validate(tiny.get_config(**SCENES, sampling__pictures=("grid",)), 8)
+    validate(tiny.posed_config(sampling__pictures=("turntable",)), 8)
     validate(quickstart.get_config(), 2)
     validate(common.get_config(), 8)
 
@@ -261,7 +266,12 @@ def test_configs_of_earlier_releases_describe_models_without_poses():
     tree = json.loads(config_lib.to_json(config))
     del tree["model"]["pose"], tree["diffusion"]["pose_mask_rate"], tree["sampling"]["guidance_on"]
     del tree["model"]["denoiser"]["norm_groups"]
-    del tree["sampling"]["turntable_altitude"], tree["eval"]["image_metrics"], tree["eval"]["dci_method"]
+    del (
+        tree["sampling"]["pictures"],
+        tree["sampling"]["turntable_altitude"],
+        tree["eval"]["image_metrics"],
+        tree["eval"]["dci_method"],
+    )
     old = config_lib.from_dict(tree)
     assert old.model.denoiser.norm_groups == 32
     with old.unlocked():

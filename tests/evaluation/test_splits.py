@@ -11,9 +11,10 @@ import pytest
 from soda_jax import build
 from soda_jax.data.datasets import Labels
 from soda_jax.evaluation import features as evaluate_features
+from soda_jax.evaluation import frechet
 from soda_jax.evaluation import images as evaluate_images
 from soda_jax.evaluation.evaluate import evaluate
-from soda_jax.evaluation.evaluators import few_shot, frechet
+from soda_jax.evaluation.evaluators import disentanglement, few_shot
 from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
 from soda_jax.metrics.disentanglement import boosting
 from tests import tiny, tiny_checkpoint
@@ -66,7 +67,7 @@ def splits(monkeypatch):
     monkeypatch.setattr(evaluate_images, "MEAN_TARGETS", 64)
     monkeypatch.setattr(few_shot, "MIN_STEPS", 20)
     monkeypatch.setattr(boosting, "ROUNDS", 5)
-    monkeypatch.setattr(evaluate_features, "Disentanglement", functools.partial(Disentanglement, jobs=1))
+    monkeypatch.setattr(disentanglement, "Disentanglement", functools.partial(Disentanglement, jobs=1))
     return found
 
 
@@ -142,7 +143,7 @@ def test_weights_that_diverged(splits, tmp_path, monkeypatch):
 
 
 def test_disentanglement_by_section_beside_pixels(splits, workdir, monkeypatch):
-    monkeypatch.setattr(evaluate_features, "PIXELS_SIDE", 2)
+    monkeypatch.setattr(disentanglement, "PIXELS_SIDE", 2)
     settings = {"eval__dci_train": 80, "eval__dci_test": 20, "eval__dci_repeats": 2}
     config = get_config(eval__evaluators=("disentanglement",), **settings)
     results = evaluate(config, str(workdir))
@@ -183,7 +184,7 @@ def test_frechet_distances_of_a_run(splits, workdir, tmp_path, monkeypatch):
         return images.mean(axis=(1, 2))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("soda_jax.evaluation.evaluators.image_metrics.load_backbone", lambda network, folder: means)
+    monkeypatch.setattr("soda_jax.metrics.registry.load_backbone", lambda network, folder: means)
     config = get_config(eval__evaluators=("reconstruction",), eval__image_metrics=("frechet_alexnet",))
     first = evaluate(config, str(workdir))
     assert list(first) == ["SODA", "mean training image"] and list(first["SODA"]) == ["reconstruction/frechet_alexnet"]

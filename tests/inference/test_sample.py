@@ -1,13 +1,18 @@
 """`--mode=sample`: a grid of held-out examples from a checkpoint."""
 
 import functools
+import importlib
+import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from soda_jax import build
+from soda_jax.config.pictures import PICTURES, PictureEntry, table_rows
 from soda_jax.inference import grids
+from soda_jax.inference.pictures import Picture
 from soda_jax.inference.sample import sample
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
@@ -96,7 +101,7 @@ def posed_workdir(tmp_path_factory):
 
 def test_a_turntable_of_held_out_objects(posed_workdir, monkeypatch, capsys):
     objects = Objects()
-    monkeypatch.setattr(build, "source", lambda config, split: {"test": objects}[split])
+    monkeypatch.setattr(build, "dataset", lambda config, split: {"test": objects}[split])
     config = tiny.posed_config(sampling__turntable_views=3, sampling__turntable_altitude=20.0)
     sample(config, str(posed_workdir))
     strip = posed_workdir / "samples" / "turntable_00000003_seed0.png"
@@ -114,6 +119,46 @@ def test_a_turntable_of_held_out_objects(posed_workdir, monkeypatch, capsys):
 
 
 def test_no_turntable_of_no_views(posed_workdir, monkeypatch):
-    monkeypatch.setattr(build, "source", lambda config, split: Objects())
+    monkeypatch.setattr(build, "dataset", lambda config, split: Objects())
     path = sample(tiny.posed_config(sampling__turntable_views=0, seed=5), str(posed_workdir))
     assert [file.name for file in path.parent.glob("*seed5*")] == [path.name]
+
+
+def test_only_the_pictures_that_are_asked_for(posed_workdir, monkeypatch, capsys):
+    monkeypatch.setattr(build, "dataset", lambda config, split: Objects())
+    settings = {"sampling__turntable_views": 2, "seed": 6, "sampling__pictures": ("turntable",)}
+    path = sample(tiny.posed_config(**settings), str(posed_workdir))
+    assert capsys.readouterr().out == f"step 3: turntable in {path} and .gif\n"
+    assert {file.suffix for file in path.parent.glob("*seed6*")} == {".png", ".gif"}
+    settings |= {"sampling__turntable_views": 0, "seed": 7}
+    with pytest.raises(ValueError, match=r"config.sampling.pictures=\('turntable',\): with these settings"):
+        sample(tiny.posed_config(**settings), str(posed_workdir))
+
+
+def test_a_picture_is_one_function_and_one_entry(workdir, get_config, monkeypatch, capsys):
+    """An added one is drawn from the weights and the held-out examples, written and printed as the others are."""
+
+    def picture(context):
+        first = context.dataset[0]["image"]
+        assert "params" in context.variables and context.seed == 9
+        return Picture(first, [first, 255 - first], seconds=1.0)
+
+    module = types.ModuleType("mirror")
+    module.picture = picture
+    monkeypatch.setitem(sys.modules, "soda_jax.inference.mirrors", module)
+    monkeypatch.setitem(
+        PICTURES, "mirror", PictureEntry(module="mirrors", shows="The first example, and its negative.")
+    )
+    path = sample(get_config(seed=9, sampling__pictures=("mirror", "grid")), str(workdir))
+    assert path == workdir / "samples" / "mirror_00000007_seed9.png"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"step 7: mirror in {path} and .gif" and printed[1].startswith("step 7: grid in ")
+    with Image.open(path.with_suffix(".gif")) as animation:
+        assert (animation.n_frames, animation.info["duration"]) == (2, 500)
+    assert ("`mirror`", "The first example, and its negative.") in table_rows()
+
+
+def test_every_entry_names_its_module():
+    for name, entry in PICTURES.items():
+        module = importlib.import_module(f"soda_jax.inference.{entry.module}")
+        assert callable(module.picture), name

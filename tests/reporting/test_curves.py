@@ -68,7 +68,7 @@ def test_charts_of_a_run():
         "Online probe, held-out accuracy",
         "Gradient norm",
         "own",
-        "Online probe, held-out accuracy by target",
+        "Online probe, held-out accuracy by label",
     ]
     alone = curves.charts({"probe/mean": [(1, 0.1)], "probe/label": [(1, 0.1)]})
     assert [chart.title for chart in alone] == ["Online probe, held-out accuracy"]

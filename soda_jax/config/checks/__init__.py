@@ -11,8 +11,6 @@ _NUMBERS = (
     "model.denoiser.multipliers",
     "model.denoiser.attention_resolutions",
     "data.crop_scale",
-    "eval.knn_k",
-    "eval.probe_learning_rates",
 )
 
 

@@ -1,10 +1,19 @@
 """What every check of a config is made of: a field's value, and the line that names it with its remedy."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
+
+
+class EachItem(NamedTuple):
+    """What a tuple must hold: at least one number of `kind`, each in [low, high]; `described` in a message's words."""
+
+    kind: type
+    low: float
+    high: float
+    described: str
 
 
 def value(config: ConfigDict, field: str) -> Any:
@@ -40,3 +49,23 @@ def check_choices(config: ConfigDict, choices: dict[str, tuple[str, ...]]) -> It
     for field, allowed in choices.items():
         if value(config, field) not in allowed:
             yield problem(config, field, f"must be one of {', '.join(allowed)}")
+
+
+def check_names(config: ConfigDict, field: str, known: Collection[str]) -> Iterator[str]:
+    """Reports a tuple of names of which some are not `known`."""
+    unknown = [str(name) for name in value(config, field) if name not in known]
+    if unknown:
+        yield problem(config, field, f"names {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def check_items(config: ConfigDict, items: dict[str, EachItem]) -> Iterator[str]:
+    """Reports tuples that do not hold what they must; whole numbers count as floats."""
+
+    def fits(item: Any, rule: EachItem) -> bool:
+        whole = isinstance(item, int) and not isinstance(item, bool)
+        return (whole or (rule.kind is float and isinstance(item, float))) and rule.low <= item <= rule.high
+
+    for field, rule in items.items():
+        found = value(config, field)
+        if not found or not all(fits(item, rule) for item in found):
+            yield problem(config, field, f"must be {rule.described}")

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from soda_jax.config.checks.rules import check_choices, check_ranges, problem
+from soda_jax.config.checks.rules import check_choices, check_names, check_ranges, problem
+from soda_jax.config.pictures import DEFAULT, PICTURES
 from soda_jax.data.randaugment import MAX_MAGNITUDE
 from soda_jax.data.views import POLICIES
 from soda_jax.diffusion import schedules
 from soda_jax.diffusion.gaussian import PREDICTIONS
+from soda_jax.models.pose import PoseEncoding
 
 
 def check(config: ConfigDict, num_devices: int) -> Iterator[str]:
@@ -90,6 +92,15 @@ def _check_sampling(config: ConfigDict) -> Iterator[str]:
             "sampling.turntable_views": (0, inf),
         },
     )
+    yield from check_names(config, "sampling.pictures", PICTURES)
+    chosen = config.sampling.pictures
+    if not chosen:
+        yield problem(config, "sampling.pictures", f"name at least one of {', '.join(PICTURES)}")
+    has_cameras = PoseEncoding(**config.model.pose.to_dict()).needs_cameras
+    for name in chosen if tuple(chosen) != DEFAULT and not has_cameras else ():
+        if name in PICTURES and "cameras" in PICTURES[name].needs:
+            remedy = f"{name} needs a model that takes cameras (config.model.pose.grid='rays'); leave it out"
+            yield problem(config, "sampling.pictures", remedy)
     if config.sampling.turntable_altitude is not None:
         yield from check_ranges(config, {"sampling.turntable_altitude": (-85, 85)})
 

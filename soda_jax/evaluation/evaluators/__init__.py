@@ -1,1 +1,1 @@
-"""Evaluators: each a class with `run(...)` that returns {name: value}."""
+"""What `--mode=evaluate` can measure, one file an evaluator."""

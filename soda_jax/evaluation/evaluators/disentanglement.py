@@ -1,16 +1,71 @@
 """How well a latent separates a dataset's factors of variation (SODA Section 4.3, Appendix E.3)."""
 
+import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
+from einops import rearrange
 from scipy import stats
 
+from soda_jax.data.transforms import resize
+from soda_jax.evaluation.batches import all_gather
+from soda_jax.evaluation.interface import FeatureContext, FeatureRequest, FeatureRow
+from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.bootstrap import LEVEL, Estimate, bootstrap
 from soda_jax.metrics.disentanglement import DCI, dci_by_section, factor_vae_score, mig, sap
 from soda_jax.metrics.disentanglement.dci import Section, scores
 from soda_jax.metrics.disentanglement.factors import Kinds, matrix
+from soda_jax.models.modulation import section_sizes
 
-Results = dict[str, float | Estimate]
+PIXELS_SIDE = 16  # of the images whose pixels are codes: trees on more would take hours
+PIXELS_ROW = f"raw pixels, {PIXELS_SIDE} x {PIXELS_SIDE}"
+
+
+class Evaluator:
+    """`disentanglement`: `Disentanglement` of latents and of their sections; the importance matrix goes to a file."""
+
+    def __init__(self, context: FeatureContext):
+        settings = context.settings
+        self.features = FeatureRequest(
+            settings.dci_train,
+            settings.dci_test,
+            pixels=_few_pixels,
+            pixels_row=PIXELS_ROW,
+            noun="codes",
+            prefix="dci_",
+        )
+        self._settings, self._num_sections = settings, context.num_sections if settings.dci_sections else 0
+        self._importance_path = pathlib.Path(context.workdir) / "dci_importance.npy"
+
+    def run(self, row: FeatureRow) -> Figures:
+        settings, train, test = self._settings, row.train, row.test
+        disentanglement = Disentanglement(
+            train.names,
+            method=settings.dci_method,
+            num_train=settings.dci_train,
+            num_test=settings.dci_test,
+            repeats=settings.dci_repeats if row.kind == "trained" else 0,
+            progress=jax.process_index() == 0,
+        )
+        sections = self._sections(train.features.shape[1]) if row.kind != "pixels" else []
+        figures, parts = disentanglement.analyse(train.features, train.labels, test.features, test.labels, sections)
+        if row.kind == "trained" and jax.process_index() == 0:
+            np.save(self._importance_path, parts[0].importance)
+            print(f"importance of each code for each factor ({', '.join(train.names)}): {self._importance_path}")
+        return figures
+
+    def _sections(self, width: int) -> list[Section]:
+        """Dimensions [start, stop) of the latent's sections; none where a section has too few."""
+        number = self._num_sections
+        if number == 0:
+            return []
+        if width < 2 * number:  # completeness tells codes apart
+            if jax.process_index() == 0:
+                print(f"no DCI by section: {width} codes in {number} sections leave one with fewer than two")
+            return []
+        ends = np.cumsum(section_sizes(width, number)).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 class Disentanglement:
@@ -60,7 +115,7 @@ class Disentanglement:
         codes_test: np.ndarray,
         factors_test: np.ndarray,
         sections: Sequence[Section] = (),
-    ) -> Results:
+    ) -> Figures:
         """Measures codes [N, d], [M, d] of examples with factors [N, K], [M, K].
 
         Args:
@@ -85,7 +140,7 @@ class Disentanglement:
         codes_test: np.ndarray,
         factors_test: np.ndarray,
         sections: Sequence[Section] = (),
-    ) -> tuple[Results, list[DCI]]:
+    ) -> tuple[Figures, list[DCI]]:
         """As `run`; and the DCI of all codes and of each section, which hold the importance matrices."""
         train = self._draw(codes_train, factors_train, self._num_train, "train")
         test = self._draw(codes_test, factors_test, self._num_test, "test")
@@ -133,6 +188,12 @@ class Disentanglement:
             "disentanglement/sap": sap(*train, *test, kinds=self._kinds, jobs=self._boosting["jobs"]),
             "disentanglement/factor_vae": factor_vae_score(*train, *test, kinds=self._kinds, seed=self._seed),
         }, parts
+
+
+def _few_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Pixels of the first source view, shrunk to 16 x 16, in [0, 1]."""
+    small = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in batch["source"][:, 0]])
+    return all_gather(rearrange(small, "b h w c -> b (h w c)").astype(np.float32) / 255.0)
 
 
 def _prefixes(sections: Sequence[Section]) -> list[str]:

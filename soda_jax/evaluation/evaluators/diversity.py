@@ -6,10 +6,33 @@ import numpy as np
 
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process, whole_batches
-from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics
+from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process, whole_batches
+from soda_jax.evaluation.image_scores import ImageMetrics
+from soda_jax.evaluation.interface import TRAINED, ImageContext
+from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
+from soda_jax.metrics.registry import IMAGE_METRICS
+
+
+class Evaluator:
+    """`diversity`: `Diversity` of the examples that are reconstructed, too."""
+
+    def __init__(self, context: ImageContext):
+        settings = context.settings
+        limit = settings.reconstruction_examples
+        self.num_images = context.count(limit)
+        self._diversity = Diversity(
+            context.inference,
+            context.dataset,
+            context.spec,
+            limit or None,
+            context.metrics,
+            seeds=settings.diversity_seeds,
+        )
+
+    def run(self, variables: Variables) -> Results:
+        return {TRAINED: self._diversity.run(variables)}
 
 
 class Diversity:
@@ -38,7 +61,7 @@ class Diversity:
         self._inference, self._dataset, self._spec = inference, dataset, spec
         self._limit, self._seeds = limit, seeds
         metrics = ImageMetrics.load() if metrics is None else metrics
-        self._pairwise = {name: metric for name, metric in metrics.pairwise.items() if name != "psnr_pooled"}
+        self._pairwise = {name: metric for name, metric in metrics.pairwise.items() if not IMAGE_METRICS[name].pool}
 
     def run(self, variables: Variables, seed: int = 0) -> Figures:
         """Figures over examples, with their intervals.

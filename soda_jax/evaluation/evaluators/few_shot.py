@@ -2,14 +2,28 @@
 
 import numpy as np
 
-from soda_jax.evaluation.evaluators import probe_fit
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
-from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
-from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.evaluation import probe_fit
+from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair
+from soda_jax.evaluation.interface import FeatureContext, FeatureRow
+from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.classification import classification_estimates
 
 MIN_STEPS = 1000  # of training: a hundred passes over a few examples would be too few
 _CANDIDATES = 8
+
+
+class Evaluator:
+    """`few_shot`: `FewShot` with `config.eval.few_shot_shares` of the labels."""
+
+    def __init__(self, context: FeatureContext):
+        settings = context.settings
+        self.features = context.shared_request()
+        probe = OfflineProbe.from_context(context)
+        self._few_shot = FewShot(probe, tuple(settings.few_shot_shares), settings.few_shot_seeds)
+
+    def run(self, row: FeatureRow) -> Figures:
+        return self._few_shot.run(row.train, row.test)
 
 
 class FewShot:
@@ -25,7 +39,7 @@ class FewShot:
       seeds: number of draws.
     """
 
-    def __init__(self, probe: LinearProbeEvaluator, shares: tuple[float, ...] = (0.01, 0.1), seeds: int = 3):
+    def __init__(self, probe: OfflineProbe, shares: tuple[float, ...] = (0.01, 0.1), seeds: int = 3):
         for share in shares:
             if not 0 < share <= 1:
                 raise ValueError(f"share {share} must lie in (0, 1] (config.eval.few_shot_shares)")
@@ -33,7 +47,7 @@ class FewShot:
             raise ValueError(f"seeds={seeds} must be at least 1 (config.eval.few_shot_seeds)")
         self._probe, self._shares, self._seeds = probe, tuple(shares), seeds
 
-    def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float | Estimate]:
+    def run(self, train: FeatureSet, test: FeatureSet) -> Figures:
         """{"few_shot_1pct/NAME": accuracy} and the other scores of `classification_estimates`, for every share.
 
         Also the learning rate chosen and the number of examples drawn ("few_shot_1pct/examples"). Intervals are over
@@ -44,7 +58,7 @@ class FewShot:
         """
         check_pair(train, test)
         normaliser = probe_fit.statistics(train.features)
-        results: dict[str, float | Estimate] = {}
+        results: Figures = {}
         for share in self._shares:
             draws = [train.subset(stratified(train.labels, share, seed)) for seed in range(self._seeds)]
             count = len(draws[0].features)

@@ -5,11 +5,23 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
-from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair
+from soda_jax.evaluation.interface import FeatureContext, FeatureRow
+from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.classification import class_ranks, classification_estimates
 from soda_jax.metrics.knn import knn_votes, nearest_neighbours
+
+
+class Evaluator:
+    """`knn`: `KNN` with the numbers of neighbours `config.eval.knn_k`."""
+
+    def __init__(self, context: FeatureContext):
+        self.features = context.shared_request()
+        self._knn = KNN(tuple(context.settings.knn_k), devices=list(context.inference.mesh.local_devices))
+
+    def run(self, row: FeatureRow) -> Figures:
+        return self._knn.run(row.train, row.test)
 
 
 class KNN:
@@ -36,7 +48,7 @@ class KNN:
             )
         self._ks, self._temperature, self._devices = tuple(ks), temperature, devices
 
-    def run(self, train: FeatureSet, test: FeatureSet) -> dict[str, float | Estimate]:
+    def run(self, train: FeatureSet, test: FeatureSet) -> Figures:
         """{"knn20/NAME": accuracy} and the other scores of `classification_estimates`, for every k.
 
         Raises:
@@ -50,7 +62,7 @@ class KNN:
         if not ks:
             return {}
         similarities, indices = self._neighbours(train, test, max(ks))
-        results: dict[str, float | Estimate] = {}
+        results: Figures = {}
         for k in ks:
             ranks = []
             for head, size in enumerate(train.sizes):

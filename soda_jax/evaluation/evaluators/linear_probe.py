@@ -4,16 +4,28 @@ import functools
 
 import numpy as np
 
-from soda_jax.evaluation.evaluators import probe_fit
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair
-from soda_jax.evaluation.evaluators.probe_fit import ProbeOptions, Statistics, Views
-from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.evaluation import probe_fit
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair
+from soda_jax.evaluation.interface import FeatureContext, FeatureRow
+from soda_jax.evaluation.probe_fit import ProbeOptions, Statistics, Views
+from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.classification import classification_estimates
 
 VALIDATION_SHARE = 0.1
 
 
-class LinearProbeEvaluator:
+class Evaluator:
+    """`linear_probe`: `OfflineProbe` on augmented or plain training features, as `config.eval.probe_views` says."""
+
+    def __init__(self, context: FeatureContext):
+        self.features = context.shared_request()
+        self._probe = OfflineProbe.from_context(context)
+
+    def run(self, row: FeatureRow) -> Figures:
+        return self._probe.run(row.train, row.test, row.views())
+
+
+class OfflineProbe:
     """Softmax probe on features normalised without affine parameters, with dropout and no weight decay.
 
     Several learning rates are trained side by side; the one that does best on a held-out tenth of the training features
@@ -50,7 +62,20 @@ class LinearProbeEvaluator:
         self._options = ProbeOptions(batch_size, dropout, label_smoothing, init_scale, bias_init)
         self._seed = seed
 
-    def run(self, train: FeatureSet, test: FeatureSet, views: Views | None = None) -> dict[str, float | Estimate]:
+    @classmethod
+    def from_context(cls, context: FeatureContext) -> "OfflineProbe":
+        """With the learning rates and epochs of `config.eval`, and the online probe's other settings."""
+        settings, options = context.settings, context.probe
+        return cls(
+            tuple(settings.probe_learning_rates),
+            settings.probe_epochs,
+            dropout=options.dropout,
+            label_smoothing=options.label_smoothing,
+            init_scale=options.init_scale,
+            bias_init=options.bias_init,
+        )
+
+    def run(self, train: FeatureSet, test: FeatureSet, views: Views | None = None) -> Figures:
         """{"linear_probe/NAME": accuracy} and the other scores of `classification_estimates`; the learning rate chosen.
 
         Args:
@@ -68,7 +93,7 @@ class LinearProbeEvaluator:
             rate = self.learning_rates[int(self.validate(train, self.epochs, views=views).argmax())]
         ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
         scores = classification_estimates(ranks, test.labels, train.sizes, train.names)
-        results: dict[str, float | Estimate] = {f"linear_probe/{name}": score for name, score in scores.items()}
+        results: Figures = {f"linear_probe/{name}": score for name, score in scores.items()}
         return results | {"linear_probe/learning_rate": rate}
 
     def validate(

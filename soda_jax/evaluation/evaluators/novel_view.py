@@ -4,12 +4,40 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from einops import rearrange, repeat
 
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import whole_batches
-from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics, ImageScores, ImageSets
+from soda_jax.evaluation.batches import whole_batches
+from soda_jax.evaluation.image_scores import ImageMetrics, ImageScores, ImageSets
+from soda_jax.evaluation.interface import MEAN_IMAGE, TRAINED, ImageContext
+from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
+
+
+class Evaluator:
+    """`novel_view`: `NovelView` of held-out objects and, if `config.eval.baselines`, its baselines."""
+
+    def __init__(self, context: ImageContext):
+        settings = context.settings
+        self._mean_image = context.mean_image if settings.baselines else None
+        self._novel_view = NovelView(
+            context.inference,
+            context.dataset,
+            context.spec,
+            counts=tuple(settings.novel_view_sources),
+            num_targets=settings.novel_view_targets,
+            limit=settings.novel_view_examples or None,
+            metrics=context.metrics,
+        )
+
+    @property
+    def num_images(self) -> int:
+        return self._novel_view.num_objects
+
+    def run(self, variables: Variables) -> Results:
+        rows: Results = {TRAINED: self._novel_view.run(variables)}
+        return rows | (self._novel_view.baselines(self._mean_image()) if self._mean_image else {})
 
 
 class NovelView:
@@ -94,7 +122,7 @@ class NovelView:
                 mean[count].add(whole, batch["target"], batch["mask"])
         return {
             name: _joined(found.figures(f"novel_view{count}") for count, found in scores.items())
-            for name, scores in (("nearest source", nearest), ("mean training image", mean))
+            for name, scores in (("nearest source", nearest), (MEAN_IMAGE, mean))
         }
 
     def _possible(self, counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -146,17 +174,17 @@ class NovelView:
     def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
         """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""
         targets, number = self._num_targets, len(self.counts)
-        z = [np.repeat(self._encode(variables, batch, count), targets, axis=0) for count in self.counts]
-        cameras = {key: batch[key].reshape(-1, *batch[key].shape[2:]) for key in ("target_pose", "target_intrinsics")}
+        z = [repeat(self._encode(variables, batch, count), "b ... -> (b t) ...", t=targets) for count in self.counts]
+        cameras = {key: rearrange(batch[key], "b t ... -> (b t) ...") for key in ("target_pose", "target_intrinsics")}
         # Where the model relates poses to a source's, that is the first one, whatever the number of sources.
         for key in ("source_mask", "source_pose", "source_intrinsics"):
-            cameras[key] = np.repeat(batch[key][:, :1], targets, axis=0)
+            cameras[key] = repeat(batch[key][:, :1], "b ... -> (b t) ...", t=targets)
         _, target_conditions = self._inference.conditions(
             {key: np.concatenate([value] * number) for key, value in cameras.items()}
         )
         indices = np.tile(first + np.arange(len(z[0])), number)
         sampled = self._inference.sample(variables, np.concatenate(z), seed=seed, indices=indices, **target_conditions)
-        return sampled["images"].reshape(number, *batch["target"].shape)
+        return rearrange(sampled["images"], "(n b t) h w c -> n b t h w c", n=number, t=targets)
 
     def _encode(self, variables: Variables, batch: dict[str, np.ndarray], count: int) -> np.ndarray:
         """Latents of the objects from their first `count` sources."""
@@ -178,12 +206,3 @@ def nearest_source(source_pose: np.ndarray, target_pose: np.ndarray) -> np.ndarr
     """Of cameras [B, n, 4, 4] the one whose viewing direction is closest to each target's, [B, T, 4, 4]: int [B, T]."""
     cosine = np.einsum("bni,bti->btn", source_pose[..., :3, 2], target_pose[..., :3, 2])
     return cosine.argmax(axis=-1)
-
-
-def mean_target(batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
-    """Mean of the batches' targets, float32 [H, W, 3] in [0, 1]."""
-    total, count = 0.0, 0
-    for batch in batches:
-        total = total + batch["target"].sum(axis=0, dtype=np.float64)
-        count += len(batch["target"])
-    return (total / (255.0 * count)).astype(np.float32)

@@ -6,11 +6,37 @@ import numpy as np
 
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import whole_batches
-from soda_jax.evaluation.evaluators.frechet import Frechet
-from soda_jax.evaluation.evaluators.image_metrics import Figures, ImageMetrics, ImageScores
+from soda_jax.evaluation.batches import whole_batches
+from soda_jax.evaluation.frechet import Frechet
+from soda_jax.evaluation.image_scores import ImageMetrics, ImageScores
+from soda_jax.evaluation.interface import MEAN_IMAGE, TRAINED, ImageContext
+from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.frechet import FeatureStatistics
+
+
+class Evaluator:
+    """`reconstruction`: `Reconstruction` and, if `config.eval.baselines`, the mean training image in every place."""
+
+    def __init__(self, context: ImageContext):
+        settings = context.settings
+        limit = settings.reconstruction_examples
+        self.num_images = context.count(limit)
+        self._mean_image = context.mean_image if settings.baselines else None
+        self._reconstruction = Reconstruction(
+            context.inference,
+            context.dataset,
+            context.spec,
+            limit or None,
+            context.metrics,
+            dataset_name=context.dataset_name,
+            split=context.split,
+            reference_limit=settings.test_examples or None,
+        )
+
+    def run(self, variables: Variables) -> Results:
+        rows: Results = {TRAINED: self._reconstruction.run(variables)}
+        return rows | ({MEAN_IMAGE: self._reconstruction.baseline(self._mean_image())} if self._mean_image else {})
 
 
 class Reconstruction:

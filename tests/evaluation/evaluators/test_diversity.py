@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.evaluators.diversity import Diversity
-from soda_jax.evaluation.evaluators.image_metrics import ImageMetrics
+from soda_jax.evaluation.image_scores import ImageMetrics
 from soda_jax.inference.engine import Inference
 from soda_jax.parallel import sharding
 from tests import tiny

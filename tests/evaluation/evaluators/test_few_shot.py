@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from soda_jax.evaluation.evaluators import few_shot
-from soda_jax.evaluation.evaluators.features import FeatureSet
 from soda_jax.evaluation.evaluators.few_shot import FewShot, stratified
-from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
+from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
+from soda_jax.evaluation.feature_sets import FeatureSet
 
 
 def make_sets(train=2000, test=800, noise=1.0):
@@ -59,9 +59,7 @@ def test_draws_differ_by_seed_and_are_at_random():
 def test_accuracy_of_logistic_regression_on_few_labels(monkeypatch):
     monkeypatch.setattr(few_shot, "MIN_STEPS", 300)
     train, test = make_sets()
-    results = FewShot(LinearProbeEvaluator((3e-3, 1e-2), epochs=10, batch_size=64), (0.02, 0.1), seeds=2).run(
-        train, test
-    )
+    results = FewShot(OfflineProbe((3e-3, 1e-2), epochs=10, batch_size=64), (0.02, 0.1), seeds=2).run(train, test)
     scaler = StandardScaler().fit(train.features)
     for share, name, count in ((0.02, "few_shot_2pct", 40), (0.1, "few_shot_10pct", 200)):
         expected = []
@@ -78,7 +76,7 @@ def test_accuracy_of_logistic_regression_on_few_labels(monkeypatch):
 
 def test_few_labels_train_for_many_passes(monkeypatch):
     seen = []
-    probe = LinearProbeEvaluator((1e-3, 1e-2), epochs=7, batch_size=100)
+    probe = OfflineProbe((1e-3, 1e-2), epochs=7, batch_size=100)
     monkeypatch.setattr(probe, "validate", lambda draw, epochs, **_: seen.append(epochs) or np.zeros(2))
     monkeypatch.setattr(probe, "fit_and_rank", lambda draw, test, *_, **__: np.zeros((len(test.features), 1), int))
     FewShot(probe, (0.05, 1.0), seeds=1).run(*make_sets(test=5, train=20_000))
@@ -86,7 +84,7 @@ def test_few_labels_train_for_many_passes(monkeypatch):
 
 
 def test_bad_input_is_refused():
-    probe = LinearProbeEvaluator()
+    probe = OfflineProbe()
     for arguments, message in (
         ((probe, (0.0,)), "share 0.0"),
         ((probe, (1.5,)), "share 1.5"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from soda_jax.evaluation.evaluators import batches, knn
-from soda_jax.evaluation.evaluators.features import FeatureSet
+from soda_jax.evaluation import batches
+from soda_jax.evaluation.evaluators import knn
 from soda_jax.evaluation.evaluators.knn import KNN
+from soda_jax.evaluation.feature_sets import FeatureSet
 from soda_jax.metrics.knn import nearest_neighbours
 
 

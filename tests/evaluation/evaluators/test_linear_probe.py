@@ -8,10 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
-from soda_jax.evaluation.evaluators import probe_fit
-from soda_jax.evaluation.evaluators.features import FeatureSet
-from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
-from soda_jax.evaluation.evaluators.probe_fit import ProbeOptions
+from soda_jax.evaluation import probe_fit
+from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
+from soda_jax.evaluation.feature_sets import FeatureSet
+from soda_jax.evaluation.probe_fit import ProbeOptions
 
 CLASSES = 4
 
@@ -42,7 +42,7 @@ def test_accuracy_of_logistic_regression(noise, low, high):
     train, test = make_sets(noise)
     expected = sklearn_accuracy(train, test)
     assert low <= expected <= high
-    results = LinearProbeEvaluator(epochs=30, batch_size=128).run(train, test)
+    results = OfflineProbe(epochs=30, batch_size=128).run(train, test)
     assert set(results) == {"linear_probe/label", "linear_probe/learning_rate"}
     found = results["linear_probe/label"]
     assert abs(found.value - expected) < 0.02
@@ -51,7 +51,7 @@ def test_accuracy_of_logistic_regression(noise, low, high):
 
 def test_several_heads_are_measured_each():
     train, test = make_sets(0.8, heads=3, train=4000)
-    results = LinearProbeEvaluator((1e-2,), epochs=20, batch_size=128).run(train, test)
+    results = OfflineProbe((1e-2,), epochs=20, batch_size=128).run(train, test)
     expected = [sklearn_accuracy(train, test, head) for head in range(3)]
     found = [results[f"linear_probe/head{head}"].value for head in range(3)]
     assert max(expected) - min(expected) > 0.05
@@ -62,7 +62,7 @@ def test_several_heads_are_measured_each():
 @pytest.mark.parametrize("rates", [(1e-7, 1e-2), (1e-2, 1e-7)])
 def test_the_better_learning_rate_is_chosen(rates):
     train, test = make_sets(0.3)
-    results = LinearProbeEvaluator(rates, epochs=5, batch_size=128).run(train, test)
+    results = OfflineProbe(rates, epochs=5, batch_size=128).run(train, test)
     assert results["linear_probe/learning_rate"] == pytest.approx(1e-2)
     assert results["linear_probe/label"].value > 0.9  # with its weights, not the other's
 
@@ -73,19 +73,19 @@ def test_constant_and_huge_features_give_finite_weights():
     for found in (train, test):
         features = np.concatenate([found.features, np.full((len(found.features), 2), [0.0, 1e4], np.float32)], axis=1)
         spoilt.append(FeatureSet(features, found.labels, found.sizes, found.names))
-    results = LinearProbeEvaluator((1e-2,), epochs=10, batch_size=128).run(*spoilt)
+    results = OfflineProbe((1e-2,), epochs=10, batch_size=128).run(*spoilt)
     assert results["linear_probe/label"].value > 0.95
 
 
 def test_features_of_no_use_give_chance():
     train, test = make_sets(0.3)
     constant = [FeatureSet(np.ones_like(s.features), s.labels, s.sizes, s.names) for s in (train, test)]
-    assert LinearProbeEvaluator((1e-2,), epochs=3).run(*constant)["linear_probe/label"].value < 2 / CLASSES
+    assert OfflineProbe((1e-2,), epochs=3).run(*constant)["linear_probe/label"].value < 2 / CLASSES
 
 
 def test_sets_of_one_width_share_one_program():
     """The trained and the untrained encoder's features, and draws of any size: compiling takes longer than fitting."""
-    probe = LinearProbeEvaluator((1e-2,), epochs=1, batch_size=64)
+    probe = OfflineProbe((1e-2,), epochs=1, batch_size=64)
     probe.run(*make_sets(0.3))
     count = probe_fit._train._cache_size()
     for seed, train in ((1, 1200), (2, 300), (3, 40)):
@@ -205,20 +205,20 @@ def test_augmented_views_are_trained_on_and_plain_features_choose_the_rate():
         epochs.append(epoch)
         return train.features
 
-    results = LinearProbeEvaluator((1e-2,), epochs=5, batch_size=128).run(blind, test, views)
+    results = OfflineProbe((1e-2,), epochs=5, batch_size=128).run(blind, test, views)
     assert results["linear_probe/label"].value > 0.9
     assert epochs == list(range(5))  # views by epoch cost an epoch of the encoder each
-    LinearProbeEvaluator((1e-7, 1e-2), epochs=5, batch_size=128).run(blind, test, views)
+    OfflineProbe((1e-7, 1e-2), epochs=5, batch_size=128).run(blind, test, views)
     assert epochs == 3 * list(range(5))  # once more to choose a rate
     with pytest.raises(ValueError, match=r"views\(0\) has shape \(7, 12\)"):
-        LinearProbeEvaluator().run(train, test, lambda epoch: train.features[:7])
+        OfflineProbe().run(train, test, lambda epoch: train.features[:7])
 
 
 def test_the_test_split_chooses_nothing():
     """Whatever its labels, the same rate: even where they are all wrong, so that an untrained probe would do better."""
     train, test = make_sets(0.3)
     wrong = dataclasses.replace(test, labels=(test.labels + 1) % CLASSES)
-    results = [LinearProbeEvaluator((1e-7, 1e-2), 5, 128).run(train, other) for other in (test, wrong)]
+    results = [OfflineProbe((1e-7, 1e-2), 5, 128).run(train, other) for other in (test, wrong)]
     assert [row["linear_probe/learning_rate"] for row in results] == [1e-2, 1e-2]
     assert results[1]["linear_probe/label"].value < 0.1
 
@@ -230,7 +230,7 @@ def test_attributes_have_an_f1():
         dataclasses.replace(s, labels=(s.labels == 0).astype(int), sizes=(2, 2), names=("hat", "beard"))
         for s in (train, test)
     )
-    results = LinearProbeEvaluator((1e-2,), epochs=20, batch_size=128).run(train, test)
+    results = OfflineProbe((1e-2,), epochs=20, batch_size=128).run(train, test)
     scaler = StandardScaler().fit(train.features)
     for head, name in enumerate(train.names):
         reference = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features), train.labels[:, head])
@@ -255,16 +255,16 @@ def test_statistics_are_exact_far_from_zero():
 def test_splits_of_any_size_train(count):
     """Also those smaller than a batch, or not a multiple of it."""
     train, test = make_sets(0.3, train=count, test=5)
-    results = LinearProbeEvaluator((1e-2,), epochs=2, batch_size=512).run(train, test)
+    results = OfflineProbe((1e-2,), epochs=2, batch_size=512).run(train, test)
     assert 0.0 <= results["linear_probe/label"].value <= 1.0
 
 
 def test_bad_input_is_refused():
     train, test = make_sets(0.3, train=5, test=5)
     with pytest.raises(ValueError, match="at least 2 training examples, got 1"):
-        LinearProbeEvaluator().validate(train.subset(np.array([0])), 1)
+        OfflineProbe().validate(train.subset(np.array([0])), 1)
     with pytest.raises(ValueError, match="of one class"):
-        LinearProbeEvaluator().run(dataclasses.replace(train, labels=0 * train.labels), test)
+        OfflineProbe().run(dataclasses.replace(train, labels=0 * train.labels), test)
     for arguments in (((),), ((1e-2,), 0), ((1e-2,), 1, 0)):
         with pytest.raises(ValueError, match="at least"):
-            LinearProbeEvaluator(*arguments)
+            OfflineProbe(*arguments)

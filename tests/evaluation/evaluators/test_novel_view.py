@@ -7,7 +7,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.novel_view import NovelView, mean_target, nearest_source
+from soda_jax.evaluation.evaluators.novel_view import NovelView, nearest_source
+from soda_jax.evaluation.image_scores import mean_target
 from soda_jax.inference.engine import Inference
 from soda_jax.metrics.bootstrap import mean_estimate
 from soda_jax.models.pose import Camera

@@ -6,9 +6,9 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.frechet import Frechet
-from soda_jax.evaluation.evaluators.image_metrics import ImageMetrics
 from soda_jax.evaluation.evaluators.reconstruction import Reconstruction
+from soda_jax.evaluation.frechet import Frechet
+from soda_jax.evaluation.image_scores import ImageMetrics
 from soda_jax.inference.engine import Inference
 from soda_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from soda_jax.parallel import sharding

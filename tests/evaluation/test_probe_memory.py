@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[2]
 TRAIN, TEST, WIDTH, CLASSES, VIEWS = 50_000, 10_000, 2048, 10, 4
 EPOCHS = 100
 LIMIT_GIB = 24.0
@@ -17,11 +17,11 @@ SCRIPT = """
 import json, os, resource, sys, time
 from types import SimpleNamespace
 import numpy as np
-from soda_jax.evaluation.evaluators.features import collect, probe_views
+from soda_jax.evaluation.feature_sets import collect, probe_views
 from soda_jax.evaluation.evaluators.few_shot import FewShot
 from soda_jax.evaluation.evaluators.knn import KNN
-from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
-from tests.evaluation.evaluators.test_probe_memory import CLASSES, EPOCHS, TEST, TRAIN, VIEWS, WIDTH
+from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
+from tests.evaluation.test_probe_memory import CLASSES, EPOCHS, TEST, TRAIN, VIEWS, WIDTH
 
 task = SimpleNamespace(kind="label", sizes=(CLASSES,), names=("label",))
 centres = np.random.default_rng(0).standard_normal((CLASSES, WIDTH), np.float32) / 12
@@ -47,7 +47,7 @@ def stage(name, function):
 
 train, test = stage("features", lambda: (extracted(TRAIN, 1), extracted(TEST, 2)))
 views = stage("views", lambda: probe_views("cached", VIEWS, lambda number: extracted(TRAIN, 1, number + 1)))
-probe = LinearProbeEvaluator(epochs=EPOCHS)
+probe = OfflineProbe(epochs=EPOCHS)
 figures = stage("knn", lambda: KNN((20, 200)).run(train, test))
 figures |= stage("linear_probe", lambda: probe.run(train, test, views))
 figures |= stage("few_shot", lambda: FewShot(probe, (0.01,), 1).run(train, test))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from einops import rearrange
 from jax.experimental import multihost_utils
 
 from soda_jax.data.datasets import Dataset
@@ -39,5 +40,4 @@ def rows_of_this_process() -> slice:
 
 def all_gather_rows(values: np.ndarray) -> np.ndarray:
     """Values [B, ...] of the whole batch, on every process, from each one's `rows_of_this_process` of them."""
-    parts = all_gather(values[None])
-    return np.swapaxes(parts, 0, 1).reshape(-1, *values.shape[1:])
+    return rearrange(all_gather(values[None]), "process row ... -> (row process) ...")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from soda_jax.evaluation.evaluators import batches
+from soda_jax.evaluation import batches
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -14,8 +14,8 @@ from soda_jax import build
 from soda_jax.data.datasets import Labels
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators import features as features_module
-from soda_jax.evaluation.evaluators.features import FeatureSet, check_pair, collect, probe_spec, probe_views, raw_pixels
+from soda_jax.evaluation import feature_sets
+from soda_jax.evaluation.feature_sets import FeatureSet, check_pair, collect, probe_spec, probe_views, raw_pixels
 from tests import tiny
 
 COUNT = 21
@@ -189,7 +189,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
 import numpy as np
-from tests.evaluation.evaluators import test_features as here
+from tests.evaluation import test_feature_sets as here
 batches = here.eval_batches(here.Split(), here.SPEC, batch_size=4, process_index=jax.process_index(), process_count=2)
 found = here.collect(batches, here.raw_pixels, here.task("label"))
 np.testing.assert_array_equal(found.labels[:, 0], np.arange(here.COUNT))
@@ -199,7 +199,7 @@ np.testing.assert_allclose(found.features[:, 7] * 255, np.arange(here.COUNT), at
 
 def test_every_process_gets_the_whole_split(tmp_path):
     port = str(20000 + os.getpid() % 20000)
-    root = pathlib.Path(features_module.__file__).parents[3]
+    root = pathlib.Path(feature_sets.__file__).parents[2]
     command = [sys.executable, "-c", TWO_PROCESSES, port]
     running = [
         subprocess.Popen([*command, str(i)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

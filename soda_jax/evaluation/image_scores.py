@@ -2,23 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+from einops import rearrange, reduce, repeat
 
-from soda_jax.evaluation.evaluators.batches import all_gather_rows, rows_of_this_process
-from soda_jax.evaluation.evaluators.frechet import Collector, Frechet
-from soda_jax.metrics.bootstrap import Estimate, bootstrap, mean_estimate
+from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process
+from soda_jax.evaluation.frechet import Collector, Frechet
+from soda_jax.evaluation.record import Figures
+from soda_jax.metrics.bootstrap import bootstrap, mean_estimate
 from soda_jax.metrics.frechet import FeatureStatistics
-from soda_jax.metrics.image import mse, psnr, ssim, ssim_gaussian
-from soda_jax.metrics.inception import load_inception
-from soda_jax.metrics.lpips import load_backbone, load_lpips
+from soda_jax.metrics.registry import IMAGE_METRICS, Pairwise, Weights
 
-# Equal images have no finite PSNR, and one of them would make the mean infinite. 8-bit rounding alone gives 59 dB.
-HIGHEST_PSNR = 120.0
-
-Pairwise = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Figures = dict[str, float | Estimate]
 Reference = Callable[[Frechet], FeatureStatistics | Collector]
 
 
@@ -27,8 +22,8 @@ class ImageMetrics:
     """The metrics asked for, with their weights loaded.
 
     Attributes:
-      pairwise: from images and references, float32 [B, H, W, 3] in [-1, 1], to a value of each pair, [B]. The entry
-        "psnr_pooled" gives mean squared errors.
+      pairwise: from images and references, float32 [B, H, W, 3] in [-1, 1], to a value of each pair, [B]; some are not
+        averaged but pooled (`metrics.registry`).
       frechet: distances between sets of images.
     """
 
@@ -44,7 +39,7 @@ class ImageMetrics:
         inception_weights: str = "",
         cache_dir: str | os.PathLike = "",
     ) -> "ImageMetrics":
-        """The metrics `names`, of config.eval.image_metrics.
+        """The metrics `names`, of `metrics.registry.IMAGE_METRICS`.
 
         Args:
           lpips_weights, inception_weights: where the networks' weights are (`config.eval`).
@@ -54,17 +49,16 @@ class ImageMetrics:
           ValueError: an unknown name, or weights that are missing, damaged or of another network.
         """
         pairwise, frechet = {}, {}
+        weights = Weights(lpips_weights, inception_weights)
         for name in names:
-            if name in _ON_UNIT_RANGE:
-                pairwise[name] = _on_unit_range(_ON_UNIT_RANGE[name])
-            elif name.startswith("lpips_"):
-                pairwise[name] = _as_numpy(load_lpips(name.removeprefix("lpips_"), lpips_weights))
-            elif name == "fid":
-                frechet[name] = Frechet(load_inception(inception_weights), name, cache_dir)
-            elif name.startswith("frechet_"):
-                frechet[name] = Frechet(load_backbone(name.removeprefix("frechet_"), lpips_weights), name, cache_dir)
+            if name not in IMAGE_METRICS:
+                known = ", ".join(IMAGE_METRICS)
+                raise ValueError(f"image metric {name!r} is unknown (config.eval.image_metrics); known are {known}")
+            metric = IMAGE_METRICS[name]
+            if metric.network is None:
+                pairwise[name] = metric.pairs(weights)
             else:
-                raise ValueError(f"image metric {name!r} is unknown (config.eval.image_metrics)")
+                frechet[name] = Frechet(metric.network(weights), name, cache_dir)
         return cls(pairwise, frechet)
 
 
@@ -92,12 +86,12 @@ class ImageScores:
         """
         images, per_unit = np.asarray(images, np.float32), images.shape[1] if images.ndim == 5 else 1
         own = rows_of_this_process()
-        flat, truth = (x[own].reshape(-1, *x.shape[-3:]) for x in (images, np.asarray(references)))
-        real = np.repeat(mask[own], per_unit)
+        flat, truth = (_flat(x[own]) for x in (images, np.asarray(references)))
+        real = repeat(mask[own], "b -> (b t)", t=per_unit)
         unit = truth.astype(np.float32) / 127.5 - 1
         flat = np.where(real[:, None, None, None], flat, unit)  # padding must not stop the run where it is no number
         for name, metric in self._metrics.pairwise.items():
-            values = metric(flat, unit).reshape(-1, per_unit).mean(axis=1)
+            values = reduce(metric(flat, unit), "(b t) -> b", "mean", t=per_unit)
             self._values[name].append(all_gather_rows(values)[mask])
         if self._sets is not None:
             self._sets.add(images, mask)
@@ -115,10 +109,10 @@ class ImageScores:
         figures: Figures = {}
         for name, parts in self._values.items():
             values = np.concatenate(parts) if parts else np.zeros(0)
-            if name == "psnr_pooled":
-                figures[f"{prefix}/{name}"] = bootstrap(_pooled, values, over=self._over)
-            else:
-                figures[f"{prefix}/{name}"] = mean_estimate(values, over=self._over)
+            pool = IMAGE_METRICS[name].pool
+            figures[f"{prefix}/{name}"] = (
+                mean_estimate(values, over=self._over) if pool is None else bootstrap(pool, values, over=self._over)
+            )
         for name, frechet in self._metrics.frechet.items() if self._sets is not None else ():
             figures[f"{prefix}/{name}"] = frechet.score(self._sets(frechet), reference(frechet), over=self._over)
         return figures
@@ -138,27 +132,22 @@ class ImageSets:
     def add(self, images: np.ndarray, mask: np.ndarray) -> None:
         """Adds images [B, H, W, 3] or [B, T, H, W, 3], uint8 or in [-1, 1], where mask [B] is True."""
         per_unit, own = images.shape[1] if images.ndim == 5 else 1, rows_of_this_process()
-        units = np.repeat((self._count + np.arange(len(mask)))[own], per_unit)
-        real = np.repeat(mask[own], per_unit)
+        units = repeat((self._count + np.arange(len(mask)))[own], "b -> (b t)", t=per_unit)
+        real = repeat(mask[own], "b -> (b t)", t=per_unit)
         for collector in self._collectors.values():  # distances add up what the processes give
-            collector.add(images[own].reshape(-1, *images.shape[-3:]), real, units)
+            collector.add(_flat(images[own]), real, units)
         self._count += len(mask)
 
 
-def _psnr(images: np.ndarray, references: np.ndarray) -> np.ndarray:
-    return np.minimum(psnr(images, references), HIGHEST_PSNR)
+def _flat(images: np.ndarray) -> np.ndarray:
+    """[B * T, H, W, 3] from [B, T, H, W, 3]; [B, H, W, 3] as it is."""
+    return rearrange(images, "b t h w c -> (b t) h w c") if images.ndim == 5 else images
 
 
-def _pooled(errors: np.ndarray) -> np.ndarray:
-    return np.minimum(-10 * np.log10(np.maximum(errors.mean(axis=-1), 1e-30)), HIGHEST_PSNR)
-
-
-_ON_UNIT_RANGE = {"psnr": _psnr, "psnr_pooled": mse, "ssim": ssim, "ssim_gaussian": ssim_gaussian}
-
-
-def _on_unit_range(metric: Callable) -> Pairwise:
-    return lambda images, references: np.asarray(metric((images + 1) / 2, (references + 1) / 2))
-
-
-def _as_numpy(metric: Callable) -> Pairwise:
-    return lambda images, references: np.asarray(metric(images, references))
+def mean_target(batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+    """Mean of the batches' targets, float32 [H, W, 3] in [0, 1]."""
+    total, count = 0.0, 0
+    for batch in batches:
+        total = total + batch["target"].sum(axis=0, dtype=np.float64)
+        count += len(batch["target"])
+    return (total / (255.0 * count)).astype(np.float32)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from soda_jax.evaluation.evaluators.frechet import Frechet
-from soda_jax.evaluation.evaluators.image_metrics import HIGHEST_PSNR, ImageMetrics, ImageScores, ImageSets
+from soda_jax.evaluation.frechet import Frechet
+from soda_jax.evaluation.image_scores import ImageMetrics, ImageScores, ImageSets
 from soda_jax.metrics.bootstrap import mean_estimate
 from soda_jax.metrics.frechet import FeatureStatistics, frechet_distance
+from soda_jax.metrics.registry import HIGHEST_PSNR
 
 RNG = np.random.default_rng(0)
 REAL = RNG.integers(0, 256, (12, 16, 16, 3), np.uint8)

@@ -12,8 +12,8 @@ import pytest
 
 from soda_jax.data.decode import DecodeError
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators import frechet
-from soda_jax.evaluation.evaluators.frechet import Frechet
+from soda_jax.evaluation import frechet
+from soda_jax.evaluation.frechet import Frechet
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from soda_jax.metrics.inception import Inception
@@ -231,7 +231,7 @@ PROCESS = """
 import sys, numpy as np, jax
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from tests.evaluation.evaluators.test_frechet import *
+from tests.evaluation.test_frechet import *
 evaluator = Frechet(extractor(), "frechet_test", sys.argv[3])
 for _ in range(2):  # computed, then read from disk
     reference = evaluator.reference(Split(), SPEC, dataset_name="d", split="test", batch_size=8)
@@ -251,7 +251,7 @@ def test_two_processes(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(number), str(tmp_path)],
-            cwd=pathlib.Path(__file__).parents[3],
+            cwd=pathlib.Path(__file__).parents[2],
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

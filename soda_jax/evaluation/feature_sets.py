@@ -6,14 +6,15 @@ import tempfile
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from einops import rearrange
 
+from soda_jax.config.evaluators import PROBE_VIEWS
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
-from soda_jax.evaluation.evaluators.batches import all_gather
+from soda_jax.evaluation.batches import all_gather
 from soda_jax.models.probe import probe_labels
 from soda_jax.objectives.step import ProbeTask
 
-PROBE_VIEWS = ("none", "cached", "epoch")
 PIXELS_SIDE = 64  # of the raw-pixel baseline; a probe on more has more weights than most splits have pixels
 _CHECKED = 4096  # rows looked at together
 
@@ -130,7 +131,7 @@ def raw_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:
     source = batch["source"][:, 0]
     if max(source.shape[1:3]) > PIXELS_SIDE:
         source = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in source])
-    return all_gather(source.reshape(len(source), -1).astype(np.float32) / 255.0)
+    return all_gather(rearrange(source, "b h w c -> b (h w c)").astype(np.float32) / 255.0)
 
 
 def probe_spec(spec: ViewSpec, crop_rate: float) -> ViewSpec:
