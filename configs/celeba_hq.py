@@ -10,7 +10,7 @@ chips and report, for the 40 attributes, F1 72.65 (ResNet-50: 71.63). It trains 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

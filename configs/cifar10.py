@@ -11,7 +11,7 @@ epochs. `small` is for a CPU: 57 CPU minutes, figures in REPRODUCTION.md.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 ARGUMENTS = ("full", "small")
 

@@ -230,7 +230,6 @@ def novel_views(config: ConfigDict, *, num_sources: int) -> None:
 
 
 def check_argument(file: str, argument: str, choices: Iterable[str]) -> None:
-    """Raises ValueError naming `choices` unless `argument`, from --config=configs/FILE:ARGUMENT, is one of them."""
+    """Raises ValueError naming `choices` unless `argument`, from --config=FILE:ARGUMENT, is one of them."""
     if argument not in choices:
-        names = ", ".join(f"configs/{file}:{choice}" for choice in choices)
-        raise ValueError(f"configs/{file}:{argument} is unknown; use one of {names}")
+        raise ValueError(f"{file} has no argument {argument!r}; use one of {', '.join(choices)}")

@@ -10,7 +10,7 @@ and 88.10; 50,000 steps are our choice. Not run here.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ The paper used V100s or TPU v2 chips and gives no figures for this set; 50,000 s
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ products or scans, whose framing means something, use milder crops: --config.dat
 
 from ml_collections import ConfigDict
 
-from configs import cifar10, common
+from soda_jax.configs import cifar10, common
 
 ARGUMENTS = ("full", "small")
 

@@ -13,7 +13,7 @@ choice. Not run here.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

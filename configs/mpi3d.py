@@ -12,7 +12,7 @@ of the denoiser's work: --config.data.source_resolution=64 --config.data.resolut
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 ARGUMENTS = ("toy", "realistic", "real", "complex")
 

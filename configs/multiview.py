@@ -15,7 +15,7 @@ PSNR 20.32 dB, SSIM .595, where copying the nearest source has 18.25 and .555 (R
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 ARGUMENTS = ("full", "small")
 

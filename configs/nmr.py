@@ -12,7 +12,7 @@ FID .81 and LPIPS .048; 200,000 steps are our choice. Not run here.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

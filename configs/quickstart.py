@@ -9,7 +9,7 @@ a ResNet, targets of 16 px, a narrow denoiser, a high learning rate and no dropo
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ PSNR 27.42, SSIM .947, FID .74 and LPIPS .039 on renderings of its own; 200,000 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from soda_jax.configs import common
 
 
 def get_config() -> ConfigDict:

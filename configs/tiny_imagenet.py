@@ -9,7 +9,7 @@ epochs, as many as these 160,000 steps. Not run here.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from soda_jax.configs import cifar10
 
 
 def get_config() -> ConfigDict:

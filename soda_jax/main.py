@@ -1,4 +1,4 @@
-"""Command line: `python -m soda_jax.main --config=configs/X.py --workdir=DIR [--mode=train|evaluate|sample|plan]`."""
+"""Command line: `python -m soda_jax.main --config=NAME --workdir=DIR [--mode=train|evaluate|sample|plan]`."""
 
 import os
 import signal
@@ -6,13 +6,13 @@ import sys
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from soda_jax.cli import available_cores, cpu_devices, parse_flags
+from soda_jax.cli import available_cores, cpu_devices, define_config_flag, parse_flags
 from soda_jax.parallel import distributed
 from soda_jax.workdir.lock import explain_write_error
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.", lock_config=True)
+_CONFIG = define_config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images; running again resumes.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "plan"], "What to do.")
 _DISTRIBUTED = flags.DEFINE_bool(

@@ -279,7 +279,7 @@ PROGRAM = """
 import sys
 
 # Not to be found, as where neither TensorFlow nor a clone of the repository is.
-for package in ("tensorflow", "tensorflow_datasets", "clu", "configs", "tests"):
+for package in ("tensorflow", "tensorflow_datasets", "clu", "soda_jax.configs", "tests"):
     sys.modules[package] = None
 import numpy as np
 import soda_jax

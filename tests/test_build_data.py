@@ -4,8 +4,8 @@ import jax
 import pytest
 from PIL import Image
 
-from configs import folder
 from soda_jax import build
+from soda_jax.configs import folder
 from soda_jax.data import train_batches
 from soda_jax.data.datasets.bad_files import TooManyBadFilesError
 from soda_jax.training.loop import bad_files_path

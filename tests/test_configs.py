@@ -67,7 +67,7 @@ TRUNK_MILLIONS = {"resnet50x2": 93.9, "resnet50": 23.5, "resnet18": 11.2}
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"configs.{name}")
+    return importlib.import_module(f"soda_jax.configs.{name}")
 
 
 def _arguments(name: str) -> tuple[str | None, ...]:
@@ -222,9 +222,8 @@ def test_encoders_have_the_papers_size(encoder):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if _arguments(name) != (None,)])
 def test_an_unknown_argument_is_answered_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=f"configs/{name}.py:nothing is unknown") as error:
+    with pytest.raises(ValueError, match=f"has no argument 'nothing'; use one of {', '.join(_arguments(name))}$"):
         _load(name, "nothing")
-    assert all(f"configs/{name}.py:{argument}" in str(error.value) for argument in _arguments(name))
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)

@@ -67,7 +67,7 @@ def mistakes(tmp_path_factory):
         ("type", "error: flag --config.train.batch_size=many: invalid literal for int"),
         ("no workdir", "error: flag --workdir=None: Flag --workdir must have a value"),
         ("no config", "error: flag --config=None: Flag --config must have a value"),
-        ("no such config", "No such file or directory: 'configs/nowhere.py'"),
+        ("no such config", "error: flag --config=configs/nowhere.py: there is no such file; our configs are afhq, "),
         ("mode", "error: flag --mode=dream: value should be one of <train|evaluate|sample|plan>"),
         ("argument", "error: unexpected arguments: train"),
         ("values", "config.data.source_noise=-1.0: must be at least 0"),

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from configs import common
 from soda_jax import build
+from soda_jax.configs import common
 from soda_jax.data import cameras
 from soda_jax.data.datasets import Labels
 from soda_jax.models import resnet

@@ -1,28 +1,20 @@
-"""The configs beside the package: the defaults of every run, and the recipe that follows the paper for a dataset."""
+"""Our configs, for comparison: the defaults of every run, and the recipe that follows the paper for a dataset."""
 
-import importlib
-import pathlib
-import sys
 from typing import Any
 
 from ml_collections import ConfigDict
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from soda_jax.cli import config_names, load_config
 
 
-def load(module: str, argument: str | None = None) -> dict[str, Any] | None:
-    """configs/MODULE.py's config with dotted names, {"train.batch_size": 4096, ...}.
+def load(name: str, argument: str | None = None) -> dict[str, Any] | None:
+    """Our config of this name with dotted fields, {"train.batch_size": 4096, ...}.
 
-    None where the package was installed without the repository's configs/.
+    None where the package was copied without the repository's configs/, or without this one.
     """
-    if not (ROOT / "configs" / f"{module}.py").is_file():
+    if name not in config_names():
         return None
-    sys.path.insert(0, str(ROOT))
-    try:
-        found = importlib.import_module(f"configs.{module}")
-    finally:
-        sys.path.remove(str(ROOT))
-    return flatten(found.get_config() if argument is None else found.get_config(argument))
+    return flatten(load_config(name if argument is None else f"{name}:{argument}"))
 
 
 def flatten(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:

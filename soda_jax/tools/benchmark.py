@@ -1,8 +1,8 @@
 """Measures how fast a config trains, encodes, samples and loads its data, apart and together.
 
-    python -m soda_jax.tools.benchmark --config=configs/X.py --config.data.root=DIR --json=speed.json
-    python -m soda_jax.tools.benchmark --config=configs/X.py --only=train --batch_sizes=256,512,1024
-    python -m soda_jax.tools.benchmark --config=configs/X.py --only=torch --torch_python=OTHER_ENVIRONMENT/bin/python
+    python -m soda_jax.tools.benchmark --config=NAME --config.data.root=DIR --json=speed.json
+    python -m soda_jax.tools.benchmark --config=NAME --only=train --batch_sizes=256,512,1024
+    python -m soda_jax.tools.benchmark --config=NAME --only=torch --torch_python=OTHER_ENVIRONMENT/bin/python
     python -m soda_jax.tools.benchmark --only=data
 
   part     what is measured
@@ -29,11 +29,11 @@ import cv2
 import jax
 import PIL
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from tabulate import tabulate
 
 from soda_jax import build
-from soda_jax.cli import available_cores, cpu_devices, parse_flags
+from soda_jax.cli import available_cores, cpu_devices, define_config_flag, parse_flags
 from soda_jax.config import validate
 from soda_jax.performance import data_report, loop_benchmark, step_benchmark, torch_benchmark
 from soda_jax.performance.step_benchmark import Row
@@ -217,6 +217,6 @@ def _measure(parts: list[str], options: Options, config: ConfigDict | None) -> d
 
 
 if __name__ == "__main__":
-    flag = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/folder.py.", lock_config=True)
+    flag = define_config_flag()
     _define_flags()
     app.run(lambda argv: main(flag.value), flags_parser=parse_flags)

@@ -1,14 +1,14 @@
 """Prints what a config builds: parameters, the latent's sections and FLOPs, without allocating any weight.
 
-python -m soda_jax.tools.describe --config=configs/imagenet.py [--config.field=value ...]
+python -m soda_jax.tools.describe --config=imagenet [--config.field=value ...]
 """
 
 import sys
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from soda_jax.cli import parse_flags
+from soda_jax.cli import define_config_flag, parse_flags
 from soda_jax.config import ConfigError
 from soda_jax.performance.describe import describe
 
@@ -22,6 +22,6 @@ def main(config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    flag = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/imagenet.py.", lock_config=True)
+    flag = define_config_flag()
     flags.mark_flag_as_required("config")
     app.run(lambda argv: main(flag.value), flags_parser=parse_flags)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from configs import common, quickstart
 from soda_jax import config as config_lib
 from soda_jax.config import ConfigError, parse_encoder_name, validate
+from soda_jax.configs import common, quickstart
 from tests import tiny
 
 SCENES = {"data__name": "scenes"}

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, quickstart
 from soda_jax.config import ConfigError
+from soda_jax.configs import common, quickstart
 from soda_jax.inference.engine import Inference
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA

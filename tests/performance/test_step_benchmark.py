@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar10
 from soda_jax import build
 from soda_jax.config import ConfigError
+from soda_jax.configs import cifar10
 from soda_jax.models.pose import Camera
 from soda_jax.parallel import sharding
 from soda_jax.performance import step_benchmark, torch_benchmark

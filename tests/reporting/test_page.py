@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from configs import imagenet
+from soda_jax.configs import imagenet
 from soda_jax.reporting import page
 from soda_jax.tools import report
 from tests import tiny

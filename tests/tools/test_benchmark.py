@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from configs import folder
+from soda_jax.configs import folder
 from soda_jax.performance import data_benchmark, data_report
 from soda_jax.performance.data_benchmark import Case, Rate
 

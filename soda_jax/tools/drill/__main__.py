@@ -26,7 +26,7 @@ from typing import Any
 from absl import app, flags, logging
 from tabulate import tabulate
 
-from soda_jax.cli import parse_flags
+from soda_jax.cli import find_config, load_config, parse_flags
 from soda_jax.tools.drill import damage
 from soda_jax.tools.drill.runs import (
     SETTINGS,
@@ -171,7 +171,7 @@ def drill(launcher: Launcher, options: flags.FlagValues) -> dict[str, Any]:
 
 def define_flags(values: flags.FlagValues) -> None:
     options = {"flag_values": values}
-    flags.DEFINE_string("config", "configs/quickstart.py", "Config that is made small and run.", **options)
+    flags.DEFINE_string("config", "quickstart", "Config, by name or file, that is made small and run.", **options)
     flags.DEFINE_integer("kills", 50, "Number of kill -9.", 0, **options)
     flags.DEFINE_integer("kills_in_writing", 20, "How many of them while a checkpoint is being written.", 0, **options)
     flags.DEFINE_integer("corruptions", 200, "Number of damaged checkpoints.", 0, **options)
@@ -179,6 +179,16 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "Of every random choice.", 0, **options)
     flags.DEFINE_string("folder", None, "Where to work, and leave all behind; must be new.", **options)
     flags.DEFINE_string("json", None, "File to write the figures to.", **options)
+
+
+def checked(value: str) -> str:
+    """--config=`value` with its file's whole path, so that every run finds the same one; one line if it is wrong."""
+    try:
+        load_config(value)
+    except ValueError as error:
+        sys.exit(f"error: --config={value}: {error}")
+    path, argument = find_config(value)
+    return str(path) if argument is None else f"{path}:{argument}"
 
 
 def run(argv: list[str]) -> None:
@@ -191,7 +201,7 @@ def run(argv: list[str]) -> None:
         folder = pathlib.Path(options.folder or temporary).expanduser().resolve()
         if options.folder and folder.exists():
             sys.exit(f"error: --folder={options.folder}: exists already; name a new one")
-        launcher = Launcher(options.config, folder)
+        launcher = Launcher(checked(options.config), folder)
         try:
             record = drill(launcher, options)
         except DrillError as error:
