@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import EachItem, problem
 from soda_jax.metrics.disentanglement.boosting import METHODS
+from soda_jax.models.capabilities import NOISE
 
 PROBE_VIEWS = ("none", "cached", "epoch")
 INF = float("inf")
@@ -30,6 +31,7 @@ class EvaluatorEntry:
       heading: of its figures in reports; their names start with the evaluator's.
       accuracies: whether the figures are accuracies and F1 by label, as `metrics.classification` names them.
       needs: what the dataset must have beside images: "labels", "cameras".
+      capability: what the model must be able to do (`models.capabilities`); "" for what every model can.
       ranges: bounds, both included, of numbers in `config.eval` that no other evaluator has, by the whole field's name.
       choices: values that its other fields may have.
       items: what its tuples must hold.
@@ -41,6 +43,7 @@ class EvaluatorEntry:
     heading: str
     accuracies: bool = False
     needs: tuple[str, ...] = ()
+    capability: str = ""
     ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     choices: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     items: dict[str, EachItem] = dataclasses.field(default_factory=dict)
@@ -104,6 +107,7 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         reads="images",
         gives="How far apart samples from one latent are, that is, what the latent leaves open.",
         heading="Diversity",
+        capability=NOISE,
         ranges={"eval.diversity_seeds": (2, INF)},
     ),
     "novel_view": EvaluatorEntry(

@@ -79,6 +79,8 @@ VARIANTS: tuple[Variant, ...] = (
         {"model.bottleneck": False, "model.modulation.kind": "cross_attention"},  # as a grid of features needs it (F.1)
         "Tables 1, 3, 11",
     ),
+    Variant("EncDec", {"model.family": "encdec"}, "Table 1, F.1"),
+    Variant("AutoEnc", {"model.family": "encdec", "data.view_policy": "same"}, "Table 1, F.1"),
     Variant(WITHOUT_NOVEL_VIEWS, {"data.view_policy": "same"}, "Table 1"),
     Variant(CROP_FLIP, {"data.randaugment_rate": 0.0}, "Table 1"),
     _schedule("w/o noise schedule", "cosine", "Table 1"),

@@ -11,7 +11,7 @@ from soda_jax.config.evaluators import wanted
 from soda_jax.evaluation import record
 from soda_jax.evaluation.features import FeatureEvaluation
 from soda_jax.evaluation.images import ImageEvaluation
-from soda_jax.evaluation.interface import RAW_PIXELS, TRAINED
+from soda_jax.evaluation.interface import RAW_PIXELS
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference
 from soda_jax.parallel import sharding
@@ -27,8 +27,9 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
       devices: to work on; all by default.
 
     Returns:
-      {row: {metric: figure}}, with rows "SODA" and, if `config.eval.baselines`, "untrained encoder" and "raw pixels"
-      for features, "nearest source" and "mean training image" for images. Figures with a spread are `Estimate`s.
+      {row: {metric: figure}}: a row of the model's title ("SODA") and, if `config.eval.baselines`, "untrained encoder"
+      and "raw pixels" for features, "nearest source" and "mean training image" for images. Figures with a spread are
+      `Estimate`s.
 
     Raises:
       ValueError: an evaluator is unknown, needs labels that the dataset lacks or weights that are missing.
@@ -45,13 +46,14 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
     if wanted(config, "images"):
         parts.append(ImageEvaluation(config, inference))
     variables = load_ema(workdir, step, inference.abstract_variables())
-    results: Results = {TRAINED: {}}
+    trained = inference.model.title
+    results: Results = {trained: {}}
     num_images: dict[str, int] = {}
     for part in parts:
         part.run(variables, results)
         num_images |= part.num_images
     if wanted(config, "features"):
-        _add_online_probe(workdir, step, results)
+        _add_online_probe(workdir, step, results, trained)
     if jax.process_index() == 0:
         print(record.table(results, step))
         path = record.write(
@@ -59,6 +61,7 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
             step,
             results,
             config,
+            model=trained,
             num_images=num_images,
             weights=record.weights_digest(variables),
             devices=list(mesh.devices.flat),
@@ -67,7 +70,7 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
     return results
 
 
-def _add_online_probe(workdir: str, step: int, results: Results) -> None:
+def _add_online_probe(workdir: str, step: int, results: Results, trained: str) -> None:
     """Adds what training's last evaluation up to `step` measured with the online probe, on features and on pixels."""
     last: dict[str, float] = {}
     try:
@@ -81,7 +84,7 @@ def _add_online_probe(workdir: str, step: int, results: Results) -> None:
                 last = row
         except (ValueError, KeyError, TypeError):  # a line that a kill cut short, or that is no row of ours
             continue
-    for prefix, name in (("probe/", TRAINED), ("probe_pixels/", RAW_PIXELS)):
+    for prefix, name in (("probe/", trained), ("probe_pixels/", RAW_PIXELS)):
         found = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
         if name in results:
             results[name] |= {f"online_probe/{key}": value for key, value in found.items() if value is not None}

@@ -67,7 +67,7 @@ class FeatureEvaluation:
 
     def run(self, variables: Variables, results: Results) -> None:
         """Adds the figures of the trained encoder and, if `config.eval.baselines`, of its baselines."""
-        encoders = {"trained": (interface.TRAINED, self._encoder(variables))}
+        encoders = {"trained": (self._inference.model.title, self._encoder(variables))}
         if self._config.eval.baselines:
             encoders["untrained"] = ("untrained encoder", self._encoder(self._untrained()))
         for request, evaluators in self._groups.items():

@@ -26,7 +26,6 @@ from soda_jax.evaluation.probe_fit import Views
 from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
 
-TRAINED = "SODA"  # the row of the checkpoint's own figures
 RAW_PIXELS = "raw pixels"  # the row of features that are no more than pixels
 MEAN_IMAGE = "mean training image"  # the row of a baseline that shows the same image always
 
@@ -113,6 +112,11 @@ class ImageContext:
     split: str
     metrics: ImageMetrics
     mean_image: Callable[[], np.ndarray]
+
+    @property
+    def trained(self) -> str:
+        """The row of the checkpoint's own figures: the model's name in the paper."""
+        return self.inference.model.title
 
     def count(self, limit: int) -> int:
         """How many examples of the split `limit` leaves; 0 leaves all."""

@@ -51,20 +51,22 @@ def write(
     results: Results,
     config: ConfigDict,
     *,
+    model: str,
     num_images: dict[str, int],
     weights: str,
     devices: list[jax.Device],
 ) -> pathlib.Path:
     """Writes the evaluation; returns the file.
 
-    The file is {"format_version", "step", "weights", "results": {row: {metric: {"value", "low", "high", "count",
-    "over"}}}} (the last four None for figures without a spread) and, of the evaluation that wrote it last, "date"
-    (UTC), "evaluators", "num_images", "settings" (sections of the config), "hardware", "git" and "versions".
+    The file is {"format_version", "step", "weights", "model", "results": {row: {metric: {"value", "low", "high",
+    "count", "over"}}}} (the last four None for figures without a spread) and, of the evaluation that wrote it last,
+    "date" (UTC), "evaluators", "num_images", "settings" (sections of the config), "hardware", "git" and "versions".
 
     Figures of other evaluators that the file has of the same weights and data stay; "earlier" then holds, newest first,
     the date, settings and so on of the evaluations that measured them.
 
     Args:
+      model: the row of the checkpoint's own figures.
       num_images: how many images or objects each evaluator used.
       weights: `weights_digest` of the checkpoint.
       devices: that computed.
@@ -75,6 +77,7 @@ def write(
         "format_version": FORMAT_VERSION,
         "step": step,
         "weights": weights,
+        "model": model,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "evaluators": evaluators,
         "results": {
@@ -131,7 +134,7 @@ def _keep(before: dict[str, Any], record: dict[str, Any]) -> None:
             if not name.startswith(again) and name not in record["results"].get(row, {}):
                 record["results"].setdefault(row, {})[name] = figure
                 kept.add(name)
-    left_out = ("format_version", "step", "weights", "results", "earlier")
+    left_out = ("format_version", "step", "weights", "model", "results", "earlier")
     sessions = [{key: value for key, value in before.items() if key not in left_out}, *before.get("earlier", ())]
     earlier, named = [], set(again)
     for session in sessions:  # newest first: what one measured, none before it did

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from soda_jax.models.families import FAMILIES
 from soda_jax.reporting.comparison import millions
 from soda_jax.reporting.workdir import RunData
 
@@ -33,7 +34,9 @@ def _model(flat: dict[str, Any]) -> Fact:
     detail = (
         f"{target} px targets from {source} px sources, {flat['model.modulation.kind'].replace('_', ' ')} modulation"
     )
-    return "Model", f"{flat['model.encoder.name']}, latent {flat['model.latent_dim']:,}", detail
+    family = FAMILIES.get(flat.get("model.family", "soda"))
+    title = family.title if family is not None else flat["model.family"]
+    return "Model", f"{title}, {flat['model.encoder.name']}, latent {flat['model.latent_dim']:,}", detail
 
 
 def _trained(data: RunData, flat: dict[str, Any]) -> Fact:

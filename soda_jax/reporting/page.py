@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.models.families import FAMILIES
 from soda_jax.reporting import curves, facts, paper, pictures, recipes, workdir
 from soda_jax.reporting.comparison import Comparer
 from soda_jax.reporting.curves import Chart, Line
@@ -81,7 +82,9 @@ def build(data: RunData, dataset: str = "") -> dict[str, Any]:
     series, warnings = pictures.collect(data.pictures, data.path)
     newest = data.evaluations[-1] if data.evaluations else None
     shown = None if newest is None else _evaluation(newest, data, flat, known)
-    online = online_table(data.curves, flat.get("eval.num_examples", 0))
+    family = FAMILIES.get(flat.get("model.family", "soda"))
+    title = family.title if family is not None else "the latent"
+    online = online_table(data.curves, flat.get("eval.num_examples", 0), title)
     return {
         "title": data.path.resolve().name,
         "step": data.step,

@@ -11,7 +11,6 @@ from soda_jax.reporting.metric_names import ORDER, Metric, describe
 from soda_jax.reporting.workdir import Evaluation
 
 LONG = 12  # rows; of a longer group only the main figures are open to view
-OWN = "SODA"  # the row of the trained model in an evaluation
 _ARROWS = {"up": "↑", "down": "↓", "": ""}
 
 
@@ -158,7 +157,7 @@ def interval_note(figures: Iterable[float | Estimate | None]) -> str:
     return f"In brackets: 95 % intervals over {' and '.join(parts)}."
 
 
-def online_table(curves: dict[str, list[tuple[int, float]]], examples: int) -> tuple[Table, int] | None:
+def online_table(curves: dict[str, list[tuple[int, float]]], examples: int, model: str) -> tuple[Table, int] | None:
     """(the online probe's last held-out accuracies, their step); None where training had no probe."""
     names = [name.removeprefix("probe/") for name in curves if name.startswith("probe/")]
     names = [name for name in names if name not in ("accuracy", "loss")]
@@ -167,7 +166,7 @@ def online_table(curves: dict[str, list[tuple[int, float]]], examples: int) -> t
     if len(names) == 2 and "mean" in names:
         names.remove("mean")  # of one label
     step = max(curves[f"probe/{name}"][-1][0] for name in names)
-    columns = {"SODA": "probe", "raw pixels": "probe_pixels"}
+    columns = {model: "probe", "raw pixels": "probe_pixels"}
     columns = {title: prefix for title, prefix in columns.items() if f"{prefix}/{names[0]}" in curves}
     rows = []
     for name in sorted(names, key=lambda name: name == "mean"):
@@ -184,15 +183,15 @@ def online_table(curves: dict[str, list[tuple[int, float]]], examples: int) -> t
 
 def history(evaluations: list[Evaluation]) -> Table | None:
     """The trained model's main figures at every evaluated step; None where there is but one."""
-    steps = [evaluation for evaluation in evaluations if evaluation.results.get(OWN)]
+    steps = [evaluation for evaluation in evaluations if evaluation.own]
     if len(steps) < 2:
         return None
-    names = dict.fromkeys(name for evaluation in steps for name in evaluation.results[OWN])
+    names = dict.fromkeys(name for evaluation in steps for name in evaluation.own)
     rows = []
     for metric in map(describe, names):
         if not metric.main:
             continue
-        found = [evaluation.results[OWN].get(metric.name) for evaluation in steps]
+        found = [evaluation.own.get(metric.name) for evaluation in steps]
         cells = tuple(None if value is None else cell(metric, value) for value in found)
         rows.append(Row(f"{metric.group}: {metric.label}", metric.unit, _ARROWS[metric.direction], cells, None))
     columns = tuple(f"step {evaluation.step:,}" for evaluation in steps)

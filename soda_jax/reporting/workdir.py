@@ -32,6 +32,11 @@ class Evaluation:
     details: dict[str, Any]
     path: pathlib.Path
 
+    @property
+    def own(self) -> dict[str, float | Estimate]:
+        """The figures of the checkpoint itself; files of earlier releases, which knew SODA alone, name no model."""
+        return self.results.get(str(self.details.get("model", "SODA")), {})
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:

@@ -106,7 +106,7 @@ def test_lines_of_metrics_that_are_no_rows_are_passed_over(tmp_path):
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*odd, json.dumps(row), *odd]))
     results = {"SODA": {}}
-    _add_online_probe(str(tmp_path), 7, results)
+    _add_online_probe(str(tmp_path), 7, results, "SODA")
     assert results == {"SODA": {"online_probe/mean": 0.1}}
 
 

@@ -8,7 +8,7 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.batches import all_gather_rows, rows_of_this_process, whole_batches
 from soda_jax.evaluation.image_scores import ImageMetrics
-from soda_jax.evaluation.interface import TRAINED, ImageContext
+from soda_jax.evaluation.interface import ImageContext
 from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
@@ -19,7 +19,7 @@ class Evaluator:
     """`diversity`: `Diversity` of the examples that are reconstructed, too."""
 
     def __init__(self, context: ImageContext):
-        settings = context.settings
+        settings, self._trained = context.settings, context.trained
         limit = settings.reconstruction_examples
         self.num_images = context.count(limit)
         self._diversity = Diversity(
@@ -32,7 +32,7 @@ class Evaluator:
         )
 
     def run(self, variables: Variables) -> Results:
-        return {TRAINED: self._diversity.run(variables)}
+        return {self._trained: self._diversity.run(variables)}
 
 
 class Diversity:

@@ -10,7 +10,7 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.batches import whole_batches
 from soda_jax.evaluation.image_scores import ImageMetrics, ImageScores, ImageSets
-from soda_jax.evaluation.interface import MEAN_IMAGE, TRAINED, ImageContext
+from soda_jax.evaluation.interface import MEAN_IMAGE, ImageContext
 from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
 
@@ -19,7 +19,7 @@ class Evaluator:
     """`novel_view`: `NovelView` of held-out objects and, if `config.eval.baselines`, its baselines."""
 
     def __init__(self, context: ImageContext):
-        settings = context.settings
+        settings, self._trained = context.settings, context.trained
         self._mean_image = context.mean_image if settings.baselines else None
         self._novel_view = NovelView(
             context.inference,
@@ -36,7 +36,7 @@ class Evaluator:
         return self._novel_view.num_objects
 
     def run(self, variables: Variables) -> Results:
-        rows: Results = {TRAINED: self._novel_view.run(variables)}
+        rows: Results = {self._trained: self._novel_view.run(variables)}
         return rows | (self._novel_view.baselines(self._mean_image()) if self._mean_image else {})
 
 

@@ -9,7 +9,7 @@ from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.batches import whole_batches
 from soda_jax.evaluation.frechet import Frechet
 from soda_jax.evaluation.image_scores import ImageMetrics, ImageScores
-from soda_jax.evaluation.interface import MEAN_IMAGE, TRAINED, ImageContext
+from soda_jax.evaluation.interface import MEAN_IMAGE, ImageContext
 from soda_jax.evaluation.record import Figures, Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.frechet import FeatureStatistics
@@ -19,7 +19,7 @@ class Evaluator:
     """`reconstruction`: `Reconstruction` and, if `config.eval.baselines`, the mean training image in every place."""
 
     def __init__(self, context: ImageContext):
-        settings = context.settings
+        settings, self._trained = context.settings, context.trained
         limit = settings.reconstruction_examples
         self.num_images = context.count(limit)
         self._mean_image = context.mean_image if settings.baselines else None
@@ -35,7 +35,7 @@ class Evaluator:
         )
 
     def run(self, variables: Variables) -> Results:
-        rows: Results = {TRAINED: self._reconstruction.run(variables)}
+        rows: Results = {self._trained: self._reconstruction.run(variables)}
         return rows | ({MEAN_IMAGE: self._reconstruction.baseline(self._mean_image())} if self._mean_image else {})
 
 
