@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,6 +26,16 @@ def read_readme() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+class BuildWithConfigs(build_py):
+    """Puts the files of configs/ into soda_jax.configs, which finds them at the top of a checkout by itself."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        modules = super().find_package_modules(package, package_dir)
+        if package == "soda_jax.configs":
+            modules += [(package, path.stem, str(path)) for path in sorted(Path("configs").glob("*.py"))]
+        return modules
+
+
 setup(
     name="soda-jax",
     version=read_version(),
@@ -35,6 +46,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["soda_jax", "soda_jax.*"]),
+    cmdclass={"build_py": BuildWithConfigs},
     package_data={"soda_jax.reporting": ["templates/*"]},
     install_requires=read_requirements(),
     extras_require={
@@ -61,6 +73,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
             "scikit-image>=0.25,<0.27",
+            "setuptools>=77",  # builds the wheel whose content is tested
         ],
     },
 )
