@@ -13,7 +13,7 @@ from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.batches import all_gather
 from soda_jax.models.probe import probe_labels
-from soda_jax.objectives.step import ProbeTask
+from soda_jax.objectives.probe import ProbeTask
 
 PIXELS_SIDE = 64  # of the raw-pixel baseline; a probe on more has more weights than most splits have pixels
 _CHECKED = 4096  # rows looked at together
