@@ -84,9 +84,9 @@ class TrainStep:
                 probe_updates, probe_opt = self.probe.optimizer.update(probe_grads, probe.opt_state, probe.params)
                 probe = ProbeState(optax.apply_updates(probe.params, probe_updates), probe_stats, probe_opt)
         with jax.named_scope("gradient_norms"):
-            metrics["grad_norm"] = optax.global_norm(model_grads)
+            metrics["grad_norm"] = optax.tree.norm(model_grads)
             for name, subtree in model_grads.items():
-                metrics[f"grad_norm/{name}"] = optax.global_norm(subtree)
+                metrics[f"grad_norm/{name}"] = optax.tree.norm(subtree)
             metrics["grad_norms"] = jnp.stack(list(module_norms(model_grads).values()))
         with jax.named_scope("ema"):
             decay = ema_decay_at(state.step, self.ema_decay, self.ema_warmup)
@@ -176,7 +176,7 @@ def module_norms(grads: Any) -> dict[str, jax.Array]:
     norms = {}
     for part, children in grads.items():
         for child, subtree in children.items():
-            norms[f"{part}/{child}"] = optax.global_norm(subtree)
+            norms[f"{part}/{child}"] = optax.tree.norm(subtree)
     return norms
 
 

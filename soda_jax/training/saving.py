@@ -43,7 +43,7 @@ class Saver:
         self, checkpointer: Checkpointer, record: RunRecord, meta: dict[str, Any], start: int, last_good: LastGood
     ):
         self._checkpointer, self._record, self._meta, self._last_good = checkpointer, record, meta, last_good
-        self._params_finite = jax.jit(lambda params: jnp.isfinite(optax.global_norm(params)))
+        self._params_finite = jax.jit(lambda params: jnp.isfinite(optax.tree.norm(params)))
         self.saved = start
 
     def save(self, step: int, state: TrainState, *, evaluation_due: bool) -> None:

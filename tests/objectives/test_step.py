@@ -73,7 +73,7 @@ def test_every_module_gets_a_gradient_and_a_name(by_devices):
     grads = results["sgd", 1][0].opt_state.grads  # of the last step
     for name, norm in zip(names, results["sgd", 1][1][-1]["grad_norms"], strict=True):
         part, child = name.split("/")
-        np.testing.assert_allclose(norm, float(optax.global_norm(grads[part][child])), rtol=1e-5)
+        np.testing.assert_allclose(norm, float(optax.tree.norm(grads[part][child])), rtol=1e-5)
     total = np.sqrt(sum(norm**2 for norm in norms.values()))
     np.testing.assert_allclose(rows[0]["grad_norm"], total, rtol=1e-5)
     encoder = np.sqrt(sum(norm**2 for name, norm in norms.items() if name.startswith("encoder/")))
@@ -223,4 +223,4 @@ def test_weight_decay_spares_biases_and_scales_and_gradients_are_clipped():
     large = jax.tree.map(lambda p: jnp.full_like(p, 100.0), params)
     _, state = optimizer.update(large, optimizer.init(params), params)
     moments = next(s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")).mu
-    assert float(optax.global_norm(moments)) == pytest.approx(0.1 * 0.5, rel=1e-5)
+    assert float(optax.tree.norm(moments)) == pytest.approx(0.1 * 0.5, rel=1e-5)

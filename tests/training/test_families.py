@@ -72,7 +72,7 @@ def test_it_is_evaluated_and_reported_under_its_own_name(run):
     assert {"knn3/mean", "reconstruction/psnr", "online_probe/mean"} <= set(results["EncDec"])
     assert json.loads((workdir / f"evaluation_{STEPS:08d}.json").read_text())["model"] == "EncDec"
     text = page.write(str(workdir))[1].read_text()
-    assert "EncDec" in text and "k-NN" in text
+    assert "EncDec, resnet6" in text and "k-nearest neighbours" in text
 
 
 def test_it_loads_encodes_and_decodes(run):
