@@ -27,6 +27,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 from soda_jax import config as config_lib
 from soda_jax.objectives.state import TrainState
 from soda_jax.parallel.processes import decided_by_first
+from soda_jax.paths import expanded
 from soda_jax.version import __version__
 from soda_jax.workdir import checksums, provenance
 from soda_jax.workdir.meta import FORMAT_VERSION, DamagedCheckpointError, parse_meta
@@ -43,7 +44,7 @@ class CheckpointWriteError(OSError):
 
 
 def directory(workdir: str) -> pathlib.Path:
-    return (pathlib.Path(workdir) / "checkpoints").resolve()
+    return (pathlib.Path(expanded(workdir, "workdir")) / "checkpoints").resolve()
 
 
 def latest_step(workdir: str) -> int | None:
