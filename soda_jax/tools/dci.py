@@ -107,7 +107,7 @@ def table(results: Results, sections: list[Section], names: list[str]) -> str:
     """Formats what `Disentanglement.run` returns: all codes, each factor, each section."""
     rows = [[title, *_cells(results[PREFIX + key])] for key, title in TITLES.items()]
     parts = [tabulate(rows, ["all codes", "value", "95 % interval"], disable_numparse=True)]
-    rows = [[name, *_cells(results[f"{PREFIX}i/{name}"])] for name in names]
+    rows = [[name, *_cells(results[f"{PREFIX}i/{name}"])] for name in names if f"{PREFIX}i/{name}" in results]
     parts.append(tabulate(rows, ["informativeness of", "value", "95 % interval"], disable_numparse=True))
     if sections:
         keys = ("d", "c", "i", "dci")
