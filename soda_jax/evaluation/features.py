@@ -4,6 +4,7 @@ Of several processes each encodes, and searches the neighbours of, its part of t
 run whole on every one, because features are small, the fits take minutes, and their results must agree on all.
 """
 
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -20,18 +21,27 @@ from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.evaluators.batches import all_gather
 from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
-from soda_jax.evaluation.evaluators.features import FeatureSet, collect, probe_spec, probe_views, raw_pixels
+from soda_jax.evaluation.evaluators.features import (
+    PIXELS_SIDE,
+    FeatureSet,
+    collect,
+    pixels_side,
+    probe_spec,
+    probe_views,
+    raw_pixels,
+)
 from soda_jax.evaluation.evaluators.few_shot import FewShot
 from soda_jax.evaluation.evaluators.knn import KNN
 from soda_jax.evaluation.evaluators.linear_probe import LinearProbeEvaluator
+from soda_jax.evaluation.progress import num_batches
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.modulation import is_sectioned, section_sizes
 
 CALIBRATION_BATCHES = 50  # BatchNorm's average forgets its start by 0.9 ** 50
 CALIBRATION_SIZE = 256  # examples of each, whatever the batch size that evaluates
-PIXELS_SIDE = 16  # of the images whose pixels are codes: trees on more would take hours
-CODE_PIXELS = f"raw pixels, {PIXELS_SIDE} x {PIXELS_SIDE}"
+CODE_SIDE = 16  # of the images whose pixels are codes: trees on more would take hours
+CODE_PIXELS = f"raw pixels, {CODE_SIDE} x {CODE_SIDE}"
 
 Batch = dict[str, np.ndarray]
 Extract = Callable[[Batch], np.ndarray]
@@ -72,7 +82,7 @@ class FeatureEvaluation:
         rows = {"SODA": self._encoder(variables)}
         if self._config.eval.baselines:
             rows["untrained encoder"] = self._encoder(self._untrained())
-        pixels: dict[str, Extract] = {"raw pixels": raw_pixels} if self._config.eval.baselines else {}
+        pixels: dict[str, Extract] = {"raw pixels": self._pixels()} if self._config.eval.baselines else {}
         if set(self._wanted) - {"disentanglement"}:
             for name, extract in (rows | pixels).items():
                 self._classify(name, extract, results.setdefault(name, {}))
@@ -83,6 +93,18 @@ class FeatureEvaluation:
 
     def _encoder(self, variables: Variables) -> Extract:
         return lambda batch: next(self._inference.encode_batches(variables, [batch], self._config.eval.feature))
+
+    def _pixels(self) -> Extract:
+        """Raw pixels, as many of each image as fit in `config.eval.feature_memory_gib`; a line says if that is few."""
+        settings, resolution = self._config.eval, self._config.data.source_resolution
+        count = min(settings.train_examples or len(self._train), len(self._train))
+        side = pixels_side(count, resolution, settings.feature_memory_gib)
+        if side < min(resolution, PIXELS_SIDE):
+            _say(
+                f"raw pixels: {side} x {side} of each image, so that {count} examples fit in "
+                f"config.eval.feature_memory_gib={settings.feature_memory_gib:g}"
+            )
+        return functools.partial(raw_pixels, side=side)
 
     def _untrained(self) -> Variables:
         inference = self._inference
@@ -119,7 +141,8 @@ class FeatureEvaluation:
         memory = self._config.eval.feature_memory_gib
         # Several processes may share the workdir, on a slow disk; each has a temporary folder of its own.
         folder = self._workdir if jax.process_count() == 1 else None
-        return collect(batches, extract, self._task, memory_gib=memory, folder=folder)
+        total = num_batches(len(dataset), limit, self._inference.eval_batch_size)
+        return collect(batches, extract, self._task, memory_gib=memory, folder=folder, total=total)
 
     def _classify(self, name: str, extract: Extract, row: dict) -> None:
         """k-NN and probes."""
@@ -198,7 +221,7 @@ class FeatureEvaluation:
 
 def _few_pixels(batch: Batch) -> np.ndarray:
     """Pixels of the first source view, shrunk to 16 x 16, in [0, 1]."""
-    small = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in batch["source"][:, 0]])
+    small = np.stack([resize(image, CODE_SIDE, CODE_SIDE) for image in batch["source"][:, 0]])
     return all_gather(small.reshape(len(small), -1).astype(np.float32) / 255.0)
 
 
