@@ -93,7 +93,7 @@ def matrix(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         raise ValueError(f"{name} have values that are not finite in {len(rows)} rows, the first is row {rows[0]}")
-    if values.dtype.kind == "f" and np.abs(values).max() > LARGEST:
+    if values.dtype.kind == "f" and float(np.abs(values).max()) > LARGEST:
         raise ValueError(f"{name} reach {np.abs(values).max():.3g}, whose squares are beyond any number: scale them")
     return values
 
