@@ -154,7 +154,7 @@ def test_guidance_drops_every_section_and_keeps_the_chosen_ones():
 @pytest.mark.parametrize("settings", [dict(num_steps=20), dict(num_steps=20, method="ddim", eta=0.5)], ids=str)
 @pytest.mark.parametrize("scale", [0.5, 2.0, -3.5])
 def test_guidance_is_for_nothing_where_nothing_is_shown(settings, scale):
-    """It leads from a prediction to the same one: whatever the scale, the walk is the unguided one, at half the cost."""
+    """It leads from a prediction to the same one: at any scale the walk is the unguided one, at half the cost."""
     z = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     nothing = np.zeros((3, 4), np.float32)
     plain = walk(bent, z, mask=nothing, guided=False, **settings)["images"]
