@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from soda_jax.cli import available_cores, cpu_devices, define_config_flag, parse_flags
 from soda_jax.parallel import distributed
+from soda_jax.parallel.processes import check_platform
+from soda_jax.paths import run_folder
 from soda_jax.workdir.lock import explain_write_error
 
 _CONFIG = define_config_flag()
@@ -40,7 +42,10 @@ def run(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)  # the libraries report every file they write
-    workdir = os.path.abspath(os.path.expanduser(_WORKDIR.value))
+    try:
+        workdir = run_folder(_WORKDIR.value, "--workdir")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     try:
         _act(_CONFIG.value, workdir)
     except KeyboardInterrupt:
@@ -75,6 +80,7 @@ def _act(config: ConfigDict, workdir: str) -> None:
         # On CPU one device a core is faster than one device with all cores; on GPU and TPU it changes nothing.
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cpu_devices(config, available_cores()))
     jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
+    check_platform()
     if _MODE.value == "train":
         from soda_jax.training.loop import train
 

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(build.__file__).parent
 ROOMS = (
     "tools", "main", "reporting", "evaluation", "performance", "training", "api", "inference", "workdir", "build",
     "objectives", "config", "inputs", "models", "rendering", "data", "diffusion", "metrics", "latents", "parallel",
-    "rngs", "cli", "configs", "version",
+    "rngs", "paths", "cli", "configs", "version",
 )  # fmt: skip
 # What a room may import of ours besides itself.
 KNOWS = {

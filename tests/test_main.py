@@ -50,6 +50,10 @@ def mistakes(tmp_path_factory):
         "devices": (config, workdir, "--cpu_devices=3", "--config.train.batch_size=64"),
         "data": (config, workdir, "--config.data.name=cifar10", "--config.data.root=/nowhere"),
         "no checkpoint": (config, workdir, "--mode=sample"),
+        "empty workdir": (config, "--workdir="),
+        "blank workdir": (config, "--workdir= ", "--mode=evaluate"),
+        "workdir of bytes": (config, b"--workdir=/tmp/run\xff"),
+        "file as workdir": (config, f"--workdir={__file__}", "--mode=plan"),
     }
     results = {}
     for name, arguments in lines.items():
@@ -74,6 +78,10 @@ def mistakes(tmp_path_factory):
         ("values", "config.model.latent_dim=2: is smaller than the denoiser's"),
         ("devices", "config.train.batch_size=64: must be a multiple of devices x grad_accum_steps = 3 x 1 = 3"),
         ("data", "dataset 'cifar10' is not prepared"),
+        ("empty workdir", "error: --workdir='' is empty: give a path (is a shell variable in it unset?)"),
+        ("blank workdir", "error: --workdir=' ' is empty: give a path"),
+        ("workdir of bytes", "holds bytes that are not UTF-8"),
+        ("file as workdir", "test_main.py is a file: give a folder"),
         ("no checkpoint", "holds no checkpoint: train first with python -m soda_jax.main"),
     ],
 )

@@ -10,12 +10,17 @@ from jax.experimental import multihost_utils
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluation.progress import num_batches, shown
 
 
 def whole_batches(
-    dataset: Dataset, spec: ViewSpec, *, batch_size: int, limit: int | None
+    dataset: Dataset, spec: ViewSpec, *, batch_size: int, limit: int | None, what: str = "reading"
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`eval_batches`, the global ones on every process; `batch_size` must be a multiple of the processes."""
+    """`eval_batches`, the global ones on every process; `batch_size` must be a multiple of the processes.
+
+    Args:
+      what: is done with them, for `progress.shown`.
+    """
     batches = eval_batches(
         dataset,
         spec,
@@ -24,7 +29,7 @@ def whole_batches(
         process_count=jax.process_count(),
         limit=limit,
     )
-    for batch in batches:
+    for batch in shown(batches, what, num_batches(len(dataset), limit, batch_size)):
         yield {key: all_gather(part) for key, part in batch.items()}
 
 

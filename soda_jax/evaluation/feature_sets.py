@@ -12,10 +12,12 @@ from soda_jax.config.evaluators import PROBE_VIEWS
 from soda_jax.data.transforms import resize
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.batches import all_gather
+from soda_jax.evaluation.progress import shown
 from soda_jax.models.probe import probe_labels
 from soda_jax.objectives.probe import ProbeTask
 
 PIXELS_SIDE = 64  # of the raw-pixel baseline; a probe on more has more weights than most splits have pixels
+_LEAST_SIDE = 8
 _CHECKED = 4096  # rows looked at together
 
 
@@ -99,6 +101,7 @@ def collect(
     *,
     memory_gib: float = 4.0,
     folder: str | os.PathLike | None = None,
+    total: int | None = None,
 ) -> FeatureSet:
     """Runs `extract` on every batch and drops the padding.
 
@@ -109,12 +112,13 @@ def collect(
       memory_gib: features beyond this many GiB go to a file, which is mapped into memory.
       folder: where that file lies; the system's temporary folder by default. It has no name there, so that the space is
         free again as soon as the features are no longer used, however the process ends.
+      total: number of batches, for the progress that is shown.
 
     Raises:
       ValueError: see `FeatureSet`.
     """
     store, labels = _Store(memory_gib, folder), []
-    for batch in batches:
+    for batch in shown(batches, "features", total):
         real = all_gather(batch["mask"])
         store.append(np.asarray(extract(batch), np.float32)[real])
         labels.append(all_gather(np.asarray(probe_labels(batch, task.kind)))[real])
@@ -123,15 +127,28 @@ def collect(
     return FeatureSet(store.finish(), np.concatenate(labels), task.sizes, task.names)
 
 
-def raw_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:
+def raw_pixels(batch: dict[str, np.ndarray], side: int = PIXELS_SIDE) -> np.ndarray:
     """The first source view's pixels in [0, 1], flattened: the baseline that any feature must beat.
 
-    Images of more than 64 x 64 pixels are shrunk to that: probes on more are hard to fit and would not fit in memory.
+    Images of more than `side` x `side` pixels are shrunk to that, by default to 64 x 64: probes on more are hard to fit
+    and would not fit in memory.
     """
     source = batch["source"][:, 0]
-    if max(source.shape[1:3]) > PIXELS_SIDE:
-        source = np.stack([resize(image, PIXELS_SIDE, PIXELS_SIDE) for image in source])
+    if max(source.shape[1:3]) > side:
+        source = np.stack([resize(image, side, side) for image in source])
     return all_gather(rearrange(source, "b h w c -> b (h w c)").astype(np.float32) / 255.0)
+
+
+def pixels_side(examples: int, resolution: int, memory_gib: float) -> int:
+    """The side that `raw_pixels` shrinks images of `resolution` to: those of so many examples then fit in memory.
+
+    It is 64, or the images' own, halved until they fit, and never below 8. ImageNet's training split at 64 x 64 would
+    take 59 GiB, and as much again for each set of augmented views.
+    """
+    side = min(resolution, PIXELS_SIDE)
+    while side // 2 >= _LEAST_SIDE and 3 * 4 * side**2 * examples > memory_gib * 2**30:
+        side //= 2
+    return side
 
 
 def probe_spec(spec: ViewSpec, crop_rate: float) -> ViewSpec:

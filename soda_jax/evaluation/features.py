@@ -4,6 +4,7 @@ Of several processes each encodes, and searches the neighbours of, its part of t
 run whole on every one, because features are small, the fits take minutes, and their results must agree on all.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -18,9 +19,18 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches, iterate, train_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation import interface
-from soda_jax.evaluation.feature_sets import FeatureSet, collect, probe_spec, probe_views
+from soda_jax.evaluation.feature_sets import (
+    PIXELS_SIDE,
+    FeatureSet,
+    collect,
+    pixels_side,
+    probe_spec,
+    probe_views,
+    raw_pixels,
+)
 from soda_jax.evaluation.interface import Extract, FeatureContext, FeatureEvaluator, FeatureRequest, FeatureRow
 from soda_jax.evaluation.probe_fit import Views
+from soda_jax.evaluation.progress import num_batches
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.modulation import is_sectioned
@@ -73,7 +83,7 @@ class FeatureEvaluation:
         for request, evaluators in self._groups.items():
             rows = dict(encoders)
             if self._config.eval.baselines:
-                rows["pixels"] = (request.pixels_row, request.pixels)
+                rows["pixels"] = (request.pixels_row, self._pixels(request))
             for kind, (name, extract) in rows.items():
                 row = self._row(kind, extract, request)
                 self.num_images |= {
@@ -94,6 +104,20 @@ class FeatureEvaluation:
 
     def _encoder(self, variables: Variables) -> Extract:
         return lambda batch: next(self._inference.encode_batches(variables, [batch], self._config.eval.feature))
+
+    def _pixels(self, request: FeatureRequest) -> Extract:
+        """The pixels that `request` asks for; of raw ones as many of each image as fit in memory, which a line says."""
+        if request.pixels is not raw_pixels:
+            return request.pixels
+        settings, resolution = self._config.eval, self._config.data.source_resolution
+        count = min(request.train_limit or len(self._train), len(self._train))
+        side = pixels_side(count, resolution, settings.feature_memory_gib)
+        if side < min(resolution, PIXELS_SIDE) and jax.process_index() == 0:
+            print(
+                f"raw pixels: {side} x {side} of each image, so that {count} examples fit in "
+                f"config.eval.feature_memory_gib={settings.feature_memory_gib:g}"
+            )
+        return functools.partial(raw_pixels, side=side)
 
     def _untrained(self) -> Variables:
         inference = self._inference
@@ -135,7 +159,8 @@ class FeatureEvaluation:
         memory = self._config.eval.feature_memory_gib
         # Several processes may share the workdir, on a slow disk; each has a temporary folder of its own.
         folder = self._workdir if jax.process_count() == 1 else None
-        return collect(batches, extract, self._task, memory_gib=memory, folder=folder)
+        total = num_batches(len(dataset), limit, self._inference.eval_batch_size)
+        return collect(batches, extract, self._task, memory_gib=memory, folder=folder, total=total)
 
     def _views(self, extract: Extract, limit: int) -> Views | None:
         """Augmented training features by epoch, as `config.eval.probe_views` says."""

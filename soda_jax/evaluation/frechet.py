@@ -18,6 +18,7 @@ from soda_jax import inputs
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
+from soda_jax.evaluation.progress import num_batches, shown
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.frechet import GROUPS, FeatureStatistics, frechet_distance, frechet_estimate
 from soda_jax.metrics.inception import Inception
@@ -152,7 +153,8 @@ class Frechet:
     def _compute(self, dataset: Dataset, spec: ViewSpec, batch_size: int, limit: int | None) -> FeatureStatistics:
         collector = self.collect()
         part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        for batch in eval_batches(dataset, spec, batch_size=batch_size, limit=limit, **part):
+        batches = eval_batches(dataset, spec, batch_size=batch_size, limit=limit, **part)
+        for batch in shown(batches, f"reference of {self.name}", num_batches(len(dataset), limit, batch_size)):
             collector.add(batch["target"], batch["mask"])
         return _merged(collector.groups())
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from soda_jax.evaluation.progress import shown
 from soda_jax.metrics.classification import class_ranks
 from soda_jax.models.probe import head_losses, stack_heads
 
@@ -113,7 +114,8 @@ def fit(
     carry = _start(jax.random.key(seed), width, len(rates), sum(sizes), options.init_scale, options.bias_init)
     scales = np.asarray(rates, np.float32)
     settings = {"sizes": sizes, "dropout": options.dropout, "label_smoothing": options.label_smoothing}
-    for number, chunk in enumerate(_chunks(views, labels, rows, steps, per_chunk, batch, options.dropout, seed)):
+    chunks = _chunks(views, labels, rows, steps, per_chunk, batch, options.dropout, seed)
+    for number, chunk in enumerate(shown(chunks, "probe", -(-steps // per_chunk), unit="chunk")):
         jax.block_until_ready(carry)  # else chunks pile up on the device faster than they are worked off
         carry = _train(carry, *chunk, normaliser, scales, number * per_chunk, steps, **settings)
     kernel, bias = carry[0]["kernel"], carry[0]["bias"]

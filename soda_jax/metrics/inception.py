@@ -28,6 +28,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from soda_jax.metrics.torch_weights import read_state_dict
+from soda_jax.paths import expanded
 
 NETWORK = "inception-2015-12-05"
 FEATURES = 2048
@@ -236,6 +237,7 @@ def load_inception(path: str | os.PathLike) -> Inception:
         raise ValueError(
             f"FID needs the weights of its network and config.eval.inception_weights is empty: get {WHERE}"
         )
+    path = expanded(path, "config.eval.inception_weights")
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path}: give the path of {WHERE}")
     weights, sha256 = (_read_npz if _is_npz(path) else read_pth)(path)

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 GALLERY_BLOCK = 16_384  # training examples that a device compares at a time
 QUERY_BLOCK = 512
 _BLOCK_BYTES = 1 << 27  # of gallery features on a device at a time: wide features come in shorter blocks
 _VOTES = 1 << 24  # votes counted at a time
+# Rows whose greatest value lies beyond these are scaled: float32 loses their squares.
+_LONG, _SHORT = 1e15, 1e-6
 _AXIS = "gallery"
 
 
@@ -23,6 +26,7 @@ def nearest_neighbours(
     devices: Sequence[jax.Device] | None = None,
     gallery_block: int = GALLERY_BLOCK,
     query_block: int = QUERY_BLOCK,
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k training examples of the highest cosine similarity to each test example: exact, on the devices, in blocks.
 
@@ -35,6 +39,7 @@ def nearest_neighbours(
       k: number of neighbours, 1..N.
       devices: which share the gallery; all of this process by default.
       gallery_block, query_block: examples compared at a time, on each device.
+      progress: show on stderr how many blocks are compared, if it takes longer than a few seconds.
 
     Returns:
       (similarities float32 [M, k] in -1..1, indices int32 [M, k] into the gallery), the most similar first and, of
@@ -43,9 +48,11 @@ def nearest_neighbours(
     Raises:
       ValueError: for values out of range, NaN features, or shapes that do not agree.
     """
+    train_features, test_features = np.asanyarray(train_features), np.asanyarray(test_features)
     _check_features(train_features, test_features)
+    train_features, test_features = _scaled(train_features), _scaled(test_features)
     count, width = train_features.shape
-    if not 1 <= k <= count:
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= count:
         raise ValueError(f"k is {k}: there are {count} training examples; choose k in 1..{count}")
     for name, value in (("gallery_block", gallery_block), ("query_block", query_block)):
         if value < 1:
@@ -58,7 +65,8 @@ def nearest_neighbours(
     size = min(query_block, len(test_features))
     nothing = np.full((size, k), -np.inf, np.float32), np.zeros((size, k), np.int32)
     best = [jax.device_put(nothing, devices[0]) for _ in range(0, len(test_features), size)]
-    for first in range(0, count, block * len(devices)):
+    firsts = range(0, count, block * len(devices))
+    for first in tqdm(firsts, "neighbours", disable=not progress, unit="block", delay=2.0, dynamic_ncols=True):
         gallery = jax.device_put(_rows(train_features, first, block * len(devices)), shared)
         for number in range(len(best)):
             queries = jax.device_put(_rows(test_features, number * size, size), everywhere)
@@ -118,12 +126,14 @@ def knn_votes(
       float64 [M, num_classes]. The nearest neighbour's vote counts 1, whatever its similarity.
 
     Raises:
-      ValueError: for values out of range or shapes that do not agree.
+      ValueError: for values out of range, labels that are no whole numbers, or shapes that do not agree.
     """
     if similarities.shape != labels.shape or similarities.ndim != 2:
         raise ValueError(f"similarities have shape {similarities.shape} and labels {labels.shape}: both must be [M, k]")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be above 0")
+    if labels.dtype.kind not in "biu":
+        raise ValueError(f"labels are {labels.dtype}: give the classes as whole numbers, as labels.astype(int)")
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(
             f"labels lie in {labels.min()}..{labels.max()}: with num_classes {num_classes} "
@@ -185,6 +195,29 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
+def _scaled(features: np.ndarray) -> np.ndarray:
+    """The features; a copy if any row is so long, or so short, that its squares leave float32, with such rows scaled.
+
+    The cosine does not see the scale.
+    """
+    starts = range(0, len(features), QUERY_BLOCK)
+    largest = np.concatenate([_largest(features[start : start + QUERY_BLOCK]) for start in starts])
+    odd = (largest > _LONG) | ((largest > 0) & (largest < _SHORT))
+    if not odd.any():
+        return features
+    scale, scaled = np.where(odd, largest, 1.0)[:, None], np.empty(features.shape, np.float32)
+    for start in starts:
+        part = slice(start, start + QUERY_BLOCK)
+        scaled[part] = features[part].astype(np.float64) / scale[part]
+    return scaled
+
+
+def _largest(rows: np.ndarray) -> np.ndarray:
+    """The greatest absolute value of each row."""
+    rows = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+    return np.abs(rows).max(axis=1).astype(np.float64)
+
+
 def _rows(x: np.ndarray, first: int, count: int) -> np.ndarray:
     """Rows first..first+count of [N, D] as float32, with zeros past the end."""
     part = np.asarray(x[first : first + count], np.float32)
@@ -199,6 +232,8 @@ def _check_features(train: np.ndarray, test: np.ndarray) -> None:
     if not len(train) or not len(test):
         raise ValueError(f"{len(train)} training and {len(test)} test features: give at least 1")
     for name, features in (("train_features", train), ("test_features", test)):
+        if features.dtype.kind not in "biuf" or not features.shape[1]:
+            raise ValueError(f"{name} are {features.dtype} of shape {features.shape}: give numbers, at least one a row")
         bad = [
             start
             for start in range(0, len(features), QUERY_BLOCK)

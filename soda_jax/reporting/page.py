@@ -11,6 +11,7 @@ import jinja2
 
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.models.families import FAMILIES
+from soda_jax.paths import expanded
 from soda_jax.reporting import curves, facts, paper, pictures, recipes, workdir
 from soda_jax.reporting.comparison import Comparer
 from soda_jax.reporting.curves import Chart, Line
@@ -39,7 +40,7 @@ def write(folder: str, dataset: str = "", output: str = "") -> tuple[pathlib.Pat
     """
     data = workdir.read(folder)
     context = build(data, dataset)
-    target = pathlib.Path(output).expanduser() if output else data.path
+    target = pathlib.Path(expanded(output, "output")) if output else data.path
     target.mkdir(parents=True, exist_ok=True)
     relative = "" if target.resolve() == data.path.resolve() else f"{os.path.relpath(data.path, target)}/"
     paths = []

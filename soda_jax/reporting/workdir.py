@@ -8,6 +8,7 @@ from typing import Any
 
 from soda_jax import config as config_lib
 from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.paths import expanded
 from soda_jax.workdir.checkpoint import latest_step, read_meta
 from soda_jax.workdir.run_record import read_sessions
 
@@ -78,7 +79,7 @@ def read(workdir: str) -> RunData:
     Raises:
       ValueError: the folder is missing or holds no run.
     """
-    path = pathlib.Path(workdir).expanduser()
+    path = pathlib.Path(expanded(workdir, "workdir"))
     if not path.is_dir():
         raise ValueError(f"workdir={workdir}: there is no such folder; give the --workdir of a training run")
     warnings: list[str] = []

@@ -35,6 +35,8 @@ from tabulate import tabulate
 from soda_jax import build
 from soda_jax.cli import available_cores, cpu_devices, define_config_flag, parse_flags
 from soda_jax.config import validate
+from soda_jax.parallel.processes import check_platform
+from soda_jax.paths import output_file
 from soda_jax.performance import data_report, loop_benchmark, step_benchmark, torch_benchmark
 from soda_jax.performance.step_benchmark import Row
 from soda_jax.performance.timing import Timing
@@ -193,14 +195,16 @@ def main(config: ConfigDict | None) -> None:
     if config is None and (options.step_seconds or parts != ["data"]):
         sys.exit(f"error: {'--step_seconds' if options.step_seconds else f'--only={options.only}'} needs --config")
     try:
+        file = output_file(options.json, "--json") if options.json else None
+        check_platform()
         if config is not None:
             jax.config.update("jax_num_cpu_devices", options.cpu_devices or cpu_devices(config, available_cores()))
             validate(config, jax.device_count())
         report = {"machine": _machine()} | _measure(parts, options, config)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(_as_data(report), indent=2) + "\n")
+    if file:
+        pathlib.Path(file).write_text(json.dumps(_as_data(report), indent=2) + "\n")
 
 
 def _measure(parts: list[str], options: Options, config: ConfigDict | None) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from absl import app, flags, logging
 
 from soda_jax.cli import parse_flags
 from soda_jax.metrics import inception
+from soda_jax.parallel.processes import check_platform
+from soda_jax.paths import expanded, output_file
 
 
 def convert(weights: str, output: str) -> str:
@@ -24,6 +26,7 @@ def convert(weights: str, output: str) -> str:
     Raises:
       ValueError: there is no such file, it does not hold this network's weights, or `output` is not named .npz.
     """
+    weights, output = expanded(weights, "--weights"), output_file(output, "--output")
     if not output.endswith(".npz"):
         raise ValueError(f"output={output!r} must end with .npz")
     if not os.path.isfile(weights):
@@ -46,6 +49,7 @@ def convert(weights: str, output: str) -> str:
 def main(weights: str, output: str) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX reports the accelerators that it does not find
     try:
+        check_platform()
         print(convert(weights, output))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

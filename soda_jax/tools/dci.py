@@ -25,10 +25,12 @@ from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.disentanglement.boosting import METHODS
 from soda_jax.metrics.disentanglement.dci import Section
 from soda_jax.metrics.disentanglement.factors import matrix
+from soda_jax.paths import expanded, output_file
 from soda_jax.version import __version__
 
 FORMAT = 1
 PREFIX = "disentanglement/"
+OUTPUTS = ("json", "importance")
 TITLES = {
     "d": "disentanglement (D)",
     "c": "completeness (C)",
@@ -48,6 +50,7 @@ def load_matrix(path: str, name: str) -> np.ndarray:
       ValueError: the file is missing, is of another format, or holds no such array.
     """
     file, _, key = path.rpartition(":") if ".npz:" in path else (path, "", "")
+    file = expanded(file, f"--{name}")
     try:
         loaded = np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
@@ -105,7 +108,7 @@ def table(results: Figures, sections: list[Section], names: list[str]) -> str:
     """Formats what `Disentanglement.run` returns: all codes, each factor, each section."""
     rows = [[title, *_cells(results[PREFIX + key])] for key, title in TITLES.items()]
     parts = [tabulate(rows, ["all codes", "value", "95 % interval"], disable_numparse=True)]
-    rows = [[name, *_cells(results[f"{PREFIX}i/{name}"])] for name in names]
+    rows = [[name, *_cells(results[f"{PREFIX}i/{name}"])] for name in names if f"{PREFIX}i/{name}" in results]
     parts.append(tabulate(rows, ["informativeness of", "value", "95 % interval"], disable_numparse=True))
     if sections:
         keys = ("d", "c", "i", "dci")
@@ -128,6 +131,8 @@ def _as_data(value: float | Estimate) -> dict | float:
 
 def measure(options: flags.FlagValues) -> None:
     """Reads, measures, prints and writes what the flags ask for; ValueError for what they get wrong."""
+    # Before the work: a place that cannot be written should not show after it.
+    written = {name: output_file(options[name].value, f"--{name}") for name in OUTPUTS if options[name].value}
     codes, factors = load_matrix(options.codes, "codes"), load_matrix(options.factors, "factors")
     if bool(options.test_codes) != bool(options.test_factors):
         raise ValueError("give both --test_codes and --test_factors, or neither")
@@ -145,13 +150,13 @@ def measure(options: flags.FlagValues) -> None:
     counts = {"train": min(len(data[0]), options.num_train), "test": min(len(data[2]), options.num_test)}
     print(table(results, sections, names))
     print(f"\n{counts['train']} training and {counts['test']} test examples, {codes.shape[1]} codes, {options.method}.")
-    if options.json:
+    if "json" in written:
         report = {"format": FORMAT, "soda_jax": __version__, "settings": settings | {"kinds": kinds}, "count": counts}
         report |= {"factors": names, "sections": sections}
         report["results"] = {name: _as_data(value) for name, value in results.items()}
-        pathlib.Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    if options.importance:
-        with open(options.importance, "wb") as file:  # np.save would add ".npy" to a name
+        pathlib.Path(written["json"]).write_text(json.dumps(report, indent=2) + "\n")
+    if "importance" in written:
+        with open(written["importance"], "wb") as file:  # np.save would add ".npy" to a name
             np.save(file, parts[0].importance)
 
 

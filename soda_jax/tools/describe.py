@@ -9,15 +9,16 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from soda_jax.cli import define_config_flag, parse_flags
-from soda_jax.config import ConfigError
+from soda_jax.parallel.processes import check_platform
 from soda_jax.performance.describe import describe
 
 
 def main(config: ConfigDict) -> None:
     logging.set_verbosity(logging.WARNING)  # JAX reports the accelerators that it does not find
     try:
+        check_platform()
         print(describe(config))
-    except ConfigError as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 

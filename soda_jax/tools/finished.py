@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from soda_jax.paths import run_folder
 from soda_jax.workdir.run_record import is_finished
 
 
@@ -23,8 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="for the record to appear: shared file systems take their time (default: 10)",
     )
     options = parser.parse_args(argv)
+    try:
+        workdir = run_folder(options.workdir, "--workdir")
+    except ValueError as error:
+        parser.error(str(error))
     deadline = time.monotonic() + options.wait_seconds
-    while not is_finished(options.workdir):
+    while not is_finished(workdir):
         if time.monotonic() >= deadline:
             sys.exit(1)
         time.sleep(0.5)

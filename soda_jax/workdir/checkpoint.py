@@ -1,12 +1,14 @@
 """Checkpoints: the training state, the data position and the config, written asynchronously and atomically.
 
 Layout: WORKDIR/checkpoints/STEP/{ema,train,meta,checksums.json}. `ema` alone is what users of a trained model read;
-`meta` is JSON. A folder gets its name when all of it is on disk, its checksums too. If it does not match them, it was
-damaged later: it is named and left out, and the one before is used. This is the only module that knows orbax.
+`meta` is JSON (`meta.py`). A folder gets its name when all of it is on disk, its checksums too. If it does not match
+them, it was damaged later: it is named and left out, and the one before is used. This is the only module that knows
+orbax.
 """
 
-import json
+import contextlib
 import logging as standard_logging
+import math
 import os
 import pathlib
 import shutil
@@ -18,26 +20,23 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from soda_jax import config as config_lib
 from soda_jax.objectives.state import TrainState
 from soda_jax.parallel.processes import decided_by_first
+from soda_jax.paths import expanded
 from soda_jax.version import __version__
 from soda_jax.workdir import checksums, provenance
+from soda_jax.workdir.meta import FORMAT_VERSION, DamagedCheckpointError, parse_meta
+from soda_jax.workdir.plain_path import plain_path
 
-# 2 adds checksums and the libraries' versions.
-FORMAT_VERSION = 2
 EMA_FIELDS = ("ema_params", "ema_batch_stats")
 ITEMS = ("ema", "train", "meta")
 WRITING_PATTERN = "*.orbax-checkpoint-tmp*"  # folders of checkpoints that are not whole yet
 KEPT = 2  # the newest ones: where one is damaged, the one before takes its place
-_META_TYPES = {"format_version": int, "soda_jax": str, "config": dict, "targets": dict, "data_position": int}
-
-
-class DamagedCheckpointError(ValueError):
-    """A checkpoint is not what was written."""
 
 
 class CheckpointWriteError(OSError):
@@ -45,7 +44,7 @@ class CheckpointWriteError(OSError):
 
 
 def directory(workdir: str) -> pathlib.Path:
-    return (pathlib.Path(workdir) / "checkpoints").resolve()
+    return (pathlib.Path(expanded(workdir, "workdir")) / "checkpoints").resolve()
 
 
 def latest_step(workdir: str) -> int | None:
@@ -70,58 +69,50 @@ def damage(workdir: str, step: int, items: Sequence[str] = ITEMS) -> str | None:
     if has_checksums and (found := checksums.damage(path, items, str(step))):
         return found
     try:
-        meta = _parse_meta(path)
+        meta = parse_meta(path)
     except DamagedCheckpointError as error:
         return str(error)
-    if has_checksums:
-        return None
-    return _unreadable(path, items) if meta["format_version"] == 1 else f"{checksums.FILE} is missing"
+    if has_checksums:  # sound files may still be no checkpoint, as those that orbax could not put together
+        return _unreadable(path, items)
+    return _unreadable(path, items, whole=True) if meta["format_version"] == 1 else f"{checksums.FILE} is missing"
 
 
-def _unreadable(path: pathlib.Path, items: Sequence[str]) -> str | None:
-    """Tries to read a checkpoint of format 1, which has no checksums: flipped bytes may go unnoticed."""
+def _unreadable(path: pathlib.Path, items: Sequence[str], whole: bool = False) -> str | None:
+    """Tries to read a checkpoint: what each item holds and its smallest array, or all of it.
+
+    All of it where there are no checksums, as in format 1: flipped bytes may still go unnoticed.
+    """
     for item in items:
-        if item == "meta" or jax.process_count() > 1:  # orbax reads with all processes or none
-            continue
         try:
-            _read_item(path / item)
+            if item != "meta":
+                _read_item(path / item, whole)
         # Damaged files raise nearly anything.
         except Exception as error:
             return f"{item} cannot be read ({type(error).__name__})"
     return None
 
 
-def _read_item(path: pathlib.Path) -> Any:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
-        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=plain))
+def _read_item(path: pathlib.Path, whole: bool = True) -> Any:
+    """The tree of one item, arrays on the host; if not `whole`, only the smallest is read, `...` in place of others.
+
+    This process reads by itself: orbax would wait for the others.
+    """
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix=f"read_by_{me}")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with plain_path(path) as path, ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        leaves, structure = jax.tree.flatten(handler.metadata(epath.Path(path)).tree)
+        smallest = min(leaves, key=lambda leaf: math.prod(leaf.shape))
+        wanted = [leaf if whole or leaf is smallest else ocp.PLACEHOLDER for leaf in leaves]
+        plain = [ocp.RestoreArgs(restore_type=np.ndarray) for _ in leaves]
+        arguments = ocp.args.PyTreeRestore(structure.unflatten(wanted), restore_args=structure.unflatten(plain))
+        return checkpointer.restore(path, arguments)
 
 
 def read_arrays(workdir: str, step: int, items: Sequence[str] = ("ema", "train")) -> dict[str, np.ndarray]:
     """Every array of a checkpoint on the host, by its path; nothing is checked. For comparisons, on one process."""
     trees = {item: _read_item(directory(workdir) / str(step) / item) for item in items}
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
-
-
-def _parse_meta(path: pathlib.Path) -> dict[str, Any]:
-    file = path / "meta" / "metadata"
-    if file.exists() and not file.is_file():  # a pipe would wait for ever
-        raise DamagedCheckpointError("meta/metadata is no regular file")
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedCheckpointError("meta/metadata is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"meta/metadata cannot be read ({type(error).__name__})") from None
-    if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in _META_TYPES.items()):
-        raise DamagedCheckpointError(f"meta/metadata lacks one of {', '.join(_META_TYPES)}")
-    if meta["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format {meta['format_version']}, this release reads up to {FORMAT_VERSION}: "
-            f"install soda_jax {meta['soda_jax']} or newer"
-        )
-    return meta
 
 
 def _newest_sound(workdir: str, items: Sequence[str]) -> tuple[int | None, dict[int, str]]:
@@ -209,10 +200,13 @@ class Checkpointer:
     def __init__(self, workdir: str, keep_every: int):
         self._workdir = workdir
         self.step = decided_by_first(lambda: _tidied(workdir))
-        self.meta = {} if self.step is None else _parse_meta(directory(workdir) / str(self.step))
+        self.meta = {} if self.step is None else parse_meta(directory(workdir) / str(self.step))
         self._writing: int | None = None
+        self._arrays: dict[str, int] = {}  # of each item that is being written
+        directory(workdir).mkdir(parents=True, exist_ok=True)
+        self._held = contextlib.ExitStack()
         self._manager = _Manager(
-            directory(workdir),
+            self._held.enter_context(plain_path(directory(workdir))),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every)]),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
@@ -232,6 +226,7 @@ class Checkpointer:
             logging.exception("while ending for another reason")
         finally:
             self._manager.close()
+            self._held.close()
 
     def wait(self) -> None:
         """Returns when every started save is on disk."""
@@ -245,7 +240,7 @@ class Checkpointer:
         self.wait()  # so that its errors are told from this one's
         ema, train = _split(_one_copy(state))
         step = int(state.step)
-        self._writing = step
+        self._writing, self._arrays = step, {"ema": len(jax.tree.leaves(ema)), "train": len(jax.tree.leaves(train))}
         meta = {
             "format_version": FORMAT_VERSION,
             "soda_jax": __version__,
@@ -263,6 +258,33 @@ class Checkpointer:
             )
         except Exception as error:
             raise self._not_written(error) from error
+
+    def verify(self) -> None:
+        """Waits for the last save, and reads back which arrays it holds and the smallest ones; never all of a model.
+
+        Several processes must all call it; the first one reads. Does nothing before the first save.
+
+        Raises:
+          CheckpointWriteError: what was written is no checkpoint.
+        """
+        self.wait()
+        if self._writing is not None:
+            decided_by_first(self._read_back)
+
+    def _read_back(self) -> None:
+        path = directory(self._workdir) / str(self._writing)
+        found = damage(self._workdir, self._writing, ("meta",))
+        for item, count in self._arrays.items():
+            try:
+                held = len(jax.tree.leaves(_read_item(path / item, whole=False)))
+                found = found or (None if held == count else f"{item} holds {held} arrays of {count}")
+            except Exception as error:
+                found = found or f"{item}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if found:
+            raise CheckpointWriteError(
+                f"the checkpoint of step {self._writing} was written to {path}, but cannot be read back ({found}): "
+                "move it away, and run the same command again with another --workdir or on another disk"
+            )
 
     def _add_checksums(self) -> None:
         """Runs when all files are written, and before the folder gets its final name."""
@@ -310,7 +332,7 @@ def read_meta(workdir: str, step: int | None = None) -> tuple[int, dict[str, Any
       ValueError: a newer release wrote it.
     """
     found = decided_by_first(lambda: _checked_step(workdir, step))
-    return found, _parse_meta(directory(workdir) / str(found))
+    return found, parse_meta(directory(workdir) / str(found))
 
 
 def _checked_step(workdir: str, step: int | None) -> int:
@@ -334,8 +356,8 @@ def _checked_step(workdir: str, step: int | None) -> int:
 def load_ema(workdir: str, step: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
     """The averaged `params` and `batch_stats` of a checkpoint, shaped and placed as `abstract_variables`."""
     target = {f"ema_{name}": value for name, value in abstract_variables.items()}
-    with ocp.StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore(directory(workdir) / str(step) / "ema", target)
+    with plain_path(directory(workdir) / str(step) / "ema") as path, ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(path, target)
     return {name.removeprefix("ema_"): value for name, value in restored.items()}
 
 

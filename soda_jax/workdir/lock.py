@@ -18,6 +18,7 @@ from absl import logging
 
 from soda_jax.parallel.distributed import share
 from soda_jax.parallel.processes import decided_by_first
+from soda_jax.paths import run_folder
 
 LOCK_FILE = "lock"
 SIGN = "seen_by_all_"  # of a file that the first process makes, and all must find
@@ -44,6 +45,7 @@ def training_lock(workdir: str, patience: float = PATIENCE) -> Iterator[None]:
 
     Raises:
       WorkdirInUseError: another run trains here; its process, host and start are named.
+      ValueError: the path is blank, of a file, or none at all.
       SharedError: the folder is not the same one for all processes.
       OSError: the folder cannot be written.
     """
@@ -86,7 +88,7 @@ def _check_shared(workdir: str, patience: float = SHARED_PATIENCE) -> None:
 
 
 def _opened(workdir: str) -> int:
-    path = pathlib.Path(workdir) / LOCK_FILE
+    path = pathlib.Path(run_folder(workdir)) / LOCK_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not inherited by programs that this one starts, which would hold the lock after its end.

@@ -38,6 +38,11 @@ def toy(variables, x_t, t, z, section_mask):
     return 0.3 * x_t + 0.2 * t[:, None, None, None] / 1000 + drive
 
 
+def bent(variables, x_t, t, z, section_mask):
+    """As `toy`, and not linear."""
+    return jnp.tanh(toy(variables, x_t, t, z, section_mask)) + 0.1 * x_t**2
+
+
 def gaussian_data(variables, x_t, t, z, section_mask):
     """The optimal denoiser of images with independent pixels N(0.1, 0.2^2)."""
     del variables, z, section_mask
@@ -144,6 +149,39 @@ def test_guidance_drops_every_section_and_keeps_the_chosen_ones():
     guided = walk(toy, z, mask=mask, num_steps=20)
     plain = walk(toy, 2 * z * mask, guided=False, num_steps=20)
     np.testing.assert_allclose(guided["images"], plain["images"], atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [dict(num_steps=20), dict(num_steps=20, method="ddim", eta=0.5)], ids=str)
+@pytest.mark.parametrize("scale", [0.5, 2.0, -3.5])
+def test_guidance_is_for_nothing_where_nothing_is_shown(settings, scale):
+    """It leads from a prediction to the same one: at any scale the walk is the unguided one, at half the cost."""
+    z = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    nothing = np.zeros((3, 4), np.float32)
+    plain = walk(bent, z, mask=nothing, guided=False, **settings)["images"]
+    np.testing.assert_array_equal(walk(bent, z, mask=nothing, scale=scale, **settings)["images"], plain)
+    shown = walk(bent, z, scale=scale, **settings)["images"]
+    assert np.abs(shown - plain).max() > 1e-2  # whereas with a latent it counts
+
+
+@pytest.mark.parametrize(("shown", "drops", "same"), [(0, "both", True), (1, "latent", True), (1, "both", False)])
+def test_guidance_is_for_nothing_where_it_drops_nothing(shown, drops, same):
+    """Of a camera alone: the same images where the pose is hidden, or where only latents are dropped."""
+
+    def posed(variables, x_t, t, z, masks):
+        return bent(variables, x_t, t, z, masks.sections) + 0.3 * jnp.sin(masks.pose)[:, None, None, None]
+
+    def unconditional(masks):
+        return drop_all(masks) if drops == "both" else masks._replace(sections=jnp.zeros_like(masks.sections))
+
+    z = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    masks = Masks(np.zeros((3, 4), np.float32), np.full(3, shown, np.float32))
+    settings = dict(image_shape=SHAPE, num_steps=20, unconditional=unconditional)
+    guided, plain = (
+        make_sampler(posed, TRAINING, guided=guided, **settings)({}, jax.random.key(0), np.arange(3), z, masks, 2.5)
+        for guided in (True, False)
+    )
+    difference = np.abs(np.asarray(guided["images"]) - np.asarray(plain["images"])).max()
+    assert difference == 0 if same else difference > 1e-2
 
 
 @pytest.mark.parametrize(("guided", "factor"), [(True, 2), (False, 1)])

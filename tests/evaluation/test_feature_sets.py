@@ -15,7 +15,15 @@ from soda_jax.data.datasets import Labels
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation import feature_sets
-from soda_jax.evaluation.feature_sets import FeatureSet, check_pair, collect, probe_spec, probe_views, raw_pixels
+from soda_jax.evaluation.feature_sets import (
+    FeatureSet,
+    check_pair,
+    collect,
+    pixels_side,
+    probe_spec,
+    probe_views,
+    raw_pixels,
+)
 from tests import tiny
 
 COUNT = 21
@@ -77,6 +85,26 @@ def test_raw_pixels_of_larger_images_are_shrunk():
     image = np.repeat(np.repeat(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3), 2, axis=0), 2, axis=1)
     pixels = raw_pixels({"source": image[None, None]})
     np.testing.assert_allclose(pixels.reshape(64, 64, 3) * 255, image[::2, ::2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("examples", "resolution", "memory", "side"),
+    [
+        (1_281_167, 256, 4.0, 16),
+        (50_000, 32, 4.0, 32),
+        (60_000, 256, 4.0, 64),
+        (100_000, 64, 4.0, 32),
+        (10**9, 64, 4, 8),
+    ],
+)
+def test_pixels_fit_in_memory(examples, resolution, memory, side):
+    assert pixels_side(examples, resolution, memory) == side
+    batch = {"source": np.zeros((1, 1, resolution, resolution, 3), np.uint8)}
+    width = raw_pixels(batch, side).shape[1]
+    assert width == 3 * side**2
+    assert 4 * width * examples <= memory * 2**30 or side == 8
+    if side < min(resolution, 64):
+        assert 4 * 4 * width * examples > memory * 2**30  # no fewer than it takes
 
 
 def mean_pixel(batch):

@@ -14,6 +14,7 @@ def scores():
     return rng.normal(size=(200, 10)).astype(np.float32), rng.integers(0, 10, 200)
 
 
+@pytest.mark.filterwarnings("ignore:'k' .10. greater:Warning")  # which is the point of that case
 @pytest.mark.parametrize("k", [1, 3, 5, 10])
 def test_top_k_accuracy_is_that_of_scikit_learn(scores, k):
     logits, labels = scores

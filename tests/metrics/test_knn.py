@@ -102,6 +102,12 @@ def test_length_does_not_matter_and_zero_features_survive(features):
         (dict(test_features=np.zeros((0, 16))), "0 test features"),
         (dict(test_features=np.full((2, 16), np.nan)), "test_features hold NaN"),
         (dict(train_labels=np.zeros(3, int)), "train_labels have shape"),
+        (dict(train_labels=np.zeros(500)), "labels are float64: give the classes as whole numbers"),
+        (dict(train_labels=np.full(500, "cat")), "labels are <U3: give the classes as whole numbers"),
+        (dict(k=2.5), "k is 2.5"),
+        (dict(test_features=np.full((2, 16), "a")), "test_features are <U1"),
+        (dict(test_features=np.full((2, 16), 1j)), "test_features are complex128"),
+        (dict(train_features=np.zeros((500, 0)), test_features=np.zeros((2, 0))), "at least one a row"),
     ],
     ids=str,
 )
@@ -117,3 +123,31 @@ def test_blocks_of_no_rows_are_refused(features):
     for name in ("gallery_block", "query_block"):
         with pytest.raises(ValueError, match=f"{name} is 0"):
             knn.nearest_neighbours(train, test, 1, **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(dtype, scale) for dtype in (np.float32, np.float64) for scale in (1e37, 1e20, 1e-7, 1e-13, 1e-30)]
+    + [(np.float64, scale) for scale in (1e300, 1e38, 1e-42, 1e-300)],
+)
+def test_no_scale_changes_the_neighbours(features, dtype, scale):
+    train, labels, test = features
+    large, small = ((part.astype(np.float64) * scale).astype(dtype) for part in (train, test))
+    expected, where = knn.nearest_neighbours(train, test, 20)
+    for pair in ((large, small), (train, small), (large, test)):
+        similarities, indices = knn.nearest_neighbours(*pair, 20)
+        np.testing.assert_allclose(similarities, expected, atol=1e-5)
+        assert np.mean(indices == where) > 0.99
+
+
+def test_rows_of_all_scales_beside_each_other(features):
+    train, labels, test = features
+    scales = 10.0 ** np.random.default_rng(0).integers(-200, 200, (len(train), 1))
+    similarities, indices = knn.nearest_neighbours(train * scales, test, 20)
+    expected, where = knn.nearest_neighbours(train, test, 20)
+    np.testing.assert_allclose(similarities, expected, atol=1e-5)
+    assert np.mean(indices == where) > 0.99
+    whole = np.round(train * 100).astype(np.int64)
+    np.testing.assert_allclose(
+        knn.nearest_neighbours(whole * 10**14, test, 5)[0], knn.nearest_neighbours(whole, test, 5)[0], atol=1e-5
+    )

@@ -65,6 +65,38 @@ def test_what_fits(planned):
     assert fits["16"]["microbatch"] == int(line) < fits["32"]["microbatch"] < fits["80"]["microbatch"]
 
 
+@pytest.mark.parametrize(
+    "totals",
+    [(3_000_000, 2_800_000), (3_000_000, 3_000_000), (3_000_000, 3_000_500), (1_000_000, 4_000_000), (8_000, 8_100)],
+)
+def test_a_small_model_yields_no_absurd_figures(totals):
+    """More examples took less, or as much, or more than all: what one takes cannot be told, but bounded."""
+    steps = [plan.Footprint(2, m, 500, total, 0, 0.0, (), 1.0) for m, total in zip((4, 8), totals, strict=True)]
+    figures = plan._figures(config(), steps[:1], steps)
+    assert figures["is_bound"] and figures["fixed_bytes"] == 0
+    assert figures["bytes_per_example"] == totals[1] / 8 > 0
+    fits = figures["fits"]["2"]
+    for chip in (16, 32, 80):
+        found = fits[str(chip)]["microbatch"]
+        # So many examples take no more than that many of the measured steps, which each fit their share.
+        assert found == int(0.9 * chip * 2**30 * 8 / totals[1]) and found * totals[1] / 8 <= chip * 2**30
+    report = plan.report(config(), figures)
+    assert (
+        f"at least {fits['16']['microbatch']}, 1 steps" in report and "-" not in report.split("A step's peak")[1][:30]
+    )
+    assert "cannot be told" in report
+
+
+def test_a_single_microbatch_bounds_too():
+    step = plan.Footprint(1, 8, 500, 16 * 2**30, 0, 0.0, (), 1.0)
+    figures = plan._figures(config(), [step], [step])
+    assert figures["is_bound"] and figures["fits"]["1"]["16"]["microbatch"] == 7
+    assert "may not fit" in plan.report(
+        config(train__batch_size=10**6 + 3),
+        figures | {"fits": {"1": {str(chip): {"microbatch": 0, "grad_accum_steps": None} for chip in (16, 32, 80)}}},
+    )
+
+
 def test_fewest_microbatches():
     of_4096 = config(train__batch_size=4096)
     assert plan._fitting(of_4096, 8, 512.0) == {"microbatch": 512, "grad_accum_steps": 1}

@@ -105,3 +105,27 @@ def test_split_leaves_no_row_on_both_sides():
         dci.split(rows, rows[1:], 12, 100, 0)
     with pytest.raises(ValueError, match="at least 3"):
         dci.split(rows[:2], rows[:2], 12, 100, 0)
+
+
+def test_places_for_the_figures_are_made_or_refused_before_the_work(files, monkeypatch):
+    flags = (f"--codes={files}/z.npy", f"--factors={files}/f.npy")
+    done = run(*flags, f"--json={files}/new/folder/out.json", f"--importance={files}/other/importance.npy")
+    assert done.returncode == 0, done.stderr
+    assert (files / "new" / "folder" / "out.json").is_file() and (files / "other" / "importance.npy").is_file()
+    # The matrices are not even read.
+    for name in ("json", "importance"):
+        done = run("--codes=missing.npy", "--factors=missing.npy", f"--{name}={files}/z.npy/out")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"error: --{name}={files}/z.npy/out: the folder {files}/z.npy cannot be made" in done.stderr
+
+
+def test_codes_beyond_float32_and_rare_factors(files):
+    codes, factors = np.load(files / "z.npy"), np.load(files / "f.npy")
+    np.save(files / "huge.npy", codes * 1e300)
+    done = run(f"--codes={files}/huge.npy", f"--factors={files}/f.npy")
+    assert done.returncode == 1 and "huge.npy: reach 2e+300" in done.stderr
+    np.save(files / "constant.npy", np.concatenate([factors, np.ones((300, 1), int)], axis=1))
+    done = run(f"--codes={files}/z.npy", f"--factors={files}/constant.npy", "--names=hue,size,none", "--repeats=2")
+    assert done.returncode == 0, done.stderr
+    assert "left out, of one value in all 200 training examples: none" in done.stdout
+    assert "none " not in done.stdout.split("informativeness of")[1]

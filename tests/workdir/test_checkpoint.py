@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -279,3 +280,75 @@ def test_saving_leaves_the_count_of_questions_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     save(tmp_path, 5, 10)
     assert steps(tmp_path) == ["10", "5"] and not asked
+
+
+# `*` and `?` match, too, what another run wrote beside; the others lead nowhere.
+@pytest.mark.parametrize(
+    "name", ["run[1]", "[lr=0.1]", "r*n", "r?n", "back\\slash", "a]b", "gs:", "{a,b}", "sp ace", "ü"]
+)
+def test_folders_of_any_name(tmp_path, name):
+    save(tmp_path / "run", 5)
+    folder, moved, state = tmp_path / name, tmp_path / "moved" / name, make_state(15)
+    with Checkpointer(str(folder), 1000) as checkpointer:
+        checkpointer.save(sharding.put_replicated(state, sharding.make_mesh()), META)
+        checkpointer.verify()
+    with Checkpointer(str(folder), 1000) as checkpointer:
+        assert checkpointer.step == 15
+        restored = checkpointer.restore(abstract(state, sharding.make_mesh()), 15)
+    tiny.assert_equal(jax.device_get(restored), state)
+    shutil.copytree(folder, moved)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    variables = abstract({"params": state.ema_params, "batch_stats": state.ema_batch_stats}, mesh)
+    for place in (folder, moved):
+        tiny.assert_equal(jax.device_get(load_ema(str(place), 15, variables))["params"], state.ema_params)
+        assert read_meta(str(place))[0] == 15
+    assert steps(folder) == ["15"] and steps(tmp_path / "run") == ["5"]
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        checkpointer.verify()  # nothing was written yet
+        checkpointer.save(sharding.put_replicated(make_state(5), mesh), META)
+        checkpointer.verify()
+        checkpointer.save(sharding.put_replicated(make_state(10), mesh), META)
+        checkpointer.wait()
+        (tmp_path / "checkpoints" / "10" / "train" / "manifest.ocdbt").unlink()
+        with pytest.raises(CheckpointWriteError, match="of step 10 was written .* read back .train.*move it away"):
+            checkpointer.verify()
+
+
+def test_an_item_of_other_arrays_is_not_what_was_written(tmp_path):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        checkpointer.save(sharding.put_replicated(make_state(5), mesh), META)
+        checkpointer.wait()
+        folder = tmp_path / "checkpoints" / "5"
+        shutil.rmtree(folder / "train")
+        shutil.copytree(folder / "ema", folder / "train")
+        with pytest.raises(CheckpointWriteError, match="train holds 3 arrays of 6"):
+            checkpointer.verify()
+
+
+def test_reading_back_reads_little(tmp_path):
+    """A large array is no reason to wait."""
+    state = dataclasses.replace(make_state(), params={"w": np.zeros(2**22, np.float32)})
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        checkpointer.save(sharding.put_replicated(state, sharding.make_mesh(jax.devices()[:1])), META)
+        checkpointer.wait()
+        part = checkpoint_lib._read_item(tmp_path / "checkpoints" / "5" / "train", whole=False)
+    assert part["params"]["w"] is ... and sum(leaf is not ... for leaf in jax.tree.leaves(part)) == 1
+
+
+def test_parts_that_were_never_put_together(tmp_path):
+    """Releases up to this one wrote such checkpoints, sound by their checksums, into folders as `run[1]`."""
+    save(tmp_path, 5, 10)
+    folder = tmp_path / "checkpoints" / "10"
+    for item in ("ema", "train"):
+        (folder / item / "manifest.ocdbt").unlink()
+        shutil.rmtree(folder / item / "d")
+    (folder / checksums.FILE).unlink()
+    checksums.write(folder, checkpoint_lib.ITEMS, "10")
+    assert checkpoint_lib.damage(str(tmp_path), 10).startswith("ema cannot be read")
+    with Checkpointer(str(tmp_path), 1000) as checkpointer:
+        assert checkpointer.step == 5

@@ -9,6 +9,8 @@ from soda_jax.models import capabilities, layers, modulation, pose, positional, 
 from soda_jax.models.families import FAMILIES
 from soda_jax.models.resnet import STAGE_SIZES
 
+MAX_LEVELS = 16  # each halves the resolution
+MAX_WIDTH = 64  # of a ResNet: the paper's is 2
 GUIDANCE = ("latent", "pose", "both")
 
 
@@ -16,11 +18,15 @@ def parse_encoder_name(name: str) -> tuple[str, int | str, int]:
     """Splits an encoder's name: ("resnet", depth, width) or ("vit", variant, 1); ValueError on any other."""
     if name.startswith("resnet"):
         depth, _, width = name.removeprefix("resnet").partition("x")
-        if depth.isdigit() and int(depth) in STAGE_SIZES and (width.isdigit() and int(width) > 0 or "x" not in name):
+        if depth in map(str, STAGE_SIZES) and (_is_width(width) or "x" not in name):
             return "resnet", int(depth), int(width or 1)
     if name.startswith("vit_") and name.removeprefix("vit_") in vit.VARIANTS:
         return "vit", name.removeprefix("vit_"), 1
     raise ValueError(f"use resnet{{{','.join(map(str, STAGE_SIZES))}}}[x2] or vit_{{{','.join(vit.VARIANTS)}}}")
+
+
+def _is_width(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_WIDTH
 
 
 def check(config: ConfigDict) -> Iterator[str]:
@@ -54,6 +60,7 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
             "model.encoder.patch_size": (1, float("inf")),
             "model.aggregation.depth": (1, float("inf")),
             "model.aggregation.num_heads": (1, float("inf")),
+            "model.aggregation.mlp_multiplier": (1, float("inf")),
         },
     )
     if family == "vit" and does_not_divide(config.data.source_resolution, encoder.patch_size):
@@ -81,8 +88,14 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     yield from check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})
     if denoiser.time_dim % 2 or denoiser.time_dim < 2:
         yield problem(config, "model.denoiser.time_dim", "must be even and at least 2")
-    if not denoiser.multipliers:
-        yield problem(config, "model.denoiser.multipliers", "needs at least one level")
+    if not 1 <= len(denoiser.multipliers) <= MAX_LEVELS:
+        yield problem(config, "model.denoiser.multipliers", f"needs at least one level, and at most {MAX_LEVELS}")
+        return
+    if min(denoiser.multipliers) < 1:
+        yield problem(config, "model.denoiser.multipliers", "must be at least 1 at every level")
+        return
+    if min(denoiser.attention_resolutions, default=1) < 1:
+        yield problem(config, "model.denoiser.attention_resolutions", "must be sides of feature maps, each at least 1")
         return
     shrink = 2 ** (len(denoiser.multipliers) - 1)
     if config.data.resolution % shrink:

@@ -1,5 +1,6 @@
 """How well a latent separates a dataset's factors of variation (SODA Section 4.3, Appendix E.3)."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -15,8 +16,10 @@ from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.bootstrap import LEVEL, Estimate, bootstrap
 from soda_jax.metrics.disentanglement import DCI, dci_by_section, factor_vae_score, mig, sap
 from soda_jax.metrics.disentanglement.dci import Section, scores
-from soda_jax.metrics.disentanglement.factors import Kinds, matrix
+from soda_jax.metrics.disentanglement.factors import Kinds, codes_matrix, factor_kinds, matrix
 from soda_jax.models.modulation import section_sizes
+
+Split = tuple[np.ndarray, np.ndarray]  # codes [N, d] and factors [N, K]
 
 PIXELS_SIDE = 16  # of the images whose pixels are codes: trees on more would take hours
 PIXELS_ROW = f"raw pixels, {PIXELS_SIDE} x {PIXELS_SIDE}"
@@ -126,9 +129,11 @@ class Disentanglement:
           these), `i_train`, `dci` (mean of d, c, i: SODA's Table 4), `i/NAME` of each factor, `mig`, `sap`,
           `factor_vae`; and `section_NUMBER/` `d`, `c`, `i`, `dci` of each section, from 0.
 
+        A factor of one value in all training examples is left out, which a printed line says.
+
         Raises:
-          ValueError: a split is empty, lengths differ, values are not finite, a factor has one value, there are fewer
-            than two factors or codes, or names do not fit.
+          ValueError: a split is empty, lengths differ, values are not finite or beyond float32, there are fewer than
+            two codes or factors of several values, or names do not fit.
           ImportError: a library of the method is missing.
         """
         return self.analyse(codes_train, factors_train, codes_test, factors_test, sections)[0]
@@ -141,40 +146,74 @@ class Disentanglement:
         factors_test: np.ndarray,
         sections: Sequence[Section] = (),
     ) -> tuple[Figures, list[DCI]]:
-        """As `run`; and the DCI of all codes and of each section, which hold the importance matrices."""
+        """As `run`; and the DCI of all codes and of each section, which hold the importance matrices, [d, K].
+
+        Of a factor that is left out the importance is 0.
+        """
         train = self._draw(codes_train, factors_train, self._num_train, "train")
         test = self._draw(codes_test, factors_test, self._num_test, "test")
-        names = self._names or [f"factor{k}" for k in range(train[1].shape[1])]
-        if len(names) != train[1].shape[1]:
-            raise ValueError(f"names={tuple(names)} are {len(names)}: there are {train[1].shape[1]} factors")
-        results, parts = self._measure(train, test, sections)
-        rng = np.random.default_rng([self._seed, 1])
-        halves = []
-        for _ in range(self._repeats):
-            rows = rng.permutation(len(train[0]))[: len(train[0]) // 2]
-            halves.append(self._measure((train[0][rows], train[1][rows]), test, sections)[0])
+        count = train[1].shape[1]
+        names = self._names or [f"factor{k}" for k in range(count)]
+        if len(names) != count:
+            raise ValueError(f"names={tuple(names)} are {len(names)}: there are {count} factors")
+        kept = self._varying(train[1], names)
+        # Of all examples: in a half, a factor of many values may have few enough to pass for a discrete one.
+        kinds = factor_kinds(train[1][:, kept], self._kinds if isinstance(self._kinds, str) else _at(self._kinds, kept))
+        train, test = (train[0], train[1][:, kept]), (test[0], test[1][:, kept])
+        results, parts = self._measure(train, test, sections, kinds)
+        halves = self._halves(train, test, sections, kinds)
         results = {name: _spread(value, [half[name] for half in halves]) for name, value in results.items()}
         for prefix, part in zip(_prefixes(sections), parts, strict=True):
             results[f"{prefix}i"] = _informativeness(part)
-        for k, name in enumerate(names):
-            results[f"disentanglement/i/{name}"] = _informativeness(parts[0], k)
-        return results, parts
+        for place, k in enumerate(kept):
+            results[f"disentanglement/i/{names[k]}"] = _informativeness(parts[0], place)
+        return results, [dataclasses.replace(part, importance=_widened(part.importance, kept, count)) for part in parts]
 
-    def _draw(self, codes: np.ndarray, factors: np.ndarray, count: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-        codes, factors = matrix(codes, f"{split} codes"), matrix(factors, f"{split} factors")
+    def _varying(self, factors: np.ndarray, names: Sequence[str]) -> list[int]:
+        """The columns of training factors [N, K] with two values or more; prints the names of the others."""
+        kept = np.flatnonzero((factors != factors[0]).any(axis=0)).tolist()
+        if len(kept) < 2 or not (isinstance(self._kinds, str) or len(self._kinds) == factors.shape[1]):
+            return list(range(factors.shape[1]))  # the metrics say what is wrong
+        if len(kept) < factors.shape[1]:
+            left = ", ".join(name for k, name in enumerate(names) if k not in kept)
+            print(f"left out, of one value in all {len(factors)} training examples: {left}")
+        return kept
+
+    def _halves(
+        self, train: Split, test: Split, sections: Sequence[Section], kinds: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """The figures on random halves of the training examples; one that fails is left out, which a line says."""
+        rng, found = np.random.default_rng([self._seed, 1]), []
+        for number in range(self._repeats):
+            rows = _draw_varying(train[1], len(train[0]) // 2, rng)
+            try:
+                found.append(self._measure((train[0][rows], train[1][rows]), test, sections, kinds)[0])
+            except Exception as error:  # nothing is worth the figures that are there
+                print(f"random half {number + 1} of {self._repeats} could not be measured, and is left out: {error}")
+        if len(found) == 1:
+            print("no intervals from random halves: one alone has no spread")
+        return found if len(found) > 1 else []
+
+    def _draw(self, codes: np.ndarray, factors: np.ndarray, count: int, split: str) -> Split:
+        codes, factors = codes_matrix(codes, f"{split} codes"), matrix(factors, f"{split} factors")
         if len(codes) != len(factors):
             raise ValueError(f"there are {len(codes)} {split} codes and {len(factors)} factors: give a row an example")
         if len(codes) <= count:
             return codes, factors
-        rows = np.random.default_rng(self._seed).permutation(len(codes))[:count]
+        rows = _draw_varying(factors, count, np.random.default_rng(self._seed))
         return codes[rows], factors[rows]
 
     def _measure(
-        self, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], sections: Sequence[Section]
+        self, train: Split, test: Split, sections: Sequence[Section], kinds: Sequence[str]
     ) -> tuple[dict[str, float], list[DCI]]:
+        # The trees last: what the others refuse should not show after hours.
+        results = {
+            "disentanglement/mig": mig(*train, kinds=kinds),
+            "disentanglement/factor_vae": factor_vae_score(*train, *test, kinds=kinds, seed=self._seed),
+            "disentanglement/sap": sap(*train, *test, kinds=kinds, jobs=self._boosting["jobs"]),
+        }
         whole = (0, train[0].shape[1])
-        parts = dci_by_section(*train, *test, [whole, *sections], kinds=self._kinds, **self._boosting)
-        results = {}
+        parts = dci_by_section(*train, *test, [whole, *sections], kinds=kinds, **self._boosting)
         for prefix, part in zip(_prefixes(sections), parts, strict=True):
             results |= {
                 f"{prefix}d": part.disentanglement,
@@ -182,12 +221,37 @@ class Disentanglement:
                 f"{prefix}i": part.informativeness,
                 f"{prefix}dci": part.mean,
             }
-        return results | {
-            "disentanglement/i_train": float(parts[0].train_scores.mean()),
-            "disentanglement/mig": mig(*train, kinds=self._kinds),
-            "disentanglement/sap": sap(*train, *test, kinds=self._kinds, jobs=self._boosting["jobs"]),
-            "disentanglement/factor_vae": factor_vae_score(*train, *test, kinds=self._kinds, seed=self._seed),
-        }, parts
+        return results | {"disentanglement/i_train": float(parts[0].train_scores.mean())}, parts
+
+
+def _draw_varying(factors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` random rows of factors [N, K] in random order, among them two values of each factor that has them.
+
+    At random a rare value is missed now and then, and its factor then has nothing to tell. For each such factor the
+    first row in random order with another value takes a place.
+    """
+    order = rng.permutation(len(factors))
+    needed: list[int] = []
+    while True:
+        rows = np.concatenate([np.array(needed, order.dtype), order[~np.isin(order, needed)]])
+        drawn, rest = rows[:count], rows[count:]
+        lacking = np.flatnonzero((factors[drawn] == factors[drawn[0]]).all(axis=0))
+        found = [rest[factors[rest, k] != factors[drawn[0], k]][:1] for k in lacking]
+        wanted = list(dict.fromkeys(int(row[0]) for row in found if len(row)))
+        if not wanted or len(needed) + len(wanted) > count:
+            return drawn
+        needed += wanted
+
+
+def _at(items: Sequence[str], places: Sequence[int]) -> list[str]:
+    return [items[place] for place in places]
+
+
+def _widened(importance: np.ndarray, kept: Sequence[int], count: int) -> np.ndarray:
+    """Importances [d, len(kept)] as [d, count], zero elsewhere."""
+    wide = np.zeros((len(importance), count))
+    wide[:, kept] = importance
+    return wide
 
 
 def _few_pixels(batch: dict[str, np.ndarray]) -> np.ndarray:

@@ -73,7 +73,8 @@ class Diversity:
         """
         values: dict[str, list[np.ndarray]] = {}
         first, size = 0, self._inference.sample_batch_size
-        for batch in whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit):
+        batches = whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit, what="diversity")
+        for batch in batches:
             source_conditions, target_conditions = self._inference.conditions(batch)
             z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
             draws = (

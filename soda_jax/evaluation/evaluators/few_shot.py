@@ -10,6 +10,7 @@ from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.classification import classification_estimates
 
 MIN_STEPS = 1000  # of training: a hundred passes over a few examples would be too few
+MIN_BATCH = 16
 _CANDIDATES = 8
 
 
@@ -34,7 +35,8 @@ class FewShot:
     probe is then trained on all of its draw.
 
     Args:
-      probe: how probes are trained. They take its epochs, or more where these are fewer than 1000 steps.
+      probe: how probes are trained. They take its epochs, or more where these are fewer than 1000 steps, and smaller
+        batches for fewer examples (`batch_size`).
       shares: of the training examples, each in (0, 1].
       seeds: number of draws.
     """
@@ -62,17 +64,28 @@ class FewShot:
         for share in self._shares:
             draws = [train.subset(stratified(train.labels, share, seed)) for seed in range(self._seeds)]
             count = len(draws[0].features)
-            epochs = max(self._probe.epochs, -(-MIN_STEPS * self._probe.batch_size // count))
+            size = batch_size(count, self._probe.batch_size)
+            epochs = max(self._probe.epochs, -(-MIN_STEPS * size // count))
+            settings = {"normaliser": normaliser, "batch_size": size}
             rate = self._probe.learning_rates[0]
             if len(self._probe.learning_rates) > 1:
-                held_out = [self._probe.validate(draw, epochs, normaliser=normaliser) for draw in draws]
+                held_out = [self._probe.validate(draw, epochs, **settings) for draw in draws]
                 rate = self._probe.learning_rates[int(np.mean(held_out, axis=0).argmax())]
-            ranks = [self._probe.fit_and_rank(draw, test, rate, epochs, normaliser=normaliser) for draw in draws]
+            ranks = [self._probe.fit_and_rank(draw, test, rate, epochs, **settings) for draw in draws]
             scores = classification_estimates(np.stack(ranks), test.labels, train.sizes, train.names)
             prefix = f"few_shot_{100 * share:g}pct"
             results |= {f"{prefix}/{name}": score for name, score in scores.items()}
             results |= {f"{prefix}/learning_rate": rate, f"{prefix}/examples": float(count)}
         return results
+
+
+def batch_size(count: int, largest: int) -> int:
+    """Of a probe on `count` examples: the next power of two, from 16 to `largest`.
+
+    Larger ones would show the same few examples over and over in one step: of 2 examples 256,000 passes in 1000 steps.
+    Powers of two keep the compiled programs few.
+    """
+    return min(largest, max(MIN_BATCH, 1 << (count - 1).bit_length()))
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

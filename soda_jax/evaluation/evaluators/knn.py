@@ -82,6 +82,8 @@ class KNN:
         missing = -(-count // jax.process_count()) - len(own)  # to as many answers as any other process has
         similarities, indices = (
             all_gather_rows(np.pad(part, ((0, missing), (0, 0))))[:count]
-            for part in nearest_neighbours(train.features, own, k, devices=self._devices)
+            for part in nearest_neighbours(
+                train.features, own, k, devices=self._devices, progress=jax.process_index() == 0
+            )
         )
         return similarities, indices

@@ -1,5 +1,6 @@
 """Offline linear probe on frozen features (SODA, Appendix E.1)."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -103,11 +104,13 @@ class OfflineProbe:
         *,
         views: Views | None = None,
         normaliser: Statistics | None = None,
+        batch_size: int | None = None,
     ) -> np.ndarray:
         """Accuracy of each learning rate on a held-out tenth of `train`, mean over labels: [R].
 
         Args:
           normaliser: statistics of the features; by default those of the examples trained on.
+          batch_size: in place of the probe's own.
 
         Raises:
           ValueError: `train` has fewer than 2 examples.
@@ -117,7 +120,7 @@ class OfflineProbe:
             raise ValueError(f"a linear probe needs at least 2 training examples, got {count}")
         order = np.random.default_rng(self._seed).permutation(count)
         held = max(1, int(count * VALIDATION_SHARE))
-        weights = self._fit(train, order[held:], self.learning_rates, epochs, views, normaliser)
+        weights = self._fit(train, order[held:], self.learning_rates, epochs, views, normaliser, batch_size)
         out = order[:held]
         ranks = probe_fit.ranks(weights, train.features[out], train.labels[out], train.sizes)
         return (ranks == 0).mean(axis=(1, 2))
@@ -131,13 +134,14 @@ class OfflineProbe:
         *,
         views: Views | None = None,
         normaliser: Statistics | None = None,
+        batch_size: int | None = None,
     ) -> np.ndarray:
         """Ranks of the right classes on `test`, int32 [N, H], for a probe trained on all of `train` at one rate."""
         rows = np.arange(len(train.features))
-        weights = self._fit(train, rows, (rate,), epochs, views, normaliser)
+        weights = self._fit(train, rows, (rate,), epochs, views, normaliser, batch_size)
         return probe_fit.ranks(weights, test.features, test.labels, train.sizes)[0]
 
-    def _fit(self, train, rows, rates, epochs, views, normaliser) -> probe_fit.Weights:
+    def _fit(self, train, rows, rates, epochs, views, normaliser, batch_size) -> probe_fit.Weights:
         # Views may be extracted anew at each call, and the first serve the statistics too.
         views = functools.lru_cache(maxsize=1)(self._checked(views, train))
         return probe_fit.fit(
@@ -148,7 +152,7 @@ class OfflineProbe:
             rates=rates,
             epochs=epochs,
             normaliser=probe_fit.statistics(views(0), rows) if normaliser is None else normaliser,
-            options=self._options,
+            options=dataclasses.replace(self._options, batch_size=batch_size or self.batch_size),
             seed=self._seed,
         )
 

@@ -169,7 +169,8 @@ class NovelView:
             )
 
     def _read(self, spec: ViewSpec) -> Iterator[dict[str, np.ndarray]]:
-        return whole_batches(self._dataset, spec, batch_size=self._batch_size, limit=self._limit)
+        size = self._batch_size
+        return whole_batches(self._dataset, spec, batch_size=size, limit=self._limit, what="novel views")
 
     def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
         """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""

@@ -71,7 +71,7 @@ class Reconstruction:
     def run(self, variables: Variables, seed: int = 0) -> Figures:
         """{"reconstruction/METRIC": figure}; sampling noise follows from `seed` and an example's place in the list."""
         scores = ImageScores(self._metrics)
-        for first, batch in self._batches():
+        for first, batch in self._batches("reconstruction"):
             source_conditions, target_conditions = self._inference.conditions(batch)
             z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
             # Noise by the place in the list of examples: no two share it, and the batch size does not change it.
@@ -82,14 +82,15 @@ class Reconstruction:
     def baseline(self, mean_image: np.ndarray) -> Figures:
         """As `run`, for the same image [H, W, 3] in [0, 1] in place of every sample; no Frechet distances."""
         scores = ImageScores(self._metrics, frechet=False)
-        for _, batch in self._batches():
+        for _, batch in self._batches("mean image"):
             shown = np.broadcast_to(2 * mean_image - 1, batch["target"].shape)
             scores.add(shown, batch["target"], batch["mask"])
         return scores.figures("reconstruction")
 
-    def _batches(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def _batches(self, what: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         size = self._inference.sample_batch_size
-        for number, batch in enumerate(whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit)):
+        batches = whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit, what=what)
+        for number, batch in enumerate(batches):
             yield number * size, batch
 
     def _statistics(self, frechet: Frechet) -> FeatureStatistics:

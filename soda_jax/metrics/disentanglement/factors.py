@@ -7,6 +7,7 @@ import numpy as np
 
 KINDS = ("discrete", "continuous")
 MAX_VALUES = 100  # "auto": a factor with more distinct values is continuous
+LARGEST = 1e140  # squares of more, summed over the examples, overflow float64
 BINS = 20  # equally wide, as Locatello et al. 2019 cut codes
 
 Kinds = str | Sequence[str]
@@ -46,11 +47,12 @@ def prepare(
         with at most `MAX_VALUES` distinct values as discrete.
 
     Raises:
-      ValueError: a split is empty, lengths or widths differ, a value is not a finite number, or a factor has one value.
+      ValueError: a split is empty, lengths or widths differ, a value is not a finite number or is out of
+        range, or a factor has one value.
     """
     splits = {}
     for split, codes, factors in (("train", train_codes, train_factors), ("test", test_codes, test_factors)):
-        codes, factors = matrix(codes, f"{split}_codes"), matrix(factors, f"{split}_factors")
+        codes, factors = codes_matrix(codes, f"{split}_codes"), matrix(factors, f"{split}_factors")
         if len(codes) != len(factors):
             raise ValueError(
                 f"{split}_codes have {len(codes)} rows and {split}_factors {len(factors)}: "
@@ -91,6 +93,23 @@ def matrix(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
         raise ValueError(f"{name} have values that are not finite in {len(rows)} rows, the first is row {rows[0]}")
+    if values.dtype.kind == "f" and float(np.abs(values).max()) > LARGEST:
+        raise ValueError(f"{name} reach {np.abs(values).max():.3g}, whose squares are beyond any number: scale them")
+    return values
+
+
+def codes_matrix(values: np.ndarray, name: str) -> np.ndarray:
+    """`matrix` of codes, which are measured as float32; a ValueError too if that cannot hold them.
+
+    Values below its range would become zeros, and a code of none but these a constant.
+    """
+    values = matrix(values, name)
+    limits = np.finfo(np.float32)
+    largest = max(abs(float(values.max())), abs(float(values.min())))
+    if largest > float(limits.max) or 0 < largest < float(limits.tiny):
+        raise ValueError(
+            f"{name} reach {largest:.3g}, which float32 cannot hold ({limits.tiny:.1e} to {limits.max:.1e}): scale them"
+        )
     return values
 
 

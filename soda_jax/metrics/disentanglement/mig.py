@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from soda_jax.metrics.disentanglement.factors import BINS, Kinds, as_classes, binned, factor_kinds, matrix
+from soda_jax.metrics.disentanglement.factors import BINS, Kinds, as_classes, binned, codes_matrix, factor_kinds, matrix
 
 _CODES = 256  # codes counted at a time
 
@@ -32,7 +32,7 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, *, kinds: Kinds =
 
 def _checked(codes: np.ndarray, factors: np.ndarray, kinds: Kinds) -> tuple[np.ndarray, np.ndarray]:
     """Codes as given, and the factors' values as numbers [N, K]."""
-    codes, factors = matrix(codes, "codes"), matrix(factors, "factors")
+    codes, factors = codes_matrix(codes, "codes"), matrix(factors, "factors")
     if len(codes) != len(factors):
         raise ValueError(f"codes have {len(codes)} rows and factors {len(factors)}: give one row of each an example")
     classes = as_classes(factors, factor_kinds(factors, kinds))

@@ -27,6 +27,7 @@ from absl import app, flags, logging
 from tabulate import tabulate
 
 from soda_jax.cli import find_config, load_config, parse_flags
+from soda_jax.paths import output_file
 from soda_jax.tools.drill import damage
 from soda_jax.tools.drill.runs import (
     SETTINGS,
@@ -197,6 +198,10 @@ def run(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: SIGTERM"))  # by way of `finally`, which ends the runs
     options = flags.FLAGS
+    try:
+        file = output_file(options.json, "--json") if options.json else None
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(options.folder or temporary).expanduser().resolve()
         if options.folder and folder.exists():
@@ -208,8 +213,8 @@ def run(argv: list[str]) -> None:
             sys.exit(f"error: {error}")
         finally:
             launcher.kill_all()
-    if options.json:
-        pathlib.Path(options.json).expanduser().write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if file:
+        pathlib.Path(file).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print("passed" if record["passed"] else "FAILED")
     sys.exit(not record["passed"])
 

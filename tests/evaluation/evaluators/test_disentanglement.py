@@ -111,6 +111,91 @@ def test_bad_data():
     with pytest.raises(ValueError, match="299 train codes and 300 factors"):
         run(codes_train[1:], factors_train, codes_test, factors_test)
     with pytest.raises(ValueError, match="one value"):
-        run(codes_train, factors_train * [1, 0, 1], codes_test, factors_test)
+        run(codes_train, factors_train * [0, 0, 0], codes_test, factors_test)
     with pytest.raises(ValueError, match="not finite"):
         run(codes_train, factors_train, codes_test * np.nan, factors_test)
+
+
+def test_a_factor_of_one_value_is_left_out(capsys):
+    codes_train, factors_train, codes_test, factors_test = data()
+    constant = factors_train * [1, 0, 1]
+    results, parts = Disentanglement(NAMES).analyse(codes_train, constant, codes_test, factors_test)
+    assert "left out, of one value in all 300 training examples: size\n" in capsys.readouterr().out
+    others = [0, 2]
+    whole = dci(codes_train, factors_train[:, others], codes_test, factors_test[:, others])
+    assert results["disentanglement/d"] == whole.disentanglement
+    assert "disentanglement/i/size" not in results and "disentanglement/i/shape" in results
+    np.testing.assert_array_equal(parts[0].importance[:, others], whole.importance)
+    assert parts[0].importance.shape == (6, 3) and not parts[0].importance[:, 1].any()
+    kinds = ["discrete", "continuous", "discrete"]
+    same = Disentanglement(NAMES, kinds=kinds).run(codes_train, constant, codes_test, factors_test)
+    assert same["disentanglement/d"] == whole.disentanglement
+
+
+@pytest.mark.parametrize("factors", [3, 40])
+def test_draws_hold_two_values_of_every_factor(factors):
+    """Each factor's rare value is one example's, as of the attributes of birds."""
+    labels = np.zeros((200, factors), int)
+    labels[np.random.default_rng(0).choice(200, factors, replace=False), range(factors)] = 1
+    missed = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        rows = disentanglement._draw_varying(labels, 100, rng)
+        assert len(set(rows.tolist())) == 100 and (np.ptp(labels[rows], axis=0) == 1).all()
+        missed += bool((np.ptp(labels[np.random.default_rng(seed).permutation(200)[:100]], axis=0) == 0).any())
+    assert missed > 10  # which is what they mend
+    few = disentanglement._draw_varying(labels, 2, np.random.default_rng(0))
+    assert len(set(few.tolist())) == 2  # as well as it can
+
+
+def test_rare_values_cost_no_figure():
+    codes_train, factors_train, codes_test, factors_test = data()
+    rare = np.zeros((300, 1), int)
+    rare[7] = 1
+    train, test = np.hstack([factors_train, rare]), np.hstack([factors_test, rare[:150]])
+    for options in ({"repeats": 4}, {"repeats": 2, "num_train": 20}):
+        results = Disentanglement(**options).run(codes_train, train, codes_test, test)
+        assert isinstance(results["disentanglement/d"], Estimate) and "disentanglement/i/factor3" in results
+
+
+def test_a_half_that_fails_costs_no_figure(monkeypatch, capsys):
+    split = data()
+    plain = Disentanglement().run(*split)
+    measured = []
+
+    def failing(*arguments, **options):
+        measured.append(1)
+        if len(measured) in failures:
+            raise RuntimeError("a worker was killed")
+        return dci_by_section(*arguments, **options)
+
+    dci_by_section = disentanglement.dci_by_section
+    monkeypatch.setattr(disentanglement, "dci_by_section", failing)
+    failures = {3}  # the first measures all
+    results = Disentanglement(repeats=3).run(*split)
+    assert "random half 2 of 3 could not be measured, and is left out: a worker was killed" in capsys.readouterr().out
+    assert results["disentanglement/d"].count == 2
+    measured.clear()
+    failures = {2, 4}
+    results = Disentanglement(repeats=3).run(*split)
+    assert "no intervals from random halves" in capsys.readouterr().out
+    assert results == plain
+
+
+def test_what_the_quick_metrics_refuse_shows_before_the_trees(monkeypatch):
+    monkeypatch.setattr(disentanglement, "dci_by_section", lambda *_, **__: pytest.fail("the trees came first"))
+    codes = np.random.default_rng(0).normal(size=(60, 4))
+    apart = np.stack([np.arange(60) % 3, np.arange(60)], axis=1)
+    with pytest.raises(ValueError, match="share a value"):
+        Disentanglement().run(codes, apart, codes, apart)
+
+
+def test_a_factor_keeps_its_kind_in_halves(monkeypatch):
+    """120 values are continuous; half of the examples show at most 75, which would be discrete."""
+    seen = []
+    monkeypatch.setattr(disentanglement, "mig", lambda *_, kinds: seen.append(tuple(kinds)) or 0.0)
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(150, 4))
+    factors = np.stack([np.arange(150) % 120, np.arange(150) % 2], axis=1)
+    Disentanglement(repeats=2).run(codes, factors, codes, factors)
+    assert seen == [("continuous", "discrete")] * 3

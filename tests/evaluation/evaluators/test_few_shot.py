@@ -95,3 +95,24 @@ def test_bad_input_is_refused():
     train, test = make_sets(train=20, test=5)
     with pytest.raises(ValueError, match="of one class"):
         FewShot(probe).run(dataclasses.replace(train, labels=0 * train.labels), test)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, 16), (16, 16), (17, 32), (300, 512), (512, 512), (5000, 512)])
+def test_batches_of_few_examples_are_small(count, expected):
+    assert few_shot.batch_size(count, 512) == expected
+    assert few_shot.batch_size(count, 8) == 8
+
+
+def test_a_tiny_set_takes_seconds(monkeypatch):
+    """1 % of five images is an example a class: no hundred thousand passes over them."""
+    passes = []
+    fit = few_shot.probe_fit.fit
+    monkeypatch.setattr(
+        few_shot.probe_fit, "fit", lambda *a, **k: passes.append((k["epochs"], len(a[2]))) or fit(*a, **k)
+    )
+    labels = np.array([[0], [1], [0], [1], [0]])
+    tiny = FeatureSet(np.eye(5, 4, dtype=np.float32) + labels, labels, (2,), ("label",))
+    results = FewShot(OfflineProbe(), (0.01,), 2).run(tiny, tiny)
+    assert results["few_shot_1pct/examples"] == 2
+    assert max(epochs for epochs, _ in passes) == 8000  # a thousand steps of 16
+    assert len(passes) == 4

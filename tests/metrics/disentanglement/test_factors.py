@@ -76,3 +76,40 @@ def test_bins_are_those_of_a_histogram():
         expected = np.digitize(column, np.histogram(column, 20)[1][:-1]) - 1
         np.testing.assert_array_equal(numbers, expected)
     np.testing.assert_array_equal(binned(np.full((4, 1), 3.0)), np.zeros((4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [(1e300, "reach .*e\\+300"), (1e39, "which float32 cannot hold"), (1e-300, "cannot hold"), (np.inf, "not finite")],
+)
+@pytest.mark.parametrize("split", [0, 2])
+def test_codes_beyond_float32(scale, message, split):
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(30, 3)), rng.integers(0, 2, (30, 2))] * 2
+    data[split] = data[split] * scale
+    for metric in (dci, sap, factor_vae_score):
+        with pytest.raises(ValueError, match=message):
+            metric(*data)
+    if split == 0:
+        with pytest.raises(ValueError, match=message):
+            mig(*data[:2])
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_scales_that_float32_holds(scale):
+    """Trees, bins and the votes see no difference (the machines of SAP are penalised by it)."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 3, (90, 2))
+    codes = factors @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(90, 4))
+    plain, scaled = (dci(c, factors, c, factors) for c in (codes, codes * scale))
+    np.testing.assert_allclose(scaled.importance, plain.importance, atol=1e-5)
+    assert mig(codes * scale, factors) == pytest.approx(mig(codes, factors))
+    assert factor_vae_score(*[codes * scale, factors] * 2) == factor_vae_score(*[codes, factors] * 2)
+    assert 0 <= sap(*[codes * scale, factors] * 2) <= 1
+
+
+def test_factors_whose_squares_overflow():
+    codes = np.random.default_rng(0).normal(size=(150, 3))
+    factors = np.random.default_rng(1).normal(size=(150, 2))
+    with pytest.raises(ValueError, match="train_factors reach .* scale them"):
+        dci(codes, factors * 1e200, codes, factors)
