@@ -1,6 +1,7 @@
 """A trained model as a Python object: `soda_jax.load(workdir)`. No flags, no TensorFlow, arrays in and out."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +63,7 @@ def load(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A trained SODA.
+    """A trained model.
 
     Images are uint8 in 0..255 or float in [0, 1], RGB, [N, H, W, 3] (one source view each) or [N, n, H, W, 3]
     (n views of each). Other sizes are centre-cropped and resized. What comes back is of the kind that went in.
@@ -75,6 +76,10 @@ class LoadedModel:
     config: ConfigDict = dataclasses.field(repr=False)
     variables: Variables = dataclasses.field(repr=False)
     inference: Inference = dataclasses.field(repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as plain data; what comes back works on all devices of the machine that reads it."""
+        return _unpickled, (self.step, config_lib.to_json(self.config), jax.device_get(self.variables))
 
     @property
     def latent_dim(self) -> int:
@@ -277,3 +282,9 @@ class LoadedModel:
                 )
             z = np.asarray(mix_sections(z, requests.checked_section_choice(choice, len(z), self.num_sections)))
         return z, None if mask is None else requests.checked_section_mask(mask, len(z), self.num_sections)
+
+
+def _unpickled(step: int, config_json: str, variables: Variables) -> LoadedModel:
+    config = config_lib.from_dict(json.loads(config_json))
+    inference = Inference(config, sharding.make_mesh())
+    return LoadedModel(step, config, sharding.put_replicated(variables, inference.mesh), inference)

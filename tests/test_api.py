@@ -1,5 +1,6 @@
 """`soda_jax.load`: what a user gets from a workdir, and what a user's mistakes are answered."""
 
+import pickle
 import subprocess
 import sys
 
@@ -66,6 +67,19 @@ def test_latents_of_bytes_and_floats_are_the_same(model, images, latents):
     for dtype in (np.float64, np.float32):
         np.testing.assert_array_equal(model.encode((images / 255.0).astype(dtype)), latents)
     np.testing.assert_array_equal(model.encode(jax.numpy.asarray(images)), latents)
+
+
+def test_floats_a_rounding_error_outside_are_clipped(model, images, latents):
+    floats = images.astype(np.float32) / 255.0
+    shifted = np.where(floats > 0.5, floats * (1 + 1e-6), floats - 1e-6)
+    assert shifted.max() > 1 and shifted.min() < 0
+    np.testing.assert_array_equal(model.encode(shifted), latents)
+
+
+def test_a_pickled_model_gives_the_same_latents(model, images, latents):
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.step, again.config) == (model.step, model.config)
+    np.testing.assert_allclose(again.encode(images), latents, atol=1e-6)
 
 
 def test_latents_do_not_depend_on_the_request(model, images, latents):

@@ -15,6 +15,7 @@ from soda_jax.evaluation.interface import RAW_PIXELS
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference
 from soda_jax.parallel import sharding
+from soda_jax.paths import run_folder
 from soda_jax.workdir.checkpoint import check_same_model, load_ema, read_meta
 
 
@@ -34,6 +35,7 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
     Raises:
       ValueError: an evaluator is unknown, needs labels that the dataset lacks or weights that are missing.
     """
+    workdir = run_folder(workdir)
     config_lib.validate(config)  # training's batch need not fit the devices here
     step, meta = read_meta(workdir)
     check_same_model(workdir, meta, config)

@@ -9,6 +9,7 @@ from soda_jax import build
 from soda_jax import config as config_lib
 from soda_jax.inference import pictures
 from soda_jax.inference.engine import Inference
+from soda_jax.paths import run_folder
 from soda_jax.workdir.checkpoint import check_same_model, load_ema, read_meta
 
 
@@ -24,6 +25,7 @@ def sample(config: ConfigDict, workdir: str) -> pathlib.Path:
     Raises:
       ValueError: there is none that the model can give.
     """
+    workdir = run_folder(workdir)
     config_lib.validate(config)  # training's batch need not fit the devices here
     step, meta = read_meta(workdir)
     check_same_model(workdir, meta, config)

@@ -17,6 +17,7 @@ from soda_jax.inference.grids import GridWriter
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import distributed, sharding
+from soda_jax.paths import run_folder
 from soda_jax.training.online import OnlineEvaluator
 from soda_jax.training.profiling import StepTrace, region
 from soda_jax.training.recovery import STEPS_AHEAD, Recovery, batches_ahead, leaving_lost_peers
@@ -45,6 +46,7 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str,
       WorkdirInUseError: another run trains in the workdir.
       CheckpointWriteError, OSError: the disk is full or cannot be written.
     """
+    workdir = run_folder(workdir)
     mesh = sharding.make_mesh(fsdp=config.train.fsdp)
     config_lib.validate(config, mesh.size)
     with training_lock(workdir), StopSignals() as stop:

@@ -69,6 +69,12 @@ class Saver:
         self._checkpointer.wait()
 
     def finish(self, step: int) -> None:
-        """Notes that the run is done; who finds the record finished will look for the last checkpoint."""
-        self.wait()
+        """Notes that the run is done, once its last checkpoint has been read back.
+
+        Who finds the record finished will look for that checkpoint.
+
+        Raises:
+          CheckpointWriteError: it is not what was written.
+        """
+        self._checkpointer.verify()
         self._record.finish(step)
