@@ -13,6 +13,8 @@ from soda_jax.data.transforms import Crop
 
 POLICIES = ("augment", "same", "camera", "class")
 _TARGET_KEYS = ("label", "attributes", "factors")
+_CAMERA_BYTES = 4 * (16 + 4) + 1  # pose, intrinsics and mask
+_LABEL_BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,12 @@ class ViewSpec:
                 "augment_source and augment_target differ: policy='same' shows one augmentation "
                 "as both, set them alike."
             )
+
+    @property
+    def example_bytes(self) -> int:
+        """Bytes of the views of an example, with their windows or cameras and a few labels."""
+        pixels = self.num_sources * self.source_resolution**2 + self.target_resolution**2
+        return 3 * pixels + _CAMERA_BYTES * (self.num_sources + 1) + _LABEL_BYTES
 
 
 class _View(NamedTuple):
