@@ -26,6 +26,7 @@ SHARED_MEMORY = "/dev/shm"  # where Linux keeps it; other systems set no limit a
 _WAITING = 4
 # Smaller pieces would cost more in handing on than they save: a worker makes at least a megabyte at a time.
 _SMALLEST_PIECE = 1 << 20
+_KEPT_BYTES = 8 << 20
 _PAGES_OF_PIECE = 12 * 4096  # Each array of a piece ends in a page that is not full.
 
 
@@ -181,6 +182,8 @@ def _begin_worker(index: int, count: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # glibc gives freed memory back and takes it anew for every image, until a larger block has been freed once.
+    np.empty(_KEPT_BYTES, np.uint8)
 
     def follow() -> None:
         multiprocessing.parent_process().join()
