@@ -174,6 +174,7 @@ def test_impossible_value_is_named(field, value, remedy):
             "config.model.aggregation.name='stochastic': needs latents to choose from",
         ),
         ({"data__name": "folder"}, "config.data.root='': set the folder"),
+        ({"data__name": "multiview"}, "config.data.root='': set the folder"),
         (
             {"train__grad_accum_steps": 4},
             "config.train.batch_size=16: must be a multiple of devices x grad_accum_steps",

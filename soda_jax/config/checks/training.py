@@ -118,9 +118,11 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
         yield problem(
             config,
             "data.name",
-            "set a dataset: scenes, scenes_free, folder, or a prepared TFDS set",
+            "set a dataset: scenes, scenes_free, folder, multiview, or a prepared TFDS set",
         )
     if data.name == "folder" and not data.root:
         yield problem(config, "data.root", "set the folder that holds the images")
+    if data.name == "multiview" and not data.root:
+        yield problem(config, "data.root", "set the folder that holds a folder for each object")
     if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
         yield problem(config, "data.crop_scale", "must be (low, high) with 0 < low <= high <= 1")
