@@ -24,9 +24,12 @@ class Crop(NamedTuple):
     flip: bool
 
 
-def centre_crop(height: int, width: int) -> Crop:
-    """The largest centred square; resizing it equals resizing the short side, then cropping."""
-    side = min(height, width)
+def centre_crop(height: int, width: int, share: float = 1.0) -> Crop:
+    """The centred square whose side is `share` of the short side; resizing it equals resizing the image, then cropping.
+
+    With a share of 0.875, 224 pixels are what is left of a short side of 256: ImageNet's protocol of evaluation.
+    """
+    side = max(1, round(share * min(height, width)))
     return Crop((height - side) // 2, (width - side) // 2, side, side, False)
 
 
