@@ -139,9 +139,9 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partn
 def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None, *, index: int = 0) -> Example:
     """Views for evaluation, without randomness; arguments and keys as in `make_views`.
 
-    Images are centre-cropped (sources by `spec.eval_crop`), all sources present. For "camera" the views come in an order
-    that the example's `index` alone decides (sets like NMR have the same cameras for every object, of which all should
-    be targets): the target is the same for every number of sources, and fewer sources are a subset of more.
+    Images are centre-cropped (sources by `spec.eval_crop`), all sources present. For "camera" the views come in an
+    order that the example's `index` alone decides (sets like NMR have the same cameras for every object, of which all
+    should be targets): the target is the same for every number of sources, and fewer sources are a subset of more.
     """
     if spec.policy == "camera":
         views = _views_of(example, spec)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -150,29 +151,36 @@ class _Pieces:
 
 
 class _Joined:
-    """Batches of their pieces. Each piece is copied and freed before the next is taken, so none stays shared."""
+    """Batches of their pieces. Each piece is copied and freed before the next is taken, so none stays shared.
+
+    `close()` ends the workers; so does the end of the iterator, or of the program.
+    """
 
     def __init__(self, pieces: Iterator[Example], edges: list[int]):
-        self._pieces = pieces
+        self._held = [pieces]
         self._edges = edges
+        # grain's iterators complain where the interpreter ends before they do.
+        self.close = weakref.finalize(self, _close, self._held)
 
     def __iter__(self) -> "_Joined":
         return self
 
     def __next__(self) -> Example:
+        if not self._held:
+            raise StopIteration
         batch: Example = {}
         for first, last in itertools.pairwise(self._edges):
-            for key, values in next(self._pieces).items():
+            for key, values in next(self._held[0]).items():
                 if key not in batch:
                     batch[key] = np.empty((self._edges[-1], *values.shape[1:]), values.dtype)
                 batch[key][first:last] = values
                 del values
         return batch
 
-    def close(self) -> None:
-        """Ends the workers."""
-        self._pieces.close()
-        self._pieces = iter(())  # grain's iterator closes itself again when the interpreter ends, and complains then
+
+def _close(held: list[Iterator[Example]]) -> None:
+    while held:
+        held.pop().close()
 
 
 def _begin_worker(index: int, count: int) -> None:

@@ -3,14 +3,18 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from soda_jax import data
 from soda_jax.data import workers
 
+ROOT = pathlib.Path(__file__).parents[2]
 SHARED = pathlib.Path(workers.SHARED_MEMORY)
 MEBIBYTE = 1 << 20
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="measures /dev/shm")
@@ -85,7 +89,8 @@ def test_pieces_change_neither_batches_nor_their_end(num_workers, start):
     iterator = workers.iterate(batches, start, num_workers=num_workers)
     found = list(iterator)
     iterator.close()
-    assert len(found) == 5 - start
+    iterator.close()
+    assert list(iterator) == [] and len(found) == 5 - start
     for number, batch in enumerate(found, start):
         for key, values in batches[number].items():
             np.testing.assert_array_equal(batch[key], values)
@@ -191,3 +196,29 @@ def test_sixteen_workers_hold_no_more_than_one():
         limit = workers.shared_memory_bytes(batches.rows, batches.example_bytes, count)
         assert whole < largest <= limit <= 3 * whole
         assert private - _held(small, count)[1] < 2 * whole
+
+
+# Keeps the iterator in the module until the interpreter ends.
+ENDS = """
+import sys
+from absl import flags
+from soda_jax import data
+if __name__ == "__main__":
+    flags.FLAGS(sys.argv)
+    source = data.load_dataset("folder", sys.argv[1], "train")
+    spec = data.ViewSpec(source_resolution=8, target_resolution=8)
+    batches = data.iterate(data.train_batches(source, spec, batch_size=4, seed=0), num_workers=1)
+    print(len(next(batches)["target"]))
+"""
+
+
+def test_a_program_may_end_without_closing(tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / f"{number}.png")
+    (tmp_path / "run.py").write_text(ENDS)
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "images")]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "4\n", "")
