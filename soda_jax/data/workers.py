@@ -170,12 +170,24 @@ class _Joined:
             raise StopIteration
         batch: Example = {}
         for first, last in itertools.pairwise(self._edges):
-            for key, values in next(self._held[0]).items():
+            for key, values in self._next_piece().items():
                 if key not in batch:
                     batch[key] = np.empty((self._edges[-1], *values.shape[1:]), values.dtype)
                 batch[key][first:last] = values
                 del values
         return batch
+
+    def _next_piece(self) -> Example:
+        try:
+            return next(self._held[0])
+        except RuntimeError as error:
+            if f"exit code {-signal.SIGBUS}" not in str(error):
+                raise
+            raise SharedMemoryError(
+                f"a data worker was ended by SIGBUS: {SHARED_MEMORY} is full, perhaps by other programs. Enlarge it "
+                "(docker run --shm-size=..., or --ipc=host), empty it, or set config.data.num_workers=0; then run the "
+                "same command again."
+            ) from error
 
 
 def _close(held: list[Iterator[Example]]) -> None:

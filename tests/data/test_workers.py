@@ -3,6 +3,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -196,6 +197,31 @@ def test_sixteen_workers_hold_no_more_than_one():
         limit = workers.shared_memory_bytes(batches.rows, batches.example_bytes, count)
         assert whole < largest <= limit <= 3 * whole
         assert private - _held(small, count)[1] < 2 * whole
+
+
+class Killed(Numbers):
+    """Ends its worker by the signal that a full /dev/shm sends."""
+
+    def __init__(self, number):
+        super().__init__(rows=2, example_bytes=10, count=4)
+        self.number = number
+
+    def part(self, number, first, last):
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [
+        (signal.SIGBUS, workers.SharedMemoryError, "is full.*--shm-size"),
+        (signal.SIGKILL, RuntimeError, "exit code -9"),
+    ],
+)
+def test_a_worker_that_is_killed_is_no_end_of_the_data(number, error, message):
+    iterator = workers.iterate(Killed(number), num_workers=1)
+    with pytest.raises(error, match=message):
+        next(iterator)
+    iterator.close()
 
 
 # Keeps the iterator in the module until the interpreter ends.
