@@ -123,6 +123,7 @@ def get_config() -> ConfigDict:
     config.data.crop_rate = 0.95
     config.data.crop_scale = (0.08, 1.0)
     config.data.flip = True
+    config.data.eval_crop = 1.0  # centred square that sources show in evaluation, as a share of the short side
     config.data.randaugment_rate = 0.0  # share of the augmented views; 0.65 for ImageNet
     config.data.randaugment_ops = 2
     config.data.randaugment_magnitude = 9.0  # 0..10

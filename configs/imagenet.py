@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.data.name = "imagenet2012"
     config.data.source_resolution = 224
     config.data.randaugment_rate = 0.65
+    config.data.eval_crop = 0.875  # the common protocol of linear probes: short side 256, centre 224
 
     config.probe.kind = "label"
     config.probe.bias_init = -10.0

@@ -14,10 +14,11 @@ import pathlib
 import re
 import sys
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout's own package, installed or not
 # Where the paper's defaults stand: in the package, or beside it.
 COMMON = ("soda_jax/configs/common.py", "configs/common.py")
 BLOCK = re.compile(r"<!-- generated: (?P<name>\w+) -->\n.*?<!-- end of generated: (?P=name) -->", re.DOTALL)
@@ -110,7 +111,42 @@ def fields() -> str:
     return "\n\n".join(blocks)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"fields": fields}
+def evaluators() -> str:
+    """A table of what --mode=evaluate can measure."""
+    from soda_jax.config.evaluators import EVALUATORS
+
+    rows = [
+        (f"`{name}`", entry.gives, ", ".join(f"`config.{field}`" for field in entry.fields()))
+        for name, entry in EVALUATORS.items()
+    ]
+    return _table(("evaluator", "gives", "fields"), rows)
+
+
+def pictures() -> str:
+    """A table of what --mode=sample can draw."""
+    from soda_jax.config.pictures import table_rows
+
+    return _table(("picture", "shows"), table_rows())
+
+
+def variants() -> str:
+    """A table of the paper's named variants."""
+    from soda_jax.config.variants import table_rows
+
+    return _table(("in the paper", "where", "set"), table_rows())
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "fields": fields,
+    "evaluators": evaluators,
+    "pictures": pictures,
+    "variants": variants,
+}
 
 
 def filled(page: str) -> str:

@@ -66,7 +66,8 @@ class LoadedModel:
     """A trained model.
 
     Images are uint8 in 0..255 or float in [0, 1], RGB, [N, H, W, 3] (one source view each) or [N, n, H, W, 3]
-    (n views of each). Other sizes are centre-cropped and resized. What comes back is of the kind that went in.
+    (n views of each). Other sizes are centre-cropped (`config.data.eval_crop`) and resized. What comes back is of the
+    kind that went in.
 
     Requests are served in padded batches of up to `config.eval.batch_size` (encoding) and `config.sampling.batch_size`
     images. The first call of each kind and size compiles.
@@ -110,7 +111,7 @@ class LoadedModel:
 
     def _encode(self, images: Any, view_mask: Any, cameras: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """(latents, poses [N, 4, 4] of the first present views, None where unknown)."""
-        source = requests.source_views(images, self.config.data.source_resolution)
+        source = requests.source_views(images, self.config.data.source_resolution, self.config.data.eval_crop)
         mask = None if view_mask is None else requests.checked_view_mask(view_mask, source.shape[:2])
         if cameras is None:
             return self.inference.encode(self.variables, source, mask), None

@@ -197,6 +197,7 @@ def view_spec(config: ConfigDict) -> ViewSpec:
         crop_rate=data.crop_rate,
         crop_scale=tuple(data.crop_scale),
         flip=data.flip,
+        eval_crop=data.eval_crop,
         randaugment_rate=data.randaugment_rate,
         randaugment_ops=data.randaugment_ops,
         randaugment_magnitude=data.randaugment_magnitude,

@@ -293,8 +293,13 @@ PROGRAM = """
 import sys
 
 # Not to be found, as where neither TensorFlow nor a clone of the repository is.
-for package in ("tensorflow", "tensorflow_datasets", "clu", "soda_jax.configs", "tests"):
-    sys.modules[package] = None
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("tensorflow", "clu", "soda_jax.configs", "tests")):
+            raise ModuleNotFoundError(f"{name} is not here")
+
+
+sys.meta_path.insert(0, Absent())
 import numpy as np
 import soda_jax
 from soda_jax.models import resnet

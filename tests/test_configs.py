@@ -197,6 +197,7 @@ def test_it_has_its_row_of_table_10(name):
         assert config.model.latent_dim == (512 if encoder == "resnet18" else 2048)
         assert config.data.resolution == 128
         assert config.data.source_resolution == (224 if name == "imagenet" else 256)
+        assert config.data.eval_crop == (0.875 if name == "imagenet" else 1.0)
 
 
 @pytest.mark.parametrize("name", TABLE_10)

@@ -49,6 +49,10 @@ class EvaluatorEntry:
     items: dict[str, EachItem] = dataclasses.field(default_factory=dict)
     check: Callable[[ConfigDict], Iterator[str]] = _nothing
 
+    def fields(self) -> list[str]:
+        """The fields that are the evaluator's own."""
+        return [*self.ranges, *self.choices, *self.items]
+
 
 def _check_repeats(config: ConfigDict) -> Iterator[str]:
     if config.eval.dci_repeats == 1:
@@ -124,8 +128,3 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
 def wanted(config: ConfigDict, reads: str) -> list[str]:
     """Those of `config.eval.evaluators` that read "features", or "images", in the order in which they run."""
     return [name for name, entry in EVALUATORS.items() if entry.reads == reads and name in config.eval.evaluators]
-
-
-def table_rows() -> list[tuple[str, str]]:
-    """(name, what it gives) of every evaluator, for the docs."""
-    return [(f"`{name}`", entry.gives) for name, entry in EVALUATORS.items()]

@@ -58,6 +58,7 @@ ADDED_FIELDS = {
     },
     "data": {
         "min_sources": 0,
+        "eval_crop": 1.0,
         "randaugment_rate": 0.0,
         "randaugment_ops": 2,
         "randaugment_magnitude": 9.0,

@@ -165,7 +165,9 @@ class EncodedImage:
                 cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
             else:
                 # If it seems damaged, Pillow either reads it after all, or says what is wrong.
-                pixels = _decode_with_pillow(_open_with_pillow(data))[::reduction, ::reduction]
+                pixels = _decode_with_pillow(_open_with_pillow(data))
+                if reduction > 1:
+                    pixels = np.asarray(Image.fromarray(pixels).reduce(reduction))
         # The decoders raise nearly anything on damaged files.
         except Exception as error:
             raise DecodeError(self.name, _describe(error)) from error

@@ -9,20 +9,16 @@ another example takes its place, which follows from the index of the unreadable 
 """
 
 import functools
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 
-import grain
 import numpy as np
 
 from soda_jax.data.classes import ClassIndex
 from soda_jax.data.datasets.base import Dataset, Example, get_many
 from soda_jax.data.decode import DecodeError
 from soda_jax.data.views import ViewSpec, eval_views, make_views
+from soda_jax.data.workers import Batches, iterate
 
 _SHUFFLE_STREAM = 1
 _VIEW_STREAM = 2
@@ -42,7 +38,7 @@ def train_batches(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.MapDataset:
+) -> Batches:
     """Endless training batches with random access: `batches[s]` is this process's part of step s.
 
     The stream runs through the split in epochs, each a new permutation with every example once;
@@ -63,42 +59,7 @@ def train_batches(
         DecodeError: on access, an unreadable image of a dataset that keeps no `bad_files`.
     """
     _check(dataset, batch_size, process_index, process_count)
-    return grain.MapDataset.source(_TrainBatches(dataset, spec, batch_size, seed, process_index, process_count))
-
-
-def iterate(batches: grain.MapDataset, start: int = 0, *, num_workers: int = 0, prefetch: int = 2) -> Iterator[Example]:
-    """`batches` from number `start` on, the same for any `num_workers`.
-
-    Args:
-        num_workers: processes that prepare batches; 0 prepares them in threads of this one. More
-            than 0 need absl flags to be parsed and a `__main__` guard (workers are spawned).
-        prefetch: batches prepared ahead, per worker.
-    """
-    if start < 0 or num_workers < 0 or prefetch < 1:
-        raise ValueError(f"start={start} and num_workers={num_workers} must be >= 0, prefetch={prefetch} >= 1.")
-    threads = 1 if num_workers else min(prefetch, 2)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    stream = batches[start:].to_iter_dataset(options)
-    if num_workers:
-        stream = stream.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch), _begin_worker
-        )
-    return iter(stream)
-
-
-def _begin_worker(index: int, count: int) -> None:
-    """Ties a worker process to the one that started it: it ends with it, also where that is killed, and not before.
-
-    A signal for the whole group of processes is the other's to answer, which may still need batches.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    return _TrainBatches(dataset, spec, batch_size, seed, process_index, process_count)
 
 
 def eval_batches(
@@ -135,9 +96,7 @@ def eval_batches(
         raise ValueError(f"limit={limit} must be at least 1, or None for the whole split.")
     if augment_seed is not None and augment_seed < 0:
         raise ValueError(f"augment_seed={augment_seed} must be at least 0, or None for views without randomness.")
-    batches = grain.MapDataset.source(
-        _EvalBatches(dataset, spec, batch_size, process_index, process_count, limit, augment_seed)
-    )
+    batches = _EvalBatches(dataset, spec, batch_size, process_index, process_count, limit, augment_seed)
     return iterate(batches, num_workers=num_workers)
 
 
@@ -180,12 +139,17 @@ class _TrainBatches:
         share = batch_size // process_count
         self._ids = np.arange(process_index * share, (process_index + 1) * share, dtype=np.int32)
         self._view_key = _stream_key(seed, _VIEW_STREAM)
+        self.rows, self.example_bytes = share, spec.example_bytes
 
     def __len__(self):
         return sys.maxsize  # As grain's own repeat() calls an endless dataset.
 
     def __getitem__(self, step: int) -> Example:
-        positions = int(step) * self._batch_size + self._ids.astype(np.int64)
+        return self.part(step, 0, self.rows)
+
+    def part(self, step: int, first: int, last: int) -> Example:
+        ids = self._ids[first:last]
+        positions = int(step) * self._batch_size + ids.astype(np.int64)
         size = len(self._dataset)
         epochs, offsets = np.divmod(positions, size)
         indices = np.empty(len(positions), np.int64)
@@ -206,7 +170,7 @@ class _TrainBatches:
                 for index, example, position in zip(indices.tolist(), examples, positions.tolist(), strict=True)
             ]
         )
-        batch["id"] = self._ids.copy()
+        batch["id"] = ids.copy()
         return batch
 
 
@@ -219,15 +183,19 @@ class _EvalBatches:
         self._classes = ClassIndex(dataset) if spec.policy == "class" else None
         self._batch_size = batch_size
         share = batch_size // process_count
-        self._rows = np.arange(process_index * share, (process_index + 1) * share)
+        self._places = np.arange(process_index * share, (process_index + 1) * share)
         self._total = len(dataset) if limit is None else min(limit, len(dataset))
         self._view_key = None if augment_seed is None else _stream_key(augment_seed, _EVAL_VIEW_STREAM)
+        self.rows, self.example_bytes = share, spec.example_bytes
 
     def __len__(self):
         return -(-self._total // self._batch_size)
 
     def __getitem__(self, number: int) -> Example:
-        places = number * self._batch_size + self._rows
+        return self.part(number, 0, self.rows)
+
+    def part(self, number: int, first: int, last: int) -> Example:
+        places = number * self._batch_size + self._places[first:last]
         mask = places < self._total
         real = np.minimum(places, self._total - 1)
         indices = real * len(self._dataset) // self._total

@@ -11,7 +11,7 @@ cv2.setNumThreads(0)
 
 _CROP_TRIES = 10
 _LOG_RATIO = math.log(4 / 3)
-_ONE_SAMPLE, _FOUR_SAMPLES = 1.4, 3.0  # factors of shrinking up to which so many samples a pixel do
+_SMOOTHED, _FOUR_SAMPLES = 2.0, 3.0  # factors of shrinking up to which `resize` smooths, and takes four samples
 
 
 class Crop(NamedTuple):
@@ -24,9 +24,12 @@ class Crop(NamedTuple):
     flip: bool
 
 
-def centre_crop(height: int, width: int) -> Crop:
-    """The largest centred square; resizing it equals resizing the short side, then cropping."""
-    side = min(height, width)
+def centre_crop(height: int, width: int, share: float = 1.0) -> Crop:
+    """The centred square whose side is `share` of the short side; resizing it equals resizing the image, then cropping.
+
+    With a share of 0.875, 224 pixels are what is left of a short side of 256: ImageNet's protocol of evaluation.
+    """
+    side = max(1, round(share * min(height, width)))
     return Crop((height - side) // 2, (width - side) // 2, side, side, False)
 
 
@@ -62,25 +65,40 @@ def random_crop(
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes uint8 [h, w, c]: averaging when both sides shrink, bicubic otherwise.
+    """Resizes uint8 [h, w, c], antialiased along each side that shrinks.
 
-    OpenCV's bicubic and bilinear do not low-pass, so shrinking much with them would alias; its exact
-    area averaging is slow unless the factor is whole. So the smallest factors take one bilinear sample
-    a pixel, larger ones the average of four, in half the time of the area: to Pillow's antialiased
-    bicubic both are as close as Pillow's antialiased bilinear is (over 42 dB on photographs).
+    OpenCV's bicubic and bilinear do not low-pass, and its exact area averaging is slow unless the factor is whole. So
+    a side that shrinks up to twofold is smoothed by three taps before bicubic sampling, which comes as close to
+    Pillow's antialiased bicubic as its antialiased bilinear does, in a third of the time that area averaging takes.
+    Whole factors average; others up to 3 take the mean of four bilinear samples, larger ones that of the area.
     """
     old_height, old_width = image.shape[:2]
     if (old_height, old_width) == (height, width):
         return image
-    if old_height < height or old_width < width:
+    factors = old_height / height, old_width / width
+    if max(factors) > _SMOOTHED and min(factors) < 1:  # one side at a time: averaging only shrinks
+        image = resize(image, min(old_height, height), min(old_width, width))
+        return resize(image, height, width)
+    if all(factor.is_integer() for factor in factors):
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    if max(factors) <= _SMOOTHED:
+        if max(factors) > 1:
+            image = cv2.sepFilter2D(image, -1, _taps(factors[1]), _taps(factors[0]), borderType=cv2.BORDER_REPLICATE)
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    factor = max(old_height / height, old_width / width)
-    if factor <= _ONE_SAMPLE:
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    whole = old_height % height == 0 and old_width % width == 0
-    if factor <= _FOUR_SAMPLES and not whole:
+    if max(factors) <= _FOUR_SAMPLES:
         image = cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _taps(factor: float) -> np.ndarray:
+    """A low-pass float32 [3] for shrinking by `factor`.
+
+    Stretching a kernel by the factor adds (factor**2 - 1) times its variance, which is what is smoothed here. With a
+    variance of 1/3 the result is nearest to Pillow's antialiased bicubic over all factors. At most the taps are
+    (1, 2, 1) / 4, which take away the highest frequency entirely.
+    """
+    share = min(max(factor**2 - 1, 0.0) / 6, 0.25)
+    return np.array([share, 1 - 2 * share, share], np.float32)
 
 
 def apply_crop(image: np.ndarray, crop: Crop, resolution: int) -> np.ndarray:

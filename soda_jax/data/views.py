@@ -13,6 +13,8 @@ from soda_jax.data.transforms import Crop
 
 POLICIES = ("augment", "same", "camera", "class")
 _TARGET_KEYS = ("label", "attributes", "factors")
+_CAMERA_BYTES = 4 * (16 + 4) + 1  # pose, intrinsics and mask
+_LABEL_BYTES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ViewSpec:
         crop_rate: share of the views that crop+flip is applied to (the paper: .95).
         crop_scale: range of the share of the image's area that a crop covers.
         flip: whether half of the augmented views are mirrored.
+        eval_crop: side of the centred square that sources show in evaluation, as a share of the short side; below
+            1 not for policy "camera". The target shows the whole square, except for policy "same".
         randaugment_rate: share of the views that RandAugment is applied to, after the crop (the
             paper: .65 on ImageNet).
         randaugment_ops: number of its operations.
@@ -51,6 +55,7 @@ class ViewSpec:
     crop_rate: float = 0.95
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    eval_crop: float = 1.0
     randaugment_rate: float = 0.0
     randaugment_ops: int = 2
     randaugment_magnitude: float = 9.0
@@ -74,6 +79,10 @@ class ViewSpec:
             raise ValueError(f"randaugment_std={self.randaugment_std} must be at least 0.")
         if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale={self.crop_scale} must be (low, high), 0 < low <= high <= 1.")
+        if not 0 < self.eval_crop <= 1:
+            raise ValueError(f"eval_crop={self.eval_crop} must be more than 0 and at most 1.")
+        if self.policy == "camera" and self.eval_crop != 1:
+            raise ValueError(f"eval_crop={self.eval_crop}: policy='camera' shows whole views; set eval_crop=1.")
         if self.policy == "same" and self.num_sources != 1:
             raise ValueError(f"num_sources={self.num_sources}: policy='same' has exactly 1.")
         if self.policy == "same" and self.augment_source != self.augment_target:
@@ -81,6 +90,12 @@ class ViewSpec:
                 "augment_source and augment_target differ: policy='same' shows one augmentation "
                 "as both, set them alike."
             )
+
+    @property
+    def example_bytes(self) -> int:
+        """Bytes of the views of an example, with their windows or cameras and a few labels."""
+        pixels = self.num_sources * self.source_resolution**2 + self.target_resolution**2
+        return 3 * pixels + _CAMERA_BYTES * (self.num_sources + 1) + _LABEL_BYTES
 
 
 class _View(NamedTuple):
@@ -124,9 +139,9 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partn
 def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None, *, index: int = 0) -> Example:
     """Views for evaluation, without randomness; arguments and keys as in `make_views`.
 
-    Images are centre-cropped, all sources present. For "camera" the views come in an order that the example's `index`
-    alone decides (sets like NMR have the same cameras for every object, of which all should be targets): the target is
-    the same for every number of sources, and fewer sources are a subset of more.
+    Images are centre-cropped (sources by `spec.eval_crop`), all sources present. For "camera" the views come in an
+    order that the example's `index` alone decides (sets like NMR have the same cameras for every object, of which all
+    should be targets): the target is the same for every number of sources, and fewer sources are a subset of more.
     """
     if spec.policy == "camera":
         views = _views_of(example, spec)
@@ -137,8 +152,9 @@ def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None,
     if spec.policy == "class":
         partner = _required(partner)
         target_image = partner["image"] if "image" in partner else partner["views"][0]["image"]
-    source = _View(transforms.centre_crop(*image.shape[:2]), spec.source_resolution)
-    target = _View(transforms.centre_crop(*target_image.shape[:2]), spec.target_resolution)
+    source = _View(transforms.centre_crop(*image.shape[:2], spec.eval_crop), spec.source_resolution)
+    target_share = spec.eval_crop if spec.policy == "same" else 1.0
+    target = _View(transforms.centre_crop(*target_image.shape[:2], target_share), spec.target_resolution)
     return _image_views(example, image, [source] * spec.num_sources, target_image, target)
 
 

@@ -19,8 +19,11 @@ def sampling_options(scale: Any, steps: int | None, seed: int, first_index: int,
     return options | ({} if method is None else {"method": method})
 
 
-def source_views(images: np.ndarray, resolution: int) -> np.ndarray:
-    """Checked images as uint8 [N, n, resolution, resolution, 3]."""
+def source_views(images: np.ndarray, resolution: int, crop_share: float = 1.0) -> np.ndarray:
+    """Checked images as uint8 [N, n, resolution, resolution, 3].
+
+    Images of another size are cropped to the centre as evaluation crops them: `crop_share` of the short side.
+    """
     images = np.asarray(images)
     if images.ndim not in (4, 5) or images.shape[-1] != 3:
         raise ValueError(
@@ -38,7 +41,7 @@ def source_views(images: np.ndarray, resolution: int) -> np.ndarray:
     height, width = images.shape[2:4]
     if (height, width) == (resolution, resolution):
         return images
-    crop = transforms.centre_crop(height, width)
+    crop = transforms.centre_crop(height, width, crop_share)
     flat = rearrange(images, "b n h w c -> (b n) h w c")
     resized = np.stack([transforms.apply_crop(image, crop, resolution) for image in flat])
     return rearrange(resized, "(b n) h w c -> b n h w c", n=images.shape[1])

@@ -252,3 +252,63 @@ def test_a_half_written_line_waits_for_its_end(tmp_path):
     with open(listed, "a") as file:
         file.write("ng\twhy\n")
     assert bad_files.names() == ["/data/a.png", "/data/b.png"]
+
+
+NAMES = [
+    "new\nline",
+    "tab\there",
+    "return\r",
+    "\x1b[31mred",
+    "back\\slash",
+    "\\x0a",
+    "\\",
+    "\x85next",
+    "\udcff\udcfe",
+    "a\u2028b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_list_keeps_every_name(tmp_path, name):
+    root, listed = tmp_path / "images", tmp_path / "bad_files.txt"
+    folder = root / "train" / f"class {name}"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (8, 8)).save(folder / f"{number}{name}.png")
+    broken = folder / f"3{name}.png"
+    broken.write_bytes(b"no image")
+    for _ in range(3):  # each start reads the list that the one before wrote
+        dataset = _open(root, bad_files=listed)
+        batch = data.train_batches(dataset, SPEC, batch_size=6, seed=0)[0]
+        assert batch["label"].tolist() == [0] * 6
+        assert dataset.bad_files.names() == [str(broken)]
+        lines = listed.read_bytes().splitlines()
+        assert len(lines) == 1 and lines[0].count(b"\t") == 1
+        assert not any(byte < 32 and byte != 9 for byte in lines[0])
+    assert _open(root, bad_files=listed).bad_files.names() == [str(broken)]
+    Image.new("RGB", (8, 8)).save(broken)
+    assert _open(root, bad_files=listed).bad_files.names() == [] and listed.read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_printed_of_a_name_can_be_printed(tmp_path, name, caplog):
+    files = BadFiles(tmp_path, [f"{name}.png"] * 4, max_share=0.5)
+    files.report(DecodeError(f"{tmp_path}/{name}.png", "a\nreason\udcff"))
+    for text in (files.summary(), caplog.records[-1].getMessage()):
+        assert text.isprintable() and text.encode()
+
+
+@pytest.mark.parametrize("kind", ["nothing", "itself"])
+def test_links_that_lead_nowhere_stay_listed(tmp_path, kind):
+    root, listed = tmp_path / "images", tmp_path / "bad_files.txt"
+    (root / "train").mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (8, 8)).save(root / "train" / f"{number}.png")
+    link = root / "train" / "link.png"
+    link.symlink_to("gone.png" if kind == "nothing" else "link.png")
+    for _ in range(2):
+        dataset = _open(root, bad_files=listed)
+        data.train_batches(dataset, SPEC, batch_size=7, seed=0)[0]
+        assert dataset.bad_files.names() == [str(link)] and len(listed.read_text().splitlines()) == 1
+    link.unlink()
+    assert _open(root, bad_files=listed).bad_files.names() == []

@@ -128,6 +128,15 @@ def test_reduced_jpeg_is_the_mean_of_squares(orientation, reduction):
     assert np.abs(encoded.decode(reduction) - squares).max() <= 4
 
 
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_what_opencv_refuses_is_averaged_as_well(reduction, monkeypatch):
+    data = _encoded(_photo(61, 97), "JPEG", quality=95, subsampling=0)
+    expected = decode.EncodedImage(data).decode(reduction).astype(float)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    found = decode.EncodedImage(data).decode(reduction)
+    assert found.shape == expected.shape and np.abs(found - expected)[:-1, :-1].max() <= 4
+
+
 def test_reduction_is_what_codec_and_size_allow():
     jpeg = _encoded(_photo(61, 97), "JPEG")
     assert [decode.EncodedImage(jpeg).reduction(x) for x in (0.3, 1, 1.9, 2, 3.9, 4.5, 100)] == [1, 1, 1, 2, 2, 4, 8]

@@ -1,10 +1,13 @@
+import hashlib
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from soda_jax import data
+from soda_jax.data.datasets.base import hashed_split
 from soda_jax.data.decode import decode_image
 
 
@@ -149,3 +152,60 @@ def test_folder_trains(tree):
     spec = data.ViewSpec(source_resolution=12, target_resolution=12)
     batch = data.train_batches(_open_splits(tree)[0], spec, batch_size=8, seed=0)[0]
     assert batch["target"].shape == (8, 12, 12, 3) and batch["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "Test"),
+        ("TRAIN", "VALIDATION", "TEST"),
+        ("tRaIn", "Valid", "teST"),
+        ("Training", "val", "Testing"),
+    ],
+)
+def test_folders_of_splits_may_be_in_capitals(tmp_path, names):
+    for name in names:
+        for number in range(3):
+            _save(tmp_path / name / ("cat", "dog")[number % 2] / f"{number}.png")
+    for name, dataset in zip(names, _open_splits(tmp_path), strict=True):
+        assert {path.split("/")[0] for path in dataset._paths} == {name} and len(dataset) == 3
+        assert dataset.labels["label"].classes == ("cat", "dog")
+
+
+def test_folders_of_one_split_are_it_together(tmp_path):
+    for name in ("train", "Train", "TEST", "val", "validation"):
+        _save(tmp_path / name / "cat" / f"{name}.png")
+    train, validation, test = _open_splits(tmp_path)
+    assert sorted(train._paths) == ["Train/cat/Train.png", "train/cat/train.png"]
+    assert len(validation) == 2 and test._paths == ["TEST/cat/TEST.png"]
+
+
+def test_a_file_that_is_called_like_a_split_is_none(tmp_path):
+    for number in range(40):
+        _save(tmp_path / "cat" / f"{number}.png")
+    (tmp_path / "Test").write_text("no folder")
+    _save(tmp_path / "train.png")
+    assert sum(map(len, _open_splits(tmp_path))) == 41
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    for number in range(40):
+        _save(tmp_path / ("dog" if number % 3 else "cat") / f"{number}.png")
+    for folder in (tmp_path / "cat", tmp_path / "dog"):
+        for path in list(folder.iterdir()):
+            os.rename(path, os.fsencode(path.with_suffix("")) + b"\xe9.png")
+        os.rename(folder, os.fsencode(folder) + b"\xff")
+    splits = _open_splits(tmp_path)
+    assert sum(map(len, splits)) == 40
+    for dataset in splits:
+        assert dataset.labels["label"].classes == ("cat\\xff", "dog\\xff")
+        for index in range(len(dataset)):
+            assert dataset[index]["image"].shape == (16, 24, 3)
+
+
+def test_names_that_are_utf8_stay_in_their_split():
+    """The hash is of the bytes that the name has on the disk."""
+    names = [f"caf\u00e9/{number}.png" for number in range(50)]
+    tenths = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 for name in names]
+    expected = ["train" if tenth < 8 else ("validation", "test")[tenth - 8] for tenth in tenths]
+    assert [hashed_split(name) for name in names] == expected

@@ -152,3 +152,35 @@ def test_shrinking_is_as_close_to_pillows_bicubic_as_its_other_antialiased_filte
 
     others = [np.asarray(Image.fromarray(image).resize((64, 64), kind)) for kind in (Image.BILINEAR, Image.BOX)]
     assert error(transforms.resize(image, 64, 64)) < 1.15 * max(error(other) for other in others)
+
+
+def _below_old_but_above_new_limit(rows, columns, old, new):
+    """Stripes along the rows that the old pixels can show and the new ones cannot."""
+    wave = 2 * np.sqrt(old / new)  # between 2 old pixels and 2 new ones
+    stripes = 127.5 + 127 * np.cos(2 * np.pi * np.arange(rows) / wave)
+    return np.repeat(np.tile(stripes.astype(np.uint8)[:, None], (1, columns))[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("old", [260, 275, 300, 320, 350, 390, 420])
+@pytest.mark.parametrize("columns", ["as many", "fewer"])  # fewer: these are enlarged
+def test_shrinking_less_than_twofold_takes_away_what_cannot_be_shown(old, columns):
+    image = _below_old_but_above_new_limit(old, old if columns == "as many" else 180, old, 224)
+    left = transforms.resize(image, 224, 224).astype(float).std()
+    area = cv2.resize(image, (image.shape[1], 224), interpolation=cv2.INTER_AREA).astype(float).std()
+    bicubic = np.asarray(Image.fromarray(image).resize((image.shape[1], 224), Image.BICUBIC)).astype(float).std()
+    assert left < 1.15 * max(area, bicubic)
+    across = transforms.resize(np.ascontiguousarray(image.swapaxes(0, 1)), 224, 224)
+    np.testing.assert_allclose(across.swapaxes(0, 1), transforms.resize(image, 224, 224), atol=2)
+
+
+@pytest.mark.parametrize("size", [(250, 250), (300, 300), (340, 260), (400, 400), (300, 180), (700, 150), (448, 200)])
+def test_resizing_keeps_what_can_be_shown(size):
+    """As close to Pillow's antialiased bicubic as its antialiased bilinear is, also with sides that grow."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (40, 40, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
+    expected, other = (
+        np.asarray(Image.fromarray(image).resize((224, 224), kind)).astype(float)
+        for kind in (Image.BICUBIC, Image.BILINEAR)
+    )
+    ours = transforms.resize(image, 224, 224)
+    assert np.square(ours - expected).mean() < 1.1 * np.square(other - expected).mean()

@@ -310,3 +310,43 @@ def test_class_policy_targets_the_partner():
     np.testing.assert_allclose(views["target_window"], [-1, -2 / 3, 1, 2 / 3], rtol=1e-5)
     with pytest.raises(ValueError, match="needs a partner"):
         make_views(example, np.random.default_rng(0), spec)
+
+
+@pytest.mark.parametrize("shape", [(256, 341), (341, 256), (500, 375), (256, 256)])
+def test_evaluation_crop_is_the_protocol_of_resizing_and_cropping(shape):
+    """Short side to 64, then the centre 56, as Pillow does it: 87.5%."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = (127.5 + 100 * np.sin(np.stack([x / 30, y / 25, (x + y) / 40], -1))).astype(np.uint8)
+    spec = ViewSpec(source_resolution=56, target_resolution=64, eval_crop=0.875)
+    views = eval_views({"image": image}, spec)
+    scale = 64 / min(shape)
+    small = Image.fromarray(image).resize((round(shape[1] * scale), round(shape[0] * scale)), Image.BICUBIC)
+    left, top = (small.width - 56) / 2, (small.height - 56) / 2
+    expected = np.asarray(small.transform((56, 56), Image.AFFINE, (1, 0, left, 0, 1, top), Image.BICUBIC))
+    assert np.abs(views["source"][0].astype(int) - expected).mean() < 2
+    half = 0.875 * min(shape) / np.array(shape)
+    np.testing.assert_allclose(views["source_window"][0], [-half[1], -half[0], half[1], half[0]], atol=0.01)
+    whole = eval_views({"image": image}, dataclasses.replace(spec, eval_crop=1.0))
+    np.testing.assert_array_equal(views["target"], whole["target"])  # a target shows the whole square
+    assert np.abs(views["source"][0].astype(int) - whole["source"][0]).mean() > 5
+
+
+def test_evaluation_crop_leaves_training_alone_and_source_and_target_alike():
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    for policy in ("augment", "same"):
+        spec = ViewSpec(policy, source_resolution=16, target_resolution=16)
+        cropped = dataclasses.replace(spec, eval_crop=0.5)
+        first, second = (make_views({"image": image}, np.random.default_rng(1), s) for s in (spec, cropped))
+        np.testing.assert_array_equal(first["source"], second["source"])
+        np.testing.assert_array_equal(first["target"], second["target"])
+    same = eval_views({"image": image}, cropped)
+    np.testing.assert_array_equal(same["source"][0], same["target"])
+    np.testing.assert_allclose(same["target_window"], [-0.4, -0.5, 0.4, 0.5])
+
+
+@pytest.mark.parametrize("value", [0.0, -1, 1.01])
+def test_impossible_evaluation_crops_are_refused(value):
+    with pytest.raises(ValueError, match="eval_crop"):
+        ViewSpec(eval_crop=value)
+    with pytest.raises(ValueError, match="policy='camera' shows whole views"):
+        ViewSpec("camera", eval_crop=0.875)

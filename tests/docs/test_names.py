@@ -9,16 +9,9 @@ import pytest
 
 from tests.docs import generator, pages
 
-# Named before the change that brings them: to be emptied with it.
-COMING_FIELDS = {"model.family", "sampling.pictures"}
-COMING_PATHS = {
-    "soda_jax/config/variants.py",
-    "soda_jax/objectives/soda.py",
-}
-
 PACKAGE = pages.ROOT / "soda_jax"
 ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-FIELDS = {field.name for field in generator.common_fields()} | COMING_FIELDS
+FIELDS = {field.name for field in generator.common_fields()}
 SECTIONS = {name.rsplit(".", depth)[0] for name in FIELDS for depth in range(1, name.count(".") + 1)}
 # Of docs/generate.py and of XLA.
 OTHER_FLAGS = {"check", "xla_force_host_platform_device_count"}
@@ -33,8 +26,6 @@ def is_placeholder(path: str) -> bool:
 
 def exists(path: str) -> bool:
     """Whether the checkout or the package has a file or folder; of a bare name, whether any folder has it."""
-    if path in COMING_PATHS or f"soda_jax/{path}" in COMING_PATHS:
-        return True
     if "/" not in path:
         return any(pages.ROOT.glob(f"*/**/{path}")) or (pages.ROOT / path).exists()
     return any((folder / path).exists() for folder in (pages.ROOT, PACKAGE))

@@ -127,9 +127,11 @@ def test_one_program_for_every_scale_seed_and_length(inference, variables):
     for options in ({}, {"guidance_scale": 3.0}, {"seed": 4}, {"first_index": 9}, {"num_steps": 2}):
         inference.sample(variables, z, **options)
     inference.sample(variables, z[:5])
-    inference.sample_unconditional(variables, 6)
     (sampler,) = inference._samplers.values()
     assert sampler._cache_size() == 1
+    for count in (6, 8):  # unguided: what is guided by nothing costs half, by a program of its own
+        inference.sample_unconditional(variables, count)
+    assert [sampler._cache_size() for sampler in inference._samplers.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(("scale", "guided"), [(1.0, False), (2.0, True), (0.0, True), (None, True)])

@@ -1,11 +1,14 @@
 """PNG grids: every image in its place, readable at any size."""
 
+import types
+
 import numpy as np
 import pytest
 
 from soda_jax import inputs
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference import grids
+from soda_jax.models.capabilities import DECODE, NOISE
 from tests.objects import Objects
 
 PALETTE = np.random.default_rng(0).integers(0, 256, (64, 3), np.uint8)
@@ -62,6 +65,8 @@ class Split:
 
 class Echo:
     """Stands for `Inference`: the latent is the source's colour and the sample shows the latent."""
+
+    model = types.SimpleNamespace(capabilities={NOISE})
 
     def conditions(self, batch):
         return {}, {}
@@ -124,6 +129,14 @@ def test_columns_are_named_by_what_they_show(monkeypatch, dataset, policy, third
     assert list(columns) == ["source", "target", third, "unconditional"]
     np.testing.assert_array_equal(columns[third], columns["source"])  # the echo
     assert (columns["target"] == columns["source"]).all() == (policy != "camera")
+
+
+def test_what_samples_without_noise_has_no_unconditional_column(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(grids, "image_grid", drawn.append)
+    monkeypatch.setattr(Echo, "model", types.SimpleNamespace(capabilities={DECODE}))
+    grids.GridWriter(Echo(), Split(), spec(), 1).draw({})
+    assert list(drawn[0]) == ["source", "target", "reconstruction"]
 
 
 class PosedEcho(Echo):

@@ -12,6 +12,7 @@ from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.performance import describe
+from soda_jax.tools import describe as describe_tool
 
 Shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 IMAGENET_UNET = UNet(resolution=128, channels=64, multipliers=(1, 1, 2, 3, 4))
@@ -128,7 +129,7 @@ def test_parameter_table_shows_the_papers_figures_for_imagenet_only():
 def test_a_guided_step_is_two_calls():
     config = common.get_config()
     config.sampling.num_steps = 10
-    flops = {"encode": 1e9, "train": 6e9, "denoise": 2e9}
+    flops = {"encode": 1e9, "train": 6e9, "generate": 2e9}
     guided = describe.flops_table(flops, config).splitlines()
     assert [row.split()[-1] for row in guided[2:]] == ["1.00", "6.00", "4.00", "40.00"]
     assert "two denoiser evaluations" in guided[4]
@@ -144,7 +145,7 @@ def test_report_of_a_config(capsys):
     width = config.model.latent_dim
     # Two blocks: four projections, an MLP of four times the width, two norms; and the last norm.
     aggregator = 2 * (4 * (width + 1) * width + 8 * width * width + 5 * width + 4 * width) + 2 * width
-    describe.main(config)
+    describe_tool.main(config)
     report = capsys.readouterr().out
 
     def last_number(start):
@@ -210,4 +211,4 @@ def test_an_impossible_config_ends_with_one_line():
     with pytest.raises(ConfigError, match="latent_dim"):
         describe.describe(config)
     with pytest.raises(SystemExit, match="error: this config cannot run"):
-        describe.main(config)
+        describe_tool.main(config)

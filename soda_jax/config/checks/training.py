@@ -119,6 +119,7 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
             "data.num_sources": (1, inf),
             "data.min_sources": (0, data.num_sources),
             "data.crop_rate": (0, 1),
+            "data.eval_crop": (0.01, 1),
             "data.randaugment_rate": (0, 1),
             "data.randaugment_ops": (1, inf),
             "data.randaugment_magnitude": (0, MAX_MAGNITUDE),
@@ -132,9 +133,13 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
         yield problem(
             config,
             "data.name",
-            "set a dataset: scenes, scenes_free, folder, or a prepared TFDS set",
+            "set a dataset: scenes, scenes_free, folder, multiview, or a prepared TFDS set",
         )
     if data.name == "folder" and not data.root:
         yield problem(config, "data.root", "set the folder that holds the images")
+    if data.name == "multiview" and not data.root:
+        yield problem(config, "data.root", "set the folder that holds a folder for each object")
+    if data.view_policy == "camera" and data.eval_crop != 1:
+        yield problem(config, "data.eval_crop", "must be 1: view_policy='camera' shows whole views")
     if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:
         yield problem(config, "data.crop_scale", "must be (low, high) with 0 < low <= high <= 1")

@@ -6,7 +6,6 @@ access. All views of an object are in one split.
 """
 
 import abc
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,8 @@ from soda_jax.data.builders.base import (
     require_file,
 )
 from soda_jax.data.datasets import transforms_json
-from soda_jax.data.datasets.base import SPLIT_FOLDERS
+from soda_jax.data.datasets.base import split_of
+from soda_jax.data.datasets.splits_json import SPLIT_FILE, read_splits
 from soda_jax.data.decode import EncodedImage
 
 
@@ -158,8 +158,12 @@ class RenderedObjects(MultiViewBuilder):
         root = find_folder(manual_dir, (self.name, ""), "splits.json")
         splits: dict[str, list[Thing]] = {split: [] for split in SPLITS}
         categories: dict[str, str | None] = {}
-        for written, names in json.loads((root / "splits.json").read_text(encoding="utf-8")).items():
-            split = SPLIT_FOLDERS.get(written)
+        try:
+            listed = read_splits(root / SPLIT_FILE)
+        except ValueError as error:
+            raise ArchiveError(str(error)) from error
+        for written, names in listed.items():
+            split = split_of(written)
             if split is None:
                 raise ArchiveError(f"{root / 'splits.json'} has {written!r}; name its parts {', '.join(SPLITS)}.")
             for name in names:

@@ -3,13 +3,17 @@
 import logging
 import os
 import pathlib
+import re
 import tempfile
 import threading
 from collections.abc import Sequence
 
+from soda_jax.data.datasets.base import readable_name
 from soda_jax.data.decode import DecodeError, decode_image
 
 _LOGGED = 10
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|\\)")
 
 
 class TooManyBadFilesError(ValueError):
@@ -23,7 +27,8 @@ class DatasetGoneError(ValueError):
 class BadFiles:
     """The files of a split that turned out broken, listed in a file that all processes share.
 
-    The list has a line for each file: its path, a tab, the reason. Worker processes append to it and
+    The list has a line for each file: its path, a tab, the reason; control characters and backslashes of a path are
+    written as escapes (\\x0a, \\x1b, \\\\). Worker processes append to it and
     read what the others have appended, so that each knows the count of all. What an earlier run listed
     counts as well, unless it has been repaired or removed since.
 
@@ -72,11 +77,12 @@ class BadFiles:
             if error.name in self._known:
                 return
             self._known.add(error.name)
+            reason = readable_name(" ".join(error.reason.split()))
             if len(self._known) <= _LOGGED:
                 rest = "; further ones are only listed" if len(self._known) == _LOGGED else ""
-                logging.getLogger(__name__).warning("skipping %s (%s)%s", error.name, error.reason, rest)
+                logging.getLogger(__name__).warning("skipping %s (%s)%s", readable_name(error.name), reason, rest)
             if self._path is not None:
-                self._append(f"{error.name}\t{' '.join(error.reason.split())}\n")
+                self._append(f"{_escaped(error.name)}\t{reason}\n")
             self._check()
 
     def names(self) -> list[str]:
@@ -88,7 +94,9 @@ class BadFiles:
     def summary(self) -> str:
         """One sentence: how many files are broken, and where they are listed; "" if none is."""
         names = self.names()
-        where = f"listed in {self._path}" if self._path else f"the first is {names[0] if names else None}"
+        where = (
+            f"listed in {self._path}" if self._path else f"the first is {readable_name(names[0]) if names else None}"
+        )
         return f"{len(names)} of {len(self._files)} files cannot be read; {where}." if names else ""
 
     def __getstate__(self):
@@ -100,7 +108,7 @@ class BadFiles:
     def _check(self) -> None:
         count, total = len(self._known), len(self._files)
         if count > self._max_share * total:
-            where = f"They are listed in {self._path}" if self._path else f"One is {min(self._known)}"
+            where = f"They are listed in {self._path}" if self._path else f"One is {readable_name(min(self._known))}"
             raise TooManyBadFilesError(
                 f"{count} of {total} image files cannot be read ({count / total:.1%}), more than "
                 f"max_bad_share={self._max_share}. {where}: repair or remove them, or raise config.data.max_bad_share."
@@ -123,7 +131,7 @@ class BadFiles:
             text = file.read()
         complete = text[: text.rfind(b"\n") + 1]
         self._read += len(complete)
-        for line in complete.splitlines():
+        for line in complete.split(b"\n")[:-1]:
             name = _name(line)
             if self._is_ours(name):
                 self._known.add(name)
@@ -134,25 +142,31 @@ class BadFiles:
         return name.startswith(self._prefix) and name[len(self._prefix) :] in self._expected
 
 
+def _escaped(name: str) -> str:
+    """The name without control characters, so that it is one word of a line; `_name` reads it."""
+    return _CONTROL.sub(lambda found: "\\\\" if found[0] == "\\" else f"\\x{ord(found[0]):02x}", name)
+
+
 def _name(line: bytes) -> str:
-    return line.partition(b"\t")[0].decode("utf-8", "surrogateescape")
+    written = line.partition(b"\t")[0].decode("utf-8", "surrogateescape")
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", written)
 
 
 def _drop_repaired(path: pathlib.Path) -> None:
     """Takes off the list what can be read now or does not exist any more."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _still_bad(_name(line))]
-    if kept == lines:
+    *lines, rest = path.read_bytes().split(b"\n")  # the rest is a line that a killed process began
+    kept = [line for line in lines if _still_bad(_name(line))]
+    if kept == lines and not rest:
         return
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     with os.fdopen(descriptor, "wb") as file:
-        file.writelines(kept)
+        file.writelines(line + b"\n" for line in kept)
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
 
 
 def _still_bad(name: str) -> bool:
-    if not os.path.exists(name):
+    if not os.path.lexists(name):  # a link to nothing is there, and still bad
         return False
     try:
         decode_image(name)

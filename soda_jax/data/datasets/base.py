@@ -11,7 +11,16 @@ import numpy as np
 
 Example = dict[str, Any]
 SPLITS = ("train", "validation", "test")
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# Names of splits, in small letters, as folders and files of splits may be called.
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
 _LABEL_CHUNK = 1024
 
 
@@ -102,12 +111,27 @@ def fixed_split(size: int, split: str, seed: int) -> np.ndarray:
     return order[first:last]
 
 
+def split_of(folder: str) -> str | None:
+    """The split that a folder is for by its name, in capitals or small letters; None for any other name.
+
+    Several folders of one split, as `train` and `Train` on a disk that tells them apart, or `val` and `validation`, are
+    that split together: nothing is left out, and nothing can be in two splits.
+    """
+    return SPLIT_FOLDERS.get(folder.lower())
+
+
+def readable_name(name: str) -> str:
+    """A file's name with the bytes that are not UTF-8, and control characters, as backslash escapes; in one line."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def hashed_split(name: str) -> str:
     """ "train", "validation" or "test" (80/10/10) by a hash of `name`.
 
     Adding or removing names moves no other name to another split.
     """
-    tenth = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
+    tenth = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big") % 10
     return "train" if tenth < 8 else "validation" if tenth == 8 else "test"
 
 
@@ -136,7 +160,10 @@ def left_out_beside_splits(root: str | os.PathLike, names: Iterable[str]) -> str
     names = sorted(set(names))
     if not names:
         return ""
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    text = f"As {root} has folders for splits ({', '.join(SPLIT_FOLDERS)}), nothing else in it is read: not {shown}."
+    shown = ", ".join(map(readable_name, names[:3])) + (", ..." if len(names) > 3 else "")
+    text = (
+        f"As {readable_name(os.fspath(root))} has folders for splits ({', '.join(SPLITS)}), nothing else in it is "
+        f"read: not {shown}."
+    )
     logging.getLogger(__name__).warning(text)
     return " " + text

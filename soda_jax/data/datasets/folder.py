@@ -7,12 +7,13 @@ import numpy as np
 
 from soda_jax.data.datasets.bad_files import BadFiles
 from soda_jax.data.datasets.base import (
-    SPLIT_FOLDERS,
     SPLITS,
     Example,
     Labels,
     hashed_split,
     left_out_beside_splits,
+    readable_name,
+    split_of,
     walk,
 )
 from soda_jax.data.decode import EncodedImage
@@ -23,9 +24,10 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 class ImageFolder:
     """JPEG, PNG and WebP files below a folder, in the order of their paths.
 
-    If `root` has a sub-folder called "train", "validation" (or "val") or "test", those are the splits, and nothing
-    beside them is read. Otherwise every file belongs to one of the three by a hash of its path relative to `root`
-    (80/10/10 percent), so that adding files moves no other file.
+    If `root` has sub-folders called "train" (or "training"), "validation" ("val", "valid") or "test" ("testing"), in
+    capitals or small letters, those are the splits, and nothing beside them is read; where several are one split's, as
+    "train" and "Train", they are it together. Otherwise every file belongs to one of the three by a hash of its path
+    relative to `root` (80/10/10 percent), so that adding files moves no other file.
 
     `image` uint8 [h, w, 3] as `decode_image` makes it. `label` int32 [], if the images lie in
     sub-folders: the place of the first folder below the split in the sorted list of such folders, over
@@ -51,7 +53,7 @@ class ImageFolder:
         max_bad_share: float = 0.05,
     ):
         if root is None or not pathlib.Path(root).expanduser().is_dir():
-            raise ValueError(f"root={root!r} is not a folder; give the folder that has the images.")
+            raise ValueError(f"root={root!r} is not a folder; set config.data.root to the one that has the images.")
         self._root = pathlib.Path(root).expanduser().absolute()
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; choose one of {', '.join(SPLITS)}.")
@@ -71,7 +73,7 @@ class ImageFolder:
         # A mixture of labelled and unlabelled files has no meaningful labels.
         if None not in folders:
             classes = tuple(sorted(folders))
-            self.labels["label"] = Labels((len(classes),), ("label",), classes)
+            self.labels["label"] = Labels((len(classes),), ("label",), tuple(map(readable_name, classes)))
             number = {name: i for i, name in enumerate(classes)}
             self.class_ids = np.array([number[folder] for _, folder in files[split]], np.int32)
 
@@ -95,16 +97,16 @@ class ImageFolder:
 
 def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[tuple[str, str | None]]], set[str]]:
     """(for each split its (path relative to `root`, class folder or None), sorted by path; what is left out)."""
-    has_split_folders = any((root / name).is_dir() for name in SPLIT_FOLDERS)
+    has_split_folders = any(split_of(name) and os.path.isdir(root / name) for name in os.listdir(root))
     files: dict[str, list[tuple[str, str | None]]] = {name: [] for name in SPLITS}
     left_out = set()
     for relative in _image_paths(root):
         parts = relative.split("/")
         if has_split_folders:
-            if parts[0] not in SPLIT_FOLDERS:
+            split, below = split_of(parts[0]), parts[1:]
+            if split is None:
                 left_out.add(parts[0])
                 continue
-            split, below = SPLIT_FOLDERS[parts[0]], parts[1:]
         else:
             split, below = hashed_split(relative), parts
         files[split].append((relative, below[0] if len(below) > 1 else None))

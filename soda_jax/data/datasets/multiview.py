@@ -12,19 +12,19 @@ import numpy as np
 
 from soda_jax.data.datasets.bad_files import BadFiles
 from soda_jax.data.datasets.base import (
-    SPLIT_FOLDERS,
     SPLITS,
     Example,
     Labels,
     hashed_split,
     left_out_beside_splits,
+    readable_name,
+    split_of,
     walk,
 )
 from soda_jax.data.datasets.cache import CachedArray, cache_dir
+from soda_jax.data.datasets.splits_json import SPLIT_FILE, read_splits
 from soda_jax.data.datasets.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
 from soda_jax.data.decode import DecodeError, EncodedImage
-
-SPLIT_FILE = "splits.json"
 
 
 class MultiViewFolder:
@@ -36,9 +36,9 @@ class MultiViewFolder:
     Splits, the same for all views of an object:
 
     - `splits.json` in `root`: {"train": [...], "validation": [...], "test": [...]} with the objects'
-      paths relative to `root`; objects that it does not name are left out;
-    - else the folders `train`, `validation` (or `val`) and `test` in `root`, if objects lie in any of them; those
-      that lie elsewhere are left out;
+      paths relative to `root`; objects that it does not name are left out. "val" and "validation" are one split;
+    - else the folders `train`, `validation` (or `val`) and `test` in `root`, in capitals or small letters, if objects
+      lie in any of them; those that lie elsewhere are left out;
     - else 80/10/10 percent by a hash of the object's path, so that adding objects moves no other.
 
     `root` may itself be one object with `transforms_train.json`, `transforms_val.json` and
@@ -90,7 +90,9 @@ class MultiViewFolder:
         max_bad_share: float = 0.05,
     ):
         if root is None or not pathlib.Path(root).expanduser().is_dir():
-            raise ValueError(f"root={root!r} is not a folder; give the folder that has one folder for each object.")
+            raise ValueError(
+                f"root={root!r} is not a folder; set config.data.root to the one that has a folder for each object."
+            )
         self._root = pathlib.Path(root).expanduser().absolute()
         self._min_views = min_views
         index = _Index(self._root)
@@ -113,7 +115,7 @@ class MultiViewFolder:
         categories = index.categories()
         if categories is not None:
             classes = tuple(sorted(set(categories.values())))
-            self.labels["label"] = Labels((len(classes),), ("label",), classes)
+            self.labels["label"] = Labels((len(classes),), ("label",), tuple(map(readable_name, classes)))
             self.class_ids = np.array([classes.index(categories[name]) for name in self.names], np.int32)
 
     def __len__(self) -> int:
@@ -145,7 +147,7 @@ class MultiViewFolder:
         few = [name for name in views if name not in enough]
         if not few:
             return views
-        shown = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
+        shown = ", ".join(map(readable_name, few[:3])) + (", ..." if len(few) > 3 else "")
         text = f"{len(few)} of {len(views)} objects of {self._root} have fewer than {self._min_views} views: {shown}"
         if not enough:
             raise ValueError(f"{text}; lower config.data.num_sources, or add views.")
@@ -158,7 +160,11 @@ class MultiViewFolder:
         shape = self._first_shape(paths)
         if len(paths) * int(np.prod(shape)) > cache_bytes:
             return None
-        identity = [[path, (status := os.stat(path)).st_size, status.st_mtime_ns] for path in paths]
+        identity, broken = _identities(paths)
+        if broken:
+            for error in broken:
+                self.bad_files.report(error)
+            return self._cache(split, cache_bytes, self._readable(views))
         version = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         file = cache_dir() / "multiview" / f"{self._root.name}-{split.replace('/', '_')}-{version}.npy"
         try:
@@ -227,7 +233,7 @@ class _Index:
 
     def _use_split_folders(self) -> None:
         """Where any object lies in a folder for a split, only such objects count: the others would be in any split."""
-        beside = {name for name in self._names if name.split("/")[0] not in SPLIT_FOLDERS}
+        beside = {name for name in self._names if split_of(name.split("/")[0]) is None}
         if not beside or (self._root / SPLIT_FILE).exists():
             self._has_split_folders = not beside
         elif len(beside) < len(self._names):
@@ -278,8 +284,8 @@ class _Index:
     def _read(self, name: str) -> list[tuple[pathlib.Path, dict]]:
         folder = self._root / name
         files = [folder / TRANSFORMS]
-        if self._single or not files[0].exists():
-            files = [file for file in (folder / file for file in SPLIT_TRANSFORMS.values()) if file.exists()]
+        if self._single or not os.path.lexists(files[0]):
+            files = [file for file in (folder / file for file in SPLIT_TRANSFORMS.values()) if os.path.lexists(file)]
         return [(file, read_json(file)) for file in files]
 
     def _find_splits(self) -> dict[str, list[str]]:
@@ -290,7 +296,7 @@ class _Index:
         splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         for name in self._names:
             first = name.split("/")[0]
-            splits[SPLIT_FOLDERS[first] if self._has_split_folders else hashed_split(name)].append(name)
+            splits[split_of(first) if self._has_split_folders else hashed_split(name)].append(name)
         return splits
 
 
@@ -304,6 +310,19 @@ class _BrokenImagesError(Exception):
     def __init__(self, errors: list[DecodeError]):
         super().__init__(errors)
         self.errors = errors
+
+
+def _identities(paths: list[str]) -> tuple[list[list], list[DecodeError]]:
+    """[path, size, time of change] of the files, and errors for what leads to none: links to nothing, or in a ring."""
+    identities, errors = [], []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            errors.append(DecodeError(path, error.strerror or str(error)))
+            continue
+        identities.append([path, status.st_size, status.st_mtime_ns])
+    return identities, errors
 
 
 def _stored_image(path: str) -> EncodedImage:
@@ -340,7 +359,8 @@ def _decode_all(paths: list[str], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _is_object(folder: str | os.PathLike) -> bool:
-    return any(os.path.exists(os.path.join(folder, name)) for name in (TRANSFORMS, *SPLIT_TRANSFORMS.values()))
+    # A link to nothing counts: that it cannot be read is said then, and the object not lost without a word.
+    return any(os.path.lexists(os.path.join(folder, name)) for name in (TRANSFORMS, *SPLIT_TRANSFORMS.values()))
 
 
 def _find_objects(root: pathlib.Path) -> list[str]:
@@ -356,19 +376,11 @@ def _find_objects(root: pathlib.Path) -> list[str]:
 
 
 def _read_splits(file: pathlib.Path, names: set[str]) -> dict[str, list[str]]:
-    try:
-        splits = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); repair or remove it.") from None
-    if not isinstance(splits, dict) or not all(isinstance(members, list) for members in splits.values()):
-        raise ValueError(f'{file} must be {{"train": [...], "validation": [...], "test": [...]}}; repair or remove it.')
+    splits = read_splits(file)
     members = [name for split in splits.values() for name in split]
     absent = [name for name in members if name not in names]
     if absent:
         raise ValueError(
             f"{file} names {len(absent)} objects that are not there, first {absent[0]!r}; correct it, or restore them."
         )
-    if len(set(members)) < len(members):
-        twice = next(name for name in members if members.count(name) > 1)
-        raise ValueError(f"{file} has {twice!r} more than once; an object belongs to one split.")
-    return {SPLIT_FOLDERS.get(split, split): sorted(members) for split, members in splits.items()}
+    return {split: sorted(members) for split, members in splits.items()}

@@ -10,12 +10,11 @@ from concurrent import futures
 import numpy as np
 import tensorflow_datasets as tfds
 
-from soda_jax.data import builders
-from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.datasets.base import Example, Labels, fixed_split
 from soda_jax.data.datasets.cache import CachedArray, cache_dir
 from soda_jax.data.datasets.tfds_features import RecordReader, decoded
+from soda_jax.data.datasets.tfds_prepared import RecordsError, check_shards, prepared_builder
 
 _CHUNK = 512
 _SPLIT_SEED = 1
@@ -43,7 +42,7 @@ class TfdsDataset:
             which the view policies "augment" and "same" draw.
 
     Raises:
-        ValueError: dataset unknown, not prepared or in another format; unknown or empty split; no image.
+        ValueError: dataset unknown, not prepared, damaged or in another format; unknown or empty split; no image.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class TfdsDataset:
         cache_bytes: int = 2 << 30,
         eyes: str = "left",
     ):
-        builder = _prepared_builder(name, root)
+        builder = prepared_builder(name, root)
         self._objects = _Objects(builder, split) if _is_multi_view(builder) else None
         self._reader = RecordReader(builder.info, eyes)
         self.labels: dict[str, Labels] = dict(self._reader.labels)
@@ -113,7 +112,7 @@ class TfdsDataset:
 
     def view(self, number: int, decode: bool) -> Example:
         """`image`, `pose` and `intrinsics` of one record of a multi-view set."""
-        record = self._records[number]
+        record = self._fetch([number])[0]
         columns = self._reader.columns(record, f"{self._title}, view {number}")
         cameras = {key: np.asarray(record[key], np.float32) for key in ("pose", "intrinsics")}
         return {**(decoded(columns) if decode else columns), **cameras}
@@ -126,11 +125,17 @@ class TfdsDataset:
 
     def _read(self, indices: np.ndarray) -> list[Example]:
         places = indices if self._order is None else self._order[indices]
-        records = self._records.__getitems__(places.tolist())
+        records = self._fetch(places.tolist())
         return [
             self._reader.columns(record, f"{self._title}, example {index}")
             for index, record in zip(indices.tolist(), records, strict=True)
         ]
+
+    def _fetch(self, places: list[int]) -> list[dict]:
+        try:
+            return self._records.__getitems__(places)
+        except (RuntimeError, OSError) as error:
+            raise RecordsError(self._data_path, f"a record of split {self._split!r}", error) from error
 
     def _cache(self) -> dict[str, CachedArray]:
         # The examples are decoded at most once, for whichever arrays are missing.
@@ -217,42 +222,6 @@ def _is_multi_view(builder) -> bool:
     return bool(builder.info.metadata) and "objects" in builder.info.metadata
 
 
-def _prepared_builder(name: str, root):
-    data_dir = None if root is None else os.path.expanduser(os.fspath(root))
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        raise ValueError(
-            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={root!r}. Check the name; sources of "
-            f"our own are 'scenes', 'scenes_free', 'folder', 'multiview' and {', '.join(sorted(builders.BUILDERS))}."
-        ) from None
-    if not pathlib.Path(builder.data_path).exists():
-        raise ValueError(
-            f"dataset {name!r} is not prepared: {builder.data_path} does not exist. Prepare it once:\n"
-            f"  {_preparing_command(name, data_dir)}"
-        )
-    file_format = builder.info.file_format
-    if file_format is not None and file_format.value != "array_record":
-        raise ValueError(
-            f"dataset {name!r} in {builder.data_path} is stored as {file_format.value}; only "
-            "array_record has random access. Convert it:\n"
-            f"  tfds convert_format --dataset_dir={builder.data_path} "
-            "--out_file_format=array_record --out_path=NEW_DATASET_DIR"
-        )
-    return builder
-
-
-def _preparing_command(name: str, data_dir: str | None) -> str:
-    place = f" --data_dir={data_dir}" if data_dir else ""
-    if (entry := catalogue.find(name)) is not None:
-        return f"python -m soda_jax.tools.prepare_data --dataset={entry.name} --manual_dir=DOWNLOADS{place}"
-    location = f", data_dir={data_dir!r}" if data_dir else ""
-    return (
-        f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{location}, '
-        "file_format='array_record').download_and_prepare()\"  # most sets need TensorFlow for that"
-    )
-
-
 def _open_split(builder, split: str):
     """The records of a split, and which of them belong to it in which order (None: all, in theirs)."""
     available = {name: info.num_examples for name, info in builder.info.splits.items()}
@@ -265,6 +234,7 @@ def _open_split(builder, split: str):
         )
     except ValueError as error:
         raise ValueError(f"split={split!r} is unknown in {builder.name!r}; available: {listed}.") from error
+    check_shards(builder, [name for name in available if name in split] or list(available))
     order = fixed_split(len(records), split, _SPLIT_SEED) if divided else None
     if len(records if order is None else order) == 0:
         raise ValueError(f"split={split!r} of {builder.name!r} is empty; available: {listed}.")

@@ -10,7 +10,8 @@ Read are, for the whole file or for a single frame, which wins:
 - `frames[].file_path`: relative to the file, with or without the extension;
 - `scene_centre`, `scene_scale`: ours, optional: a point p of the world becomes (p - centre) * scale.
 
-Lens distortion is refused: rays are straight lines here.
+Lens distortion is refused: rays are straight lines here. A model of distortion whose coefficients are all zero has
+none; fisheye and panoramic models bend rays also then.
 """
 
 import dataclasses
@@ -31,8 +32,24 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 SPLIT_TRANSFORMS = {split: f"transforms_{'val' if split == 'validation' else split}.json" for split in SPLITS}
 _FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
 _LENS = (*_FOCAL, "cx", "cy", "w", "h")
-_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "b1", "b2")
-_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE")
+# Of COLMAP's, OpenCV's, nerfstudio's and Metashape's models; some files call COLMAP's only coefficient "k".
+_DISTORTION = (
+    *("k", "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "p3", "p4", "b1", "b2", "s1", "s2", "s3", "s4"),
+    *("omega", "sx1", "sy1", "tx", "ty"),
+)
+_COEFFICIENTS = ("distortion", "distortion_params", "distortion_coefficients")  # lists of them
+_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
+# With coefficients of zero these are pinholes.
+_POLYNOMIALS = (
+    "SIMPLE_RADIAL",
+    "RADIAL",
+    "OPENCV",
+    "FULL_OPENCV",
+    "BROWN",
+    "BROWN_CONRADY",
+    "RADIAL_TANGENTIAL",
+    "FOV",
+)
 _MAX_STRETCH = 0.02
 
 
@@ -107,10 +124,12 @@ def read_json(file: pathlib.Path) -> dict:
         ValueError: the file is missing, not JSON, or has no frames.
     """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing; export the object's cameras again.") from None
-    except ValueError as error:
+        document = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
+    except OSError as error:
+        raise ValueError(
+            f"{file} cannot be read ({error.strerror or error}); export the object's cameras again."
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}); export the object's cameras again.") from None
     frames = document.get("frames") if isinstance(document, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
@@ -143,8 +162,8 @@ def _lens(document: dict, frame: dict) -> Lens:
         shared = {key: value for key, value in document.items() if key not in _FOCAL}
     settings = {**shared, **frame}
     model = str(settings.get("camera_model", "PINHOLE")).upper()
-    bent = [f"{key}={settings[key]}" for key in _DISTORTION if settings.get(key)]
-    if model not in _PINHOLES or settings.get("is_fisheye"):
+    bent = [f"{key}={settings[key]}" for key in (*_DISTORTION, *_COEFFICIENTS) if _bends(settings.get(key))]
+    if model not in (*_PINHOLES, *_POLYNOMIALS) or settings.get("is_fisheye"):
         bent.append(f"camera_model={model!r}")
     if bent:
         raise ValueError(
@@ -161,6 +180,18 @@ def _lens(document: dict, frame: dict) -> Lens:
         if values.get(key, 0.0) >= math.pi:
             raise ValueError(f"{key}={values[key]} must be less than pi; it is an angle in radians.")
     return Lens(**values)
+
+
+def _bends(coefficient: object) -> bool:
+    """Whether a coefficient of distortion, or any of several, is another number than zero."""
+    if isinstance(coefficient, dict):
+        coefficient = list(coefficient.values())
+    if isinstance(coefficient, list):
+        return any(map(_bends, coefficient))
+    try:
+        return bool(float(coefficient or 0.0))
+    except (TypeError, ValueError):
+        return True
 
 
 def _poses(document: dict, frames: list[dict]) -> np.ndarray:
@@ -190,7 +221,11 @@ def _poses(document: dict, frames: list[dict]) -> np.ndarray:
 
 
 def _image_files(file: pathlib.Path, frames: list[dict]) -> tuple[str, ...]:
-    """The frames' image files; an extension is supplied where it is missing."""
+    """The frames' image files.
+
+    An extension is supplied where it is missing. A name that is there only with other capitals, as `a.JPG` for `a.jpg`,
+    is taken if there is just one.
+    """
     listings: dict[str, set[str]] = {}
     found, missing = [], []
     for frame in frames:
@@ -201,6 +236,10 @@ def _image_files(file: pathlib.Path, frames: list[dict]) -> tuple[str, ...]:
         options = [name] if name.lower().endswith(EXTENSIONS) else []
         options += [name + extension for extension in (*EXTENSIONS, *(e.upper() for e in EXTENSIONS))]
         match = next((option for option in options if option in listings[folder]), None)
+        if match is None:
+            small = {option.lower() for option in options}
+            others = [found for found in listings[folder] if found.lower() in small]
+            match = others[0] if len(others) == 1 else None
         if match is None or not given:
             missing.append(given)
         else:

@@ -50,8 +50,8 @@ def test_records_equal_the_folder(tmp_path, prepare, name, folder):
 
 def test_a_split_of_another_name_is_refused(tmp_path, prepare):
     _write(tmp_path / "manual")
-    (tmp_path / "manual" / "splits.json").write_text('{"training": ["chair-1"]}')
-    with pytest.raises(ArchiveError, match="splits.json has 'training'; name its parts train, validation, test"):
+    (tmp_path / "manual" / "splits.json").write_text('{"rest": ["chair-1"]}')
+    with pytest.raises(ArchiveError, match="splits.json has 'rest'; name its parts train, validation, test"):
         prepare("gso", tmp_path / "manual")
 
 
