@@ -17,7 +17,7 @@ from soda_jax.workdir import provenance
 
 FORMAT_VERSION = 2  # the first held plain numbers, the step, and no more
 SECTIONS = ("eval", "sampling", "probe", "data")  # of the config, that figures depend on
-DATA_FIELDS = ("name", "root", "train_split", "eval_split", "resolution", "source_resolution", "view_policy")
+DATA_FIELDS = ("name", "root", "train_split", "resolution", "source_resolution", "view_policy")
 
 Figures = dict[str, float | Estimate]
 Results = dict[str, Figures]  # by row
@@ -122,7 +122,8 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _same_data(before: dict[str, Any], record: dict[str, Any]) -> bool:
     data = [entry["settings"]["data"] for entry in (before, record)]
-    return all(data[0].get(field) == data[1].get(field) for field in DATA_FIELDS)
+    tested = [one.get("test_split") or one.get("eval_split") for one in data]
+    return tested[0] == tested[1] and all(data[0].get(field) == data[1].get(field) for field in DATA_FIELDS)
 
 
 def _keep(before: dict[str, Any], record: dict[str, Any]) -> None:
