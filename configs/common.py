@@ -113,7 +113,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
     config.data.root = ""  # TFDS data directory or image folder; "" is the library's default place
-    config.data.train_split = "train"
+    config.data.train_split = "train"  # or a part of it, drawn at random once and for all: train@0-90%
     config.data.eval_split = "validation"  # of training's own evaluations
     config.data.test_split = ""  # of --mode=evaluate and sample; "": eval_split
     config.data.resolution = 128  # of the target
@@ -253,9 +253,9 @@ def watch(config: ConfigDict, metric: str, *, patience: int, test_split: str = "
 
 
 def hold_out(config: ConfigDict, percent: int) -> None:
-    """Takes the last `percent` of the training split for validation, of a TFDS set that has no split for it."""
-    config.data.train_split = f"train[:{100 - percent}%]"
-    config.data.eval_split = f"train[{100 - percent}%:]"
+    """Draws `percent` of the training split for validation, of a set that has no split for it."""
+    config.data.train_split = f"train@0-{100 - percent}%"
+    config.data.eval_split = f"train@{100 - percent}-100%"
 
 
 def check_argument(file: str, argument: str, choices: Iterable[str]) -> None:
