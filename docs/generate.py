@@ -113,13 +113,9 @@ def fields() -> str:
 
 def evaluators() -> str:
     """A table of what --mode=evaluate can measure."""
-    from soda_jax.config.evaluators import EVALUATORS
+    from soda_jax.config.evaluators import table_rows
 
-    rows = [
-        (f"`{name}`", entry.gives, ", ".join(f"`config.{field}`" for field in entry.fields()))
-        for name, entry in EVALUATORS.items()
-    ]
-    return _table(("evaluator", "gives", "fields"), rows)
+    return _table(("evaluator", "gives", "fields"), table_rows())
 
 
 def pictures() -> str:

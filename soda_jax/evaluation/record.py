@@ -17,7 +17,16 @@ from soda_jax.workdir import provenance
 
 FORMAT_VERSION = 2  # the first held plain numbers, the step, and no more
 SECTIONS = ("eval", "sampling", "probe", "data")  # of the config, that figures depend on
-DATA_FIELDS = ("name", "root", "train_split", "eval_split", "resolution", "source_resolution", "view_policy")
+DATA_FIELDS = (
+    "name",
+    "root",
+    "train_split",
+    "eval_split",
+    "resolution",
+    "source_resolution",
+    "view_policy",
+    "eval_crop",
+)
 
 Figures = dict[str, float | Estimate]
 Results = dict[str, Figures]  # by row
@@ -122,7 +131,8 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _same_data(before: dict[str, Any], record: dict[str, Any]) -> bool:
     data = [entry["settings"]["data"] for entry in (before, record)]
-    return all(data[0].get(field) == data[1].get(field) for field in DATA_FIELDS)
+    earlier = {"eval_crop": 1.0}  # what evaluations before the field did
+    return all(data[0].get(field, earlier.get(field)) == data[1].get(field) for field in DATA_FIELDS)
 
 
 def _keep(before: dict[str, Any], record: dict[str, Any]) -> None:

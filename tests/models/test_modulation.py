@@ -78,7 +78,7 @@ def modulate(h, projection, use_scale=True):
 
 
 def test_in_16_bits_a_modulation_is_rounded_once():
-    """1 + scale is not rounded by itself: the result differs from the exact one by half a last place, at most 2^-8 of it."""
+    """1 + scale is not rounded by itself: the result is off by half a last place, at most 2^-8 of it."""
     rng = np.random.default_rng(0)
     h, projection = (jnp.asarray(rng.uniform(0.01, 1.0, (64, n)), jnp.bfloat16) for n in (8, 16))
     projection = projection * jnp.bfloat16(0.02)
