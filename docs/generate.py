@@ -118,6 +118,22 @@ def evaluators() -> str:
     return _table(("evaluator", "gives", "fields"), table_rows())
 
 
+def image_metrics() -> str:
+    """A table of the image metrics that an evaluation may name."""
+    from soda_jax.metrics.registry import IMAGE_METRICS
+
+    rows = [
+        (
+            f"`{name}`",
+            f"{metric.label} ({metric.unit})" if metric.unit else metric.label,
+            "pairs of images" if metric.network is None else "two sets of images",
+            {"up": "higher", "down": "lower"}[metric.direction],
+        )
+        for name, metric in IMAGE_METRICS.items()
+    ]
+    return _table(("metric", "what", "compares", "better"), rows)
+
+
 def pictures() -> str:
     """A table of what --mode=sample can draw."""
     from soda_jax.config.pictures import table_rows
@@ -140,6 +156,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "fields": fields,
     "evaluators": evaluators,
+    "image_metrics": image_metrics,
     "pictures": pictures,
     "variants": variants,
 }
