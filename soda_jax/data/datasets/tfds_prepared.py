@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
 from concurrent import futures
 
 import tensorflow_datasets as tfds
@@ -75,12 +74,14 @@ def prepared_builder(name: str, root: str | os.PathLike | None) -> tfds.core.Dat
     return builder
 
 
-def check_shards(builder: tfds.core.DatasetBuilder, splits: Iterable[str]) -> None:
-    """Raises RecordsError unless every shard of `splits` has as many records as dataset_info.json says."""
-    expected = {}
-    for split in splits:
-        info = builder.info.splits[split]
-        expected |= dict(zip(map(os.fspath, info.filepaths), info.shard_lengths, strict=True))
+def check_shards(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    """Raises RecordsError unless every shard that `split` reads has as many records as dataset_info.json says.
+
+    Args:
+        split: as TFDS takes it: a name, a slice, a sum of them, or "all".
+    """
+    instructions = builder.info.splits[split].file_instructions
+    expected = {os.fspath(part.filename): part.examples_in_shard for part in instructions}
     with futures.ThreadPoolExecutor(_READERS) as pool:
         found = dict(zip(expected, pool.map(_num_records, expected), strict=True))
     bad = {path: found[path] for path, count in expected.items() if found[path] != count}
