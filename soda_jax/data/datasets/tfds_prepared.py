@@ -11,6 +11,7 @@ from array_record.python import array_record_module
 
 from soda_jax.data import builders
 from soda_jax.data.builders import catalogue
+from soda_jax.data.datasets import DATASETS
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO, _FEATURES = "dataset_info.json", "features.json"
@@ -48,8 +49,8 @@ def prepared_builder(name: str, root: str | os.PathLike | None) -> tfds.core.Dat
         _refuse_damaged(name, data_dir, _folders(name, data_dir))
         _refuse_other_versions(name, data_dir)
         raise ValueError(
-            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={data_dir!r}. Check the name; sources "
-            f"of our own are 'scenes', 'scenes_free', 'folder', 'multiview' and {', '.join(sorted(builders.BUILDERS))}."
+            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={data_dir!r}. Check the name; "
+            f"datasets of our own are {', '.join([*DATASETS, *sorted(builders.BUILDERS)])}."
         ) from None
     # TFDS raises nearly anything: assertions on versions, errors of JSON and protocol buffers, of classes' names.
     except Exception as error:
