@@ -111,6 +111,13 @@ def fields() -> str:
     return "\n\n".join(blocks)
 
 
+def datasets() -> str:
+    """A table of the datasets by name."""
+    from soda_jax.data.datasets import table_rows
+
+    return _table(("`config.data.name`", "what"), table_rows())
+
+
 def evaluators() -> str:
     """A table of what --mode=evaluate can measure."""
     from soda_jax.config.evaluators import table_rows
@@ -155,6 +162,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "fields": fields,
+    "datasets": datasets,
     "evaluators": evaluators,
     "image_metrics": image_metrics,
     "pictures": pictures,
