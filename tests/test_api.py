@@ -295,7 +295,7 @@ import sys
 # Not to be found, as where neither TensorFlow nor a clone of the repository is.
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.startswith(("tensorflow", "clu", "soda_jax.configs", "tests")):
+        if name.partition(".")[0] in ("tensorflow", "tensorflow_datasets", "clu", "tests") or name == "soda_jax.configs":
             raise ModuleNotFoundError(f"{name} is not here")
 
 

@@ -167,12 +167,12 @@ def test_it_builds_its_model_and_steps(name, argument, monkeypatch):
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_its_probe_has_the_sets_classes(name, argument):
     config = _load(name, argument)
-    task = build.probe_task(config, _labels(config))
+    probe = build.train_step(config, _labels(config)).probe
     if config.probe.kind == "none":
-        assert task is None
+        assert probe is None
         return
     sizes = NUM_CLASSES.get(config.data.name, (10,))
-    params = jax.eval_shape(task.module.init, jax.random.key(0), jnp.zeros((1, config.model.latent_dim)))["params"]
+    params = jax.eval_shape(probe.module.init, jax.random.key(0), jnp.zeros((1, config.model.latent_dim)))["params"]
     assert params["head"]["kernel"].shape == (config.model.latent_dim, sum(sizes))
 
 
@@ -181,7 +181,7 @@ def test_its_evaluators_have_what_they_need(name, argument):
     config = _load(name, argument)
     wanted = set(config.eval.evaluators)
     assert wanted <= set(EVALUATORS)
-    assert config.probe.kind != "none" or not any("labels" in EVALUATORS[name].needs for name in wanted)
+    assert config.probe.kind != "none" or not any(EVALUATORS[name].reads == "features" for name in wanted)
 
 
 @pytest.mark.parametrize("name", TABLE_10)

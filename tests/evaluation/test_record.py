@@ -17,7 +17,16 @@ VIEWS = Estimate(20.0, 19.0, 21.0, 8, "objects")
 
 def written(folder, results, evaluators=("knn", "linear_probe"), weights="abc", **overrides):
     config = tiny.get_config(eval__evaluators=evaluators, **overrides)
-    path = write(str(folder), 7, results, config, num_images={"train": 100}, weights=weights, devices=jax.devices()[:2])
+    path = write(
+        str(folder),
+        7,
+        results,
+        config,
+        model="SODA",
+        num_images={"train": 100},
+        weights=weights,
+        devices=jax.devices()[:2],
+    )
     assert path == folder / "evaluation_00000007.json" and not list(folder.glob("*.tmp"))
     return json.loads(path.read_text())
 
