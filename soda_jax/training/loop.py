@@ -153,7 +153,7 @@ class Loop:
         self._gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
         self._is_main = jax.process_index() == 0
         self._progress = tqdm(
-            total=config.train.num_steps, initial=start, desc="training", unit="step", 
+            total=config.train.num_steps, initial=start, desc="training", unit="step",
             disable=not (self._is_main and show_progress), mininterval=2.0, dynamic_ncols=True,
         )  # fmt: skip
         tell = last_good(workdir, checkpointer)
