@@ -23,6 +23,10 @@ def get_config() -> ConfigDict:
     config.train.log_every = 100
     config.train.eval_every = 10_000
     config.train.checkpoint_every = 5_000
+    # A metric of training's own evaluations ("eval/loss", "probe/mean") whose best checkpoint is kept; "": none.
+    config.train.monitor = ""
+    # Steps without an improvement of it after which the run ends, as its evaluations see it; 0: it never ends early.
+    config.train.patience = 0
     config.train.keep_every = 100_000  # checkpoints at its multiples are kept for good, besides the last
 
     config.optim = ConfigDict()
@@ -110,7 +114,8 @@ def get_config() -> ConfigDict:
     config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
     config.data.root = ""  # TFDS data directory or image folder; "" is the library's default place
     config.data.train_split = "train"
-    config.data.eval_split = "validation"
+    config.data.eval_split = "validation"  # of training's own evaluations
+    config.data.test_split = ""  # of --mode=evaluate and sample; "": eval_split
     config.data.resolution = 128  # of the target
     config.data.source_resolution = 256
     config.data.source_noise = 0.1  # std of the Gaussian noise on the normalised source
@@ -144,7 +149,7 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 256
     config.eval.num_examples = 10_000  # of eval_split in training's evaluations; 0 is all of it
     config.eval.train_examples = 0  # of train_split for --mode=evaluate; 0 is all of it
-    config.eval.test_examples = 0  # of eval_split for --mode=evaluate; 0 is all of it
+    config.eval.test_examples = 0  # of test_split for --mode=evaluate; 0 is all of it
     # What --mode=evaluate runs: names of soda_jax/config/evaluators.py, which says what each gives.
     config.eval.evaluators = ("knn", "linear_probe", "few_shot", "reconstruction")
     config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
@@ -167,7 +172,7 @@ def get_config() -> ConfigDict:
     config.eval.inception_weights = ""  # fid: the file pt_inception-2015-12-05, or what tools.convert_inception wrote
     config.eval.reconstruction_examples = 64
     config.eval.novel_view_sources = (1, 3, 5, 7, 9)  # numbers of source views
-    config.eval.novel_view_examples = 64  # objects of eval_split; 0 is all of them
+    config.eval.novel_view_examples = 64  # objects of test_split; 0 is all of them
     config.eval.novel_view_targets = 2  # target views of each object
     config.eval.diversity_seeds = 4  # samples drawn from each latent
     config.eval.dci_train = 10_000  # codes that the trees learn from
@@ -228,6 +233,29 @@ def novel_views(config: ConfigDict, *, num_sources: int) -> None:
     config.model.pose.coordinates = "polar"
     config.probe.kind = "none"
     config.eval.evaluators = ("novel_view",)
+
+
+def watch(config: ConfigDict, metric: str, *, patience: int, test_split: str = "test") -> None:
+    """Keeps the best checkpoint by `metric` on data.eval_split, and trains until it no longer improves.
+
+    The paper trains "until convergence, as measured by lack of improvement over a set number of training steps along a
+    validation metric" and gives neither number nor metric; train.num_steps is then the most.
+
+    Args:
+      metric: probe/mean where the online probe does not soon have everything right, else eval/loss.
+      patience: steps; not below the averaged weights' memory, 1 / (1 - 0.9999) = 10,000 steps, since they are what is
+        measured. 0, which only keeps the best, where the learning rate's decay still improves the end.
+      test_split: what --mode=evaluate scores: another one, on which nothing was chosen.
+    """
+    config.train.monitor = metric
+    config.train.patience = patience
+    config.data.test_split = test_split
+
+
+def hold_out(config: ConfigDict, percent: int) -> None:
+    """Takes the last `percent` of the training split for validation, of a TFDS set that has no split for it."""
+    config.data.train_split = f"train[:{100 - percent}%]"
+    config.data.eval_split = f"train[{100 - percent}%:]"
 
 
 def check_argument(file: str, argument: str, choices: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -21,16 +21,18 @@ from soda_jax.models.modulation import mix_sections
 from soda_jax.models.pose import Camera, PoseEncoding, first_present
 from soda_jax.parallel import sharding
 from soda_jax.workdir import checkpoint
+from soda_jax.workdir.best import checkpoint_step
 
 
 def load(
-    workdir: str | os.PathLike, step: int | None = None, *, devices: list[jax.Device] | None = None
+    workdir: str | os.PathLike, step: int | Literal["best"] | None = None, *, devices: list[jax.Device] | None = None
 ) -> "LoadedModel":
     """Loads the EMA weights of a run; the config comes from the checkpoint.
 
     Args:
       workdir: the run's folder.
-      step: which checkpoint; the newest by default.
+      step: which checkpoint, a step or "best" by the metric that training watched (`config.train.monitor`); the newest
+        by default.
       devices: those to work on; all by default.
 
     Raises:
@@ -39,7 +41,7 @@ def load(
     """
     workdir = os.fspath(workdir)
     try:
-        found, meta = checkpoint.read_meta(workdir, step)
+        found, meta = checkpoint.read_meta(workdir, checkpoint_step(workdir, step))
     except (ValueError, OSError):
         raise
     # Nor need a checkpoint that was made up be wrong in a way that anybody thought of.

@@ -32,6 +32,11 @@ _CPU_DEVICES = flags.DEFINE_integer(
 _PROFILE_STEPS = flags.DEFINE_integer(
     "profile_steps", 0, "--mode=train: write a trace of so many steps to WORKDIR/profile.", 0
 )
+_STEP = flags.DEFINE_string(
+    "step",
+    None,
+    "--mode=evaluate or sample: a checkpoint's step, or best (config.train.monitor); else the newest.",
+)
 _PLAN_DEVICES = flags.DEFINE_list("plan_devices", ["8"], "--mode=plan: numbers of simulated devices, as 8,64,256.")
 _PLAN_TOPOLOGY = flags.DEFINE_list(
     "plan_topology", [], "--mode=plan: TPU slices to compile for, as v5e:4x8; needs libtpu."
@@ -67,6 +72,8 @@ def run(argv: list[str]) -> None:
 
 
 def _act(config: ConfigDict, workdir: str) -> None:
+    if _STEP.value is not None and _MODE.value not in ("evaluate", "sample"):
+        raise ValueError(f"--step={_STEP.value}: --mode={_MODE.value} takes none; leave it out")
     if _MODE.value == "plan":
         _plan(config, workdir)
         return
@@ -90,7 +97,15 @@ def _act(config: ConfigDict, workdir: str) -> None:
         from soda_jax.evaluation.evaluate import evaluate as action
     else:
         from soda_jax.inference.sample import sample as action
-    action(config, workdir)
+    action(config, workdir, step=_step())
+
+
+def _step() -> int | str | None:
+    """The checkpoint that --step names."""
+    text = _STEP.value
+    if text is not None and text != "best" and not (text.isascii() and text.isdigit()):
+        raise ValueError(f"--step={text}: give a checkpoint's step, or best")
+    return int(text) if text is not None and text != "best" else text
 
 
 def _plan(config: ConfigDict, workdir: str) -> None:

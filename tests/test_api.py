@@ -45,6 +45,20 @@ def test_newest_checkpoint_or_the_one_asked_for(workdir, model):
     tiny.assert_equal(jax.device_get(older.variables), tiny_checkpoint.random_variables(tiny.get_config(), seed=5))
 
 
+def test_the_best_checkpoint_is_the_one_that_training_found(tmp_path):
+    tiny_checkpoint.write(tmp_path, tiny.get_config(), 5, 10)
+    with pytest.raises(FileNotFoundError, match="step='best': .* trained without config.train.monitor"):
+        soda_jax.load(tmp_path, step="best")
+    (tmp_path / "best.json").write_text('{"step": 5, "metric": "eval/loss", "value": 0.5}')
+    assert (soda_jax.load(tmp_path, step="best").step, soda_jax.load(tmp_path).step) == (5, 10)
+    (tmp_path / "best.json").write_text('{"step": 6, "metric": "eval/loss", "value": 0.5}')
+    with pytest.raises(FileNotFoundError, match="step='best'"):
+        soda_jax.load(tmp_path, step="best")
+    for step in ("newest", 5.0, True):
+        with pytest.raises(ValueError, match=f"step={step!r}: give a checkpoint's step, or 'best'"):
+            soda_jax.load(tmp_path, step=step)
+
+
 def test_the_model_describes_itself(model):
     assert model.config == tiny.get_config()
     assert (model.latent_dim, model.num_sections) == (LATENT_DIM, SECTIONS)

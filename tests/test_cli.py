@@ -121,8 +121,8 @@ def test_what_is_not_found_is_answered_with_the_names(value, said, elsewhere):
     [
         ("quickstart:small", "quickstart takes no argument; use --config=quickstart ("),
         ("configs/quickstart.py:small", "takes no argument; use --config=configs/quickstart.py ("),
-        ("cifar10:tiny", "cifar10.py has no argument 'tiny'; use one of full, small ("),
-        ("cifar10:", "cifar10.py has no argument ''; use one of full, small ("),
+        ("cifar10:tiny", "cifar10.py has no argument 'tiny'; use one of full, small, validated ("),
+        ("cifar10:", "cifar10.py has no argument ''; use one of full, small, validated ("),
     ],
 )
 def test_a_wrong_argument_is_answered_with_the_right_ones(value, said, elsewhere):

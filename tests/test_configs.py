@@ -19,7 +19,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from soda_jax import build
-from soda_jax.config import EVALUATORS, validate
+from soda_jax.config import EVALUATORS, scored_split, validate
 from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.datasets import Labels
@@ -235,12 +235,41 @@ def test_its_splits_are_of_a_dataset_that_can_be_prepared(name, argument):
     dataset = catalogue.DATASETS[config.data.name]
     splits = dataset.counts or SPLITS  # the archive of nmr has lists of its own
     splits = SPLITS if tuple(splits) == ("train",) else splits  # a single split is read as 80/10/10
-    assert config.data.train_split in splits
-    assert config.data.eval_split in splits
+    for split in (config.data.train_split, config.data.eval_split, scored_split(config)):
+        assert re.sub(r"\[\d*%?:\d*%?\]$", "", split) in splits
+        assert "[" not in split or len(dataset.counts) > 1  # a single split is divided by other rules
     if argument in (None, _arguments(name)[0]) and name != "common":
         command = f"python -m soda_jax.tools.prepare_data --dataset={config.data.name} "
         assert command in _module(name).__doc__
         assert ("--manual_dir" in _module(name).__doc__) == bool(dataset.files)
+
+
+# `common` is no run. These show the curves of the test split, and choose nothing by them: the figures of all three were
+# published so, of the whole training split.
+UNWATCHED = ("common", "quickstart", "cifar10", "cifar10:full", "cifar10:small")
+
+
+@pytest.mark.parametrize(("name", "argument"), [case for case in CASES if case.id not in UNWATCHED])
+def test_it_chooses_by_no_image_that_it_is_scored_on(name, argument):
+    config = _load(name, argument)
+    watched = config.data.eval_split
+    assert config.train.monitor in ("eval/loss", "probe/mean")
+    assert config.train.patience == 0 or config.train.patience >= max(10_000, 10 * config.train.eval_every)
+    assert (config.train.patience > 0) == (config.optim.schedule == "constant")
+    if watched == "validation":
+        assert config.data.train_split == "train"
+        assert scored_split(config) == ("validation" if name == "folder" else "test")
+    else:
+        kept, held_out = (re.fullmatch(r"train\[(\d*%?):(\d*%?)\]", s) for s in (config.data.train_split, watched))
+        assert kept.groups() == ("", held_out[1]) and held_out[2] == "" and 90 <= int(held_out[1].rstrip("%")) < 100
+        assert scored_split(config) in ("test", "validation")
+
+
+@pytest.mark.parametrize("case", UNWATCHED[1:])
+def test_what_watches_nothing_ends_at_its_last_step(case):
+    config = _load(*case.split(":"))
+    assert (config.train.monitor, config.train.patience, config.data.test_split) == ("", 0, "")
+    assert (config.data.train_split, config.data.eval_split) == ("train", "test")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "common"])

@@ -53,6 +53,9 @@ def mistakes(tmp_path_factory):
         "empty workdir": (config, "--workdir="),
         "blank workdir": (config, "--workdir= ", "--mode=evaluate"),
         "workdir of bytes": (config, b"--workdir=/tmp/run\xff"),
+        "step of training": (config, workdir, "--step=best"),
+        "no step": (config, workdir, "--mode=evaluate", "--step=last"),
+        "no best step": (config, workdir, "--mode=sample", "--step=best"),
         "file as workdir": (config, f"--workdir={__file__}", "--mode=plan"),
     }
     results = {}
@@ -82,6 +85,9 @@ def mistakes(tmp_path_factory):
         ("blank workdir", "error: --workdir=' ' is empty: give a path"),
         ("workdir of bytes", "holds bytes that are not UTF-8"),
         ("file as workdir", "test_main.py is a file: give a folder"),
+        ("step of training", "error: --step=best: --mode=train takes none; leave it out"),
+        ("no step", "error: --step=last: give a checkpoint's step, or best"),
+        ("no best step", "holds no best checkpoint, as it was trained without config.train.monitor"),
         ("no checkpoint", "holds no checkpoint: train first with python -m soda_jax.main"),
     ],
 )

@@ -10,6 +10,7 @@ from soda_jax.config.reading import (
     ConfigError,
     differences,
     from_dict,
+    scored_split,
     to_json,
     validate,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "differences",
     "from_dict",
     "parse_encoder_name",
+    "scored_split",
     "to_json",
     "validate",
 ]

@@ -21,7 +21,7 @@ STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kin
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
-    "train": {"fsdp": 1},
+    "train": {"fsdp": 1, "monitor": "", "patience": 0},
     "model": {
         "family": "soda",
         "pose": dataclasses.asdict(pose.PoseEncoding(grid="none")),
@@ -64,6 +64,7 @@ ADDED_FIELDS = {
         "randaugment_magnitude": 9.0,
         "randaugment_std": 0.5,
         "max_bad_share": 0.05,
+        "test_split": "",
     },
 }
 
@@ -77,6 +78,11 @@ def validate(config: ConfigDict, num_devices: int = 1) -> None:
     problems = list(checks.problems(config, num_devices))
     if problems:
         raise ConfigError("this config cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def scored_split(config: ConfigDict) -> str:
+    """The split that --mode=evaluate scores and --mode=sample draws."""
+    return config.data.test_split or config.data.eval_split
 
 
 def to_json(config: ConfigDict) -> str:

@@ -16,15 +16,20 @@ from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference
 from soda_jax.parallel import sharding
 from soda_jax.paths import run_folder
-from soda_jax.workdir.checkpoint import check_same_model, load_ema, read_meta
+from soda_jax.workdir.best import checkpoint_step
+from soda_jax.workdir.checkpoint import load_ema, read_meta
+from soda_jax.workdir.meta import check_same_model
 
 
-def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | None = None) -> Results:
-    """Evaluates the newest checkpoint; prints a table and writes WORKDIR/evaluation_STEP.json.
+def evaluate(
+    config: ConfigDict, workdir: str, *, step: int | str | None = None, devices: list[jax.Device] | None = None
+) -> Results:
+    """Evaluates a checkpoint on the test split; prints a table and writes WORKDIR/evaluation_STEP.json.
 
     With several processes, all of them must call this.
 
     Args:
+      step: which checkpoint: a step, or "best" by the metric that training watched; the newest by default.
       devices: to work on; all by default.
 
     Returns:
@@ -33,11 +38,12 @@ def evaluate(config: ConfigDict, workdir: str, *, devices: list[jax.Device] | No
       `Estimate`s.
 
     Raises:
+      FileNotFoundError: there is no such checkpoint.
       ValueError: an evaluator is unknown, needs labels that the dataset lacks or weights that are missing.
     """
     workdir = run_folder(workdir)
     config_lib.validate(config)  # training's batch need not fit the devices here
-    step, meta = read_meta(workdir)
+    step, meta = read_meta(workdir, checkpoint_step(workdir, step))
     check_same_model(workdir, meta, config)
     mesh = sharding.make_mesh(devices)
     inference = Inference(config, mesh)

@@ -56,7 +56,7 @@ class FeatureEvaluation:
         self._config, self._inference, self._workdir = config, inference, workdir
         names = wanted(config, "features")
         self._train = build.dataset(config, config.data.train_split)
-        self._test = build.dataset(config, config.data.eval_split)
+        self._test = build.dataset(config, config_lib.scored_split(config))
         self._spec = build.view_spec(config)
         task = build.probe_task(config, self._train.labels)
         if task is None:

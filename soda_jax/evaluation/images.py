@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from soda_jax import build
+from soda_jax import config as config_lib
 from soda_jax.config.evaluators import wanted
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.datasets.cache import cache_dir
@@ -31,7 +32,7 @@ class ImageEvaluation:
 
     def __init__(self, config: ConfigDict, inference: Inference):
         self._config = config
-        settings = config.eval
+        settings, split = config.eval, config_lib.scored_split(config)
         metrics = ImageMetrics.load(
             tuple(settings.image_metrics),
             lpips_weights=settings.lpips_weights,
@@ -41,10 +42,10 @@ class ImageEvaluation:
         self._context = ImageContext(
             settings,
             inference,
-            build.dataset(config, config.data.eval_split),
+            build.dataset(config, split),
             build.view_spec(config),
             config.data.name,
-            config.data.eval_split,
+            split,
             metrics,
             functools.cache(self._mean_image),
         )

@@ -10,30 +10,36 @@ from soda_jax import config as config_lib
 from soda_jax.inference import pictures
 from soda_jax.inference.engine import Inference
 from soda_jax.paths import run_folder
-from soda_jax.workdir.checkpoint import check_same_model, load_ema, read_meta
+from soda_jax.workdir.best import checkpoint_step
+from soda_jax.workdir.checkpoint import load_ema, read_meta
+from soda_jax.workdir.meta import check_same_model
 
 
-def sample(config: ConfigDict, workdir: str) -> pathlib.Path:
+def sample(config: ConfigDict, workdir: str, *, step: int | str | None = None) -> pathlib.Path:
     """Writes WORKDIR/samples/PICTURE_STEP_seedS.png, and .gif where it moves, of each of `config.sampling.pictures`.
 
     `config.sampling` sets their numbers of examples and views, and steps, method and guidance; `config.seed` the noise.
     Pictures that model and settings cannot give are left out.
 
+    Args:
+      step: which checkpoint: a step, or "best" by the metric that training watched; the newest by default.
+
     Returns:
       The first picture's path.
 
     Raises:
+      FileNotFoundError: there is no such checkpoint.
       ValueError: there is none that the model can give.
     """
     workdir = run_folder(workdir)
     config_lib.validate(config)  # training's batch need not fit the devices here
-    step, meta = read_meta(workdir)
+    step, meta = read_meta(workdir, checkpoint_step(workdir, step))
     check_same_model(workdir, meta, config)
     inference = Inference(config)
     context = pictures.PictureContext(
         inference,
         load_ema(workdir, step, inference.abstract_variables()),
-        build.dataset(config, config.data.eval_split),
+        build.dataset(config, config_lib.scored_split(config)),
         build.view_spec(config),
         config.sampling,
         config.seed,

@@ -53,3 +53,10 @@ def decided_by_first(choose: Callable[[], int | None]) -> int | None:
     if found == _FAILED:
         raise RuntimeError("the first process could not start; its message says why")
     return None if found == _NONE else found
+
+
+def number_of_first(value: float) -> float:
+    """Process 0's `value`, in single precision, on every process, so that all decide alike; all must call this."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))

@@ -15,6 +15,8 @@ def facts(data: RunData, flat: dict[str, Any], title: str) -> list[Fact]:
     found: list[Fact] = [("Dataset", title or flat.get("data.name", "not recorded"), _splits(flat))]
     if flat:
         found += [_model(flat), _trained(data, flat)]
+    if data.best is not None:
+        found.append(_best(data))
     found += [_hardware(data.sessions), _duration(data, flat)]
     rates = [value for _, value in data.curves.get("images_per_second", [])]
     if rates:
@@ -26,7 +28,9 @@ def facts(data: RunData, flat: dict[str, Any], title: str) -> list[Fact]:
 def _splits(flat: dict[str, Any]) -> str:
     if not flat:
         return ""
-    return f"{flat['data.train_split']}, measured on {flat['data.eval_split']}"
+    tested = flat.get("data.test_split") or flat["data.eval_split"]
+    watched = f"watched on {flat['data.eval_split']}, " if tested != flat["data.eval_split"] else ""
+    return f"{flat['data.train_split']}, {watched}measured on {tested}"
 
 
 def _model(flat: dict[str, Any]) -> Fact:
@@ -43,6 +47,13 @@ def _trained(data: RunData, flat: dict[str, Any]) -> Fact:
     batch, planned = flat["train.batch_size"], flat["train.num_steps"]
     images = f"x batch {batch:,} = {millions(data.step * batch)} images"
     return "Trained", f"{data.step:,} steps", images + (f"; {planned:,} steps planned" if planned > data.step else "")
+
+
+def _best(data: RunData) -> Fact:
+    metric, value, split = data.best["metric"], data.best["value"], data.config.get("data", {}).get("eval_split")
+    measured = f"{metric} {value:.4g}" + (f" on {split}" if split else "")
+    reason = data.sessions[-1].get("reason") if data.sessions else None
+    return "Best step", f"{data.best['step']:,}", measured + (f"; ended: {reason}" if reason else "")
 
 
 def machine(hardware: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from soda_jax import config as config_lib
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.paths import expanded
+from soda_jax.workdir import best
 from soda_jax.workdir.checkpoint import latest_step, read_meta
 from soda_jax.workdir.run_record import read_sessions
 
@@ -60,6 +61,7 @@ class RunData:
       evaluations: oldest first.
       pictures: by name, then step.
       sessions: of run.json.
+      best: what best.json names, "step", "metric" and "value"; None where nothing was watched.
       warnings: what could not be read.
     """
 
@@ -71,6 +73,7 @@ class RunData:
     pictures: list[Picture]
     sessions: list[dict[str, Any]]
     warnings: list[str]
+    best: dict[str, Any] | None = None
 
 
 def read(workdir: str) -> RunData:
@@ -95,7 +98,7 @@ def read(workdir: str) -> RunData:
         )
     logged = max((points[-1][0] for points in curves.values()), default=0)
     step = checkpoint if checkpoint is not None else max([logged, *(evaluation.step for evaluation in evaluations)])
-    return RunData(path, step, config, curves, evaluations, pictures, sessions, warnings)
+    return RunData(path, step, config, curves, evaluations, pictures, sessions, warnings, best.read(str(path)))
 
 
 def _read_config(

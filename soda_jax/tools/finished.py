@@ -1,8 +1,9 @@
-"""Tells scripts whether a training run came to its last step: exit code 0 if it did, 1 if not.
+"""Tells scripts whether a training run came to its end: exit code 0 if it did, 1 if not.
 
 python -m soda_jax.tools.finished --workdir=DIR [--wait_seconds=30]
 
-A run that is stopped by a signal saves and ends with 0 as well, so a launcher needs this to know whether to go on.
+Its end is its last step, or where it had not improved for config.train.patience steps. A run that is stopped by a
+signal saves and ends with 0 as well, so a launcher needs this to know whether to go on.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The training loop. Its order is fixed: log, evaluate, save, stop if asked to, take a batch, step.
+"""The training loop. Its order is fixed: log, evaluate, save, stop if asked to or at the end, take a batch, step.
 
 The step is `objectives/step.py`, and the loss in it `objectives/soda.py`.
 """
@@ -20,25 +20,28 @@ from soda_jax.inference.grids import GridWriter
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import distributed, sharding
+from soda_jax.parallel.processes import number_of_first
 from soda_jax.paths import run_folder
-from soda_jax.training.online import OnlineEvaluator
+from soda_jax.training.monitor import Monitor
+from soda_jax.training.online import OnlineEvaluator, check_monitor
 from soda_jax.training.profiling import StepTrace, region
 from soda_jax.training.recovery import STEPS_AHEAD, Recovery, batches_ahead, leaving_lost_peers
-from soda_jax.training.report import report
+from soda_jax.training.report import ended_early, report
 from soda_jax.training.saving import Saver, last_good
 from soda_jax.training.start import initial_state
 from soda_jax.training.step_log import StepLog
 from soda_jax.training.stopping import Interrupted, StopSignals
 from soda_jax.workdir.checkpoint import Checkpointer
 from soda_jax.workdir.lock import training_lock
-from soda_jax.workdir.run_record import RunRecord, ask_for_steps
+from soda_jax.workdir.run_record import LAST_STEP, NO_IMPROVEMENT, RunRecord, ask_for_length
 from soda_jax.workdir.writers import MetricWriter
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str, float]:
     """Trains `config` in `workdir`, resuming from its last checkpoint; returns the last evaluation's metrics.
 
-    SIGTERM and SIGINT save and end it; the next call goes on from there.
+    It ends after `config.train.num_steps`, or once `config.train.monitor` has not improved for `config.train.patience`
+    steps. SIGTERM and SIGINT save and end it; the next call goes on from there.
 
     The first process writes a trace of `profile_steps` steps (`profiling.StepTrace`).
 
@@ -54,7 +57,7 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str,
     config_lib.validate(config, mesh.size)
     with training_lock(workdir), StopSignals() as stop:
         if jax.process_index() == 0:
-            ask_for_steps(workdir, config.train.num_steps)
+            ask_for_length(workdir, config.train)
         return _train(config, workdir, mesh, stop, profile_steps)
 
 
@@ -66,6 +69,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
         for split in (config.data.train_split, config.data.eval_split)
     )
     train_step = build.train_step(config, dataset.labels, mesh)
+    check_monitor(config.train.monitor, train_step)
     batches = train_batches(
         dataset,
         spec,
@@ -160,19 +164,22 @@ class Loop:
         self.step_log = StepLog(writer, build.schedule(config), config.train.batch_size, tell)
         record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self._is_main)
         meta = {"config": config.to_dict(), "targets": label_sizes}  # the key of checkpoints of all releases
-        self._saver = Saver(checkpointer, record, meta, start, tell)
+        self._monitor = Monitor.resumed(
+            config.train.monitor, config.data.eval_split, config.train.patience, checkpointer.meta.get("monitor")
+        )
+        self._saver = Saver(workdir, checkpointer, record, meta, start, tell, self._monitor)
         self._recovery = Recovery(
             workdir, config.train.num_steps, stop, self.save, self._saver, self._progress.write, self._is_main
         )
 
     def run(self, state: TrainState, batches: ReadAhead) -> dict[str, float]:
-        """Trains from `state` to the last step, or until it is asked to stop; returns the last evaluation's metrics."""
-        train, start = self._config.train, self._start
+        """Trains from `state` to its end, or until it is asked to stop; returns the last evaluation's metrics."""
+        train, start, had_ended = self._config.train, self._start, self._monitor.exhausted
         step_fn = self._train_step.jit_step(state, self._mesh)
         results: dict[str, float] = {}
         with self._progress:
             for step in range(start, train.num_steps + 1):
-                last = step == train.num_steps
+                last = step == train.num_steps or self._monitor.exhausted
                 self._trace.before_step(step, self.step_log.pending)
                 if last or (step > start and step % train.log_every == 0):
                     with region("log"):
@@ -180,7 +187,9 @@ class Loop:
                 if last or self._evaluation_due or (step > start and step % train.eval_every == 0):
                     with region("evaluate"):
                         results = self.evaluate(step, state)
-                if step > start and (step % train.checkpoint_every == 0 or last):
+                    last = last or self._monitor.exhausted
+                improved = self._monitor.best_step == step
+                if step > start and (step % train.checkpoint_every == 0 or improved or last):
                     with region("save"):
                         self.save(step, state)
                 signal = self._stop.requested()
@@ -203,9 +212,12 @@ class Loop:
                     self.step_log.timer.first_step_done(metrics)
                     self._stop.begin()
                 self._progress.update()
-        self._saver.finish(step)
+        self._saver.finish(step, LAST_STEP if step == train.num_steps else NO_IMPROVEMENT)
         if self._is_main:
-            report(self._train_step, results, self._config.data.eval_split, self._last_grid, self.workdir)
+            if step < train.num_steps:
+                print(ended_early(self._monitor, step, train.num_steps, had_ended), flush=True)
+            split = self._config.data.eval_split
+            report(self._train_step, results, split, self._monitor, self._last_grid, self.workdir)
         return results
 
     def log(self, step: int, state: TrainState) -> None:
@@ -234,10 +246,17 @@ class Loop:
             if not self._writer.has_evaluation(step):
                 self._writer.scalars(step, metrics)
             self._evaluation_due = False
+            self._watch(step, metrics)
             self._last_grid = self._writer.image(step, "reconstructions", drawn)
             if self._last_grid is not None:
                 self._progress.write(f"step {step}: eval loss {metrics['eval/loss']:.4f}, images in {self._last_grid}")
         return metrics
+
+    def _watch(self, step: int, metrics: dict[str, float]) -> None:
+        """Tells the monitor what an evaluation found; of several processes all go by the first one's number."""
+        if self._monitor.active and self._monitor.update(step, number_of_first(metrics[self._monitor.metric])):
+            if step == self._start:  # its checkpoint was written before it was known to be the best
+                self._saver.note_best()
 
     def _averages(self, state: TrainState) -> TrainState:
         """The state with EMA and probe whole on every device, where these share one copy of it."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from soda_jax.config import ConfigError
 from soda_jax.data.datasets import Dataset
 from soda_jax.data.datasets.base import Example
 from soda_jax.data.pipeline import eval_batches
@@ -16,6 +17,23 @@ from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 from soda_jax.parallel.distributed import SharedError, share
+
+
+def check_monitor(metric: str, train_step: TrainStep) -> None:
+    """Raises ConfigError where the run's evaluations have no such metric as `config.train.monitor` names."""
+    names, probe = ["eval/loss"], train_step.probe
+    if probe is not None:
+        for prefix in map(_prefix, probe.inputs):
+            names += [f"{prefix}/{name}" for name in ("mean", *probe.task.names)]
+    if metric and metric not in names:
+        listed = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+        labels = "" if probe is not None else " (no probe is trained, as the dataset has no labels)"
+        raise ConfigError(f"config.train.monitor={metric!r}: no evaluation gives that{labels}; use one of {listed}")
+
+
+def _prefix(features: str) -> str:
+    """Of the metrics of the probe that reads them."""
+    return "probe" if features == "latent" else f"probe_{features}"
 
 
 class OnlineEvaluator:
@@ -70,7 +88,7 @@ class OnlineEvaluator:
         count = totals.pop("count")
         metrics = {"eval/loss": float(totals.pop("loss") / count)}
         for name, hits in totals.items():
-            prefix = "probe" if name == "latent" else f"probe_{name}"
+            prefix = _prefix(name)
             accuracy = hits / count
             metrics |= {f"{prefix}/{t}": float(a) for t, a in zip(self._probe.task.names, accuracy, strict=True)}
             metrics[f"{prefix}/mean"] = float(accuracy.mean())

@@ -9,7 +9,8 @@ from soda_jax import config as config_lib
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
-from soda_jax.workdir.checkpoint import Checkpointer, check_same_labels, check_same_model
+from soda_jax.workdir.checkpoint import Checkpointer
+from soda_jax.workdir.meta import check_same_labels, check_same_model
 
 
 def initial_state(

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
-from soda_jax import config as config_lib
 from soda_jax.objectives.state import TrainState
 from soda_jax.parallel.processes import decided_by_first
 from soda_jax.paths import expanded
@@ -177,6 +175,15 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+class _Chosen:
+    """Preserves the checkpoint of one step; None: no more than the policies beside it do."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpointer:
     """Writes and restores the checkpoints of a run. Use as a context manager: leaving waits for pending writes.
 
@@ -185,7 +192,7 @@ class Checkpointer:
 
     Args:
       workdir: the run's folder.
-      keep_every: checkpoints at multiples of it are kept for good; of the others only the last two.
+      keep_every: checkpoints at multiples of it are kept for good; of the others the last two, and `keep`'s.
 
     Attributes:
       step: of the newest sound checkpoint when this was made; None where there was none.
@@ -201,13 +208,15 @@ class Checkpointer:
         self.step = decided_by_first(lambda: _tidied(workdir))
         self.meta = {} if self.step is None else parse_meta(directory(workdir) / str(self.step))
         self._writing: int | None = None
+        self._when_written: Callable[[], None] | None = None
         self._arrays: dict[str, int] = {}  # of each item that is being written
         directory(workdir).mkdir(parents=True, exist_ok=True)
         self._folder = PlainPath(directory(workdir))
+        self._chosen = _Chosen()
         self._manager = _Manager(
             self._folder.path,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every)]),
+                preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every), self._chosen]),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
             ),
             item_names=ITEMS,
@@ -227,6 +236,13 @@ class Checkpointer:
             self._manager.close()
             self._folder.close()
 
+    def keep(self, step: int | None) -> None:
+        """From the next save on, keeps the checkpoint of `step` beside the last ones; the one before it goes then.
+
+        The next save may be that of `step` itself: what it replaces is removed when it is whole.
+        """
+        self._chosen.step = step
+
     def wait(self) -> None:
         """Returns when every started save is on disk."""
         try:
@@ -234,12 +250,18 @@ class Checkpointer:
         except Exception as error:
             raise self._not_written(error) from error
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts writing `state`; `meta` is JSON data (config, targets, data position)."""
+    def save(self, state: TrainState, meta: dict[str, Any], when_written: Callable[[], None] | None = None) -> None:
+        """Starts writing `state`.
+
+        Args:
+          meta: JSON data (config, targets, data position).
+          when_written: called in a thread, on the first process, just before the checkpoint gets its name.
+        """
         self.wait()  # so that its errors are told from this one's
         ema, train = _split(_one_copy(state))
         step = int(state.step)
-        self._writing, self._arrays = step, {"ema": len(jax.tree.leaves(ema)), "train": len(jax.tree.leaves(train))}
+        self._when_written, self._writing = when_written, step
+        self._arrays = {"ema": len(jax.tree.leaves(ema)), "train": len(jax.tree.leaves(train))}
         meta = {
             "format_version": FORMAT_VERSION,
             "soda_jax": __version__,
@@ -290,6 +312,8 @@ class Checkpointer:
         """Runs when all files are written, and before the folder gets its final name."""
         (folder,) = directory(self._workdir).glob(f"{self._writing}.orbax-checkpoint-tmp*")
         checksums.write(folder, ITEMS, str(self._writing))
+        if self._when_written is not None:
+            self._when_written()
 
     def _not_written(self, error: Exception) -> CheckpointWriteError:
         # A full disk fails every array; asyncio would print a traceback for each and bury what we say.
@@ -362,33 +386,3 @@ def load_ema(workdir: str, step: int, abstract_variables: dict[str, Any]) -> dic
     with plain_path(directory(workdir) / str(step) / "ema") as path, ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(path, target)
     return {name.removeprefix("ema_"): value for name, value in restored.items()}
-
-
-def check_same_model(
-    workdir: str,
-    meta: dict[str, Any],
-    config: ConfigDict,
-    fields: tuple[str, ...] = config_lib.MODEL_FIELDS,
-) -> None:
-    """Raises ValueError if the checkpoint's model is not the one that `config` describes, naming the fields."""
-    found = config_lib.differences(config_lib.from_dict(meta["config"]), config, fields)
-    if found:
-        raise ValueError(
-            f"{workdir} holds a checkpoint of another model; differing fields (checkpoint -> now):\n  "
-            + "\n  ".join(found)
-            + "\nUse its values, or another --workdir."
-        )
-
-
-def check_same_labels(workdir: str, meta: dict[str, Any], kind: str, sizes: Sequence[int]) -> None:
-    """Raises ValueError if the online probe learned other labels of `kind` than the dataset now has, of `sizes`."""
-    before = meta["targets"].get(kind)
-    if before is not None and list(before) != list(sizes):
-        raise ValueError(
-            f"{workdir} was trained on a dataset whose labels of kind {kind!r} have {_shown(before)} classes, and now "
-            f"they have {_shown(sizes)}: bring the dataset back as it was, or use another --workdir."
-        )
-
-
-def _shown(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes[:8])) + (f", ... ({len(sizes)} labels)" if len(sizes) > 8 else "")

@@ -1,8 +1,17 @@
-"""A checkpoint's own data beside its arrays: STEP/meta/metadata, JSON that says what the arrays are of."""
+"""A checkpoint's own data beside its arrays: STEP/meta/metadata, JSON that says what the arrays are of.
+
+Beside `_TYPES` it has `evaluation_due` (the evaluation at that step was broken off) and `monitor`, the state of
+`training.monitor.Monitor`, or null.
+"""
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
+
+from ml_collections import ConfigDict
+
+from soda_jax import config as config_lib
 
 # 2 adds checksums and the libraries' versions.
 FORMAT_VERSION = 2
@@ -37,3 +46,33 @@ def parse_meta(path: pathlib.Path) -> dict[str, Any]:
             f"install soda_jax {meta['soda_jax']} or newer"
         )
     return meta
+
+
+def check_same_model(
+    workdir: str,
+    meta: dict[str, Any],
+    config: ConfigDict,
+    fields: tuple[str, ...] = config_lib.MODEL_FIELDS,
+) -> None:
+    """Raises ValueError if the checkpoint's model is not the one that `config` describes, naming the fields."""
+    found = config_lib.differences(config_lib.from_dict(meta["config"]), config, fields)
+    if found:
+        raise ValueError(
+            f"{workdir} holds a checkpoint of another model; differing fields (checkpoint -> now):\n  "
+            + "\n  ".join(found)
+            + "\nUse its values, or another --workdir."
+        )
+
+
+def check_same_labels(workdir: str, meta: dict[str, Any], kind: str, sizes: Sequence[int]) -> None:
+    """Raises ValueError if the online probe learned other labels of `kind` than the dataset now has, of `sizes`."""
+    before = meta["targets"].get(kind)
+    if before is not None and list(before) != list(sizes):
+        raise ValueError(
+            f"{workdir} was trained on a dataset whose labels of kind {kind!r} have {_shown(before)} classes, and now "
+            f"they have {_shown(sizes)}: bring the dataset back as it was, or use another --workdir."
+        )
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (f", ... ({len(sizes)} labels)" if len(sizes) > 8 else "")

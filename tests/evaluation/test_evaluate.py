@@ -184,6 +184,7 @@ def test_a_probe_on_augmented_views(workdir, scenes, views):
         ({"probe__kind": "label"}, r"config.probe.kind='label': the dataset has no such labels \(it has: factors\)"),
         ({"model__latent_dim": 32}, "config.model.latent_dim: 16 -> 32"),
         ({"data__eval_split": "dev"}, "dev"),
+        ({"data__test_split": "dev"}, "dev"),
         ({"eval__feature": "head", "eval__baselines": False}, "config.eval.feature='head': the encoder names stem,"),
     ],
 )

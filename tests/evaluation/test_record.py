@@ -17,16 +17,8 @@ VIEWS = Estimate(20.0, 19.0, 21.0, 8, "objects")
 
 def written(folder, results, evaluators=("knn", "linear_probe"), weights="abc", **overrides):
     config = tiny.get_config(eval__evaluators=evaluators, **overrides)
-    path = write(
-        str(folder),
-        7,
-        results,
-        config,
-        model="SODA",
-        num_images={"train": 100},
-        weights=weights,
-        devices=jax.devices()[:2],
-    )
+    rest = {"model": "SODA", "num_images": {"train": 100}, "weights": weights, "devices": jax.devices()[:2]}
+    path = write(str(folder), 7, results, config, **rest)
     assert path == folder / "evaluation_00000007.json" and not list(folder.glob("*.tmp"))
     return json.loads(path.read_text())
 
@@ -66,12 +58,26 @@ def test_figures_of_other_evaluators_stay(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"weights": "def"}, {"data__eval_split": "validation"}, {"data__name": "other"}, {"data__source_resolution": 16}],
+    [
+        {"weights": "def"},
+        {"data__eval_split": "validation"},
+        {"data__test_split": "validation"},
+        {"data__name": "other"},
+        {"data__source_resolution": 16},
+    ],
 )
 def test_nothing_of_other_weights_or_data_stays(tmp_path, change):
     written(tmp_path, {"SODA": {"novel_view1/psnr": VIEWS}}, ("novel_view",))
     record = written(tmp_path, {"SODA": {"knn20/label": ACCURACY}}, ("knn",), **change)
     assert set(record["results"]["SODA"]) == {"knn20/label"} and "earlier" not in record
+
+
+def test_the_same_split_under_the_other_name_is_the_same_data(tmp_path):
+    """Training now watches another split than the one that was, and is, scored."""
+    written(tmp_path, {"SODA": {"novel_view1/psnr": VIEWS}}, ("novel_view",), data__eval_split="test")
+    settings = {"data__eval_split": "validation", "data__test_split": "test"}
+    record = written(tmp_path, {"SODA": {"knn20/label": ACCURACY}}, ("knn",), **settings)
+    assert set(record["results"]["SODA"]) == {"knn20/label", "novel_view1/psnr"}
 
 
 @pytest.mark.parametrize(

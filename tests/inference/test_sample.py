@@ -61,6 +61,14 @@ def test_size_and_examples(grid, folder):
         np.testing.assert_array_equal(column(grid, number), folder[1][[0, 2]])
 
 
+def test_the_test_split_of_the_checkpoint_that_is_named(grid, workdir, get_config):
+    splits = {"data__eval_split": "validation", "data__test_split": "test"}  # the folder has no images for validation
+    path = sample(get_config(sampling__pictures=("grid",), **splits), str(workdir), step=7)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), grid)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint of step 8"):
+        sample(get_config(), str(workdir), step=8)
+
+
 def test_samples_are_images_of_their_own(grid):
     _, target, reconstruction, unconditional = (column(grid, i) for i in range(4))
     for images in (reconstruction, unconditional):

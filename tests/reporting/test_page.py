@@ -136,13 +136,8 @@ def test_what_was_trained(pages):
         assert re.search(r"data\.resolution[ |]+128[ |]+64", text)
         assert "0 to 400" in text and "400 to 1,000" in text
     fields = re.findall(r"^\| (data\.\w+)", plain(pages[1]).split("## What was trained")[1], re.M)
-    changed = {
-        "num_workers",
-        "eval_crop",
-        "randaugment_rate",
-        "resolution",
-        "source_resolution",
-    }  # the recipe's, and one of the run
+    changed = {"num_workers", "randaugment_rate", "resolution", "source_resolution"}  # the recipe's, and one of the run
+    changed |= {"eval_crop", "train_split", "eval_split", "test_split"}
     assert {field.removeprefix("data.") for field in fields} == changed
 
 

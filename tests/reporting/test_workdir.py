@@ -5,7 +5,8 @@ import math
 import pytest
 
 from soda_jax.metrics.bootstrap import Estimate
-from soda_jax.reporting import workdir
+from soda_jax.reporting import facts, recipes, workdir
+from soda_jax.workdir.run_record import NO_IMPROVEMENT, RunRecord
 from tests import tiny, tiny_checkpoint
 from tests.reporting import made_runs
 
@@ -20,6 +21,19 @@ def test_old_and_new_evaluations(tmp_path):
     assert first.details == {"format_version": 2, "date": "2026-01-02T03:04:05"}
     assert second.results["SODA"]["knn20/label"] == 0.45 and second.details == {}
     assert math.isnan(second.results["SODA"]["linear_probe/label"])
+
+
+def test_the_best_step(tmp_path):
+    config = tiny.get_config(train__num_steps=1000, data__eval_split="validation", data__test_split="test")
+    RunRecord(str(tmp_path), config, 0).finish(400, NO_IMPROVEMENT)
+    assert workdir.read(str(tmp_path)).best is None
+    (tmp_path / "best.json").write_text('{"step": 300, "metric": "probe/mean", "value": 0.71239}')
+    data = workdir.read(str(tmp_path))
+    found = facts.facts(data, recipes.flatten(data.config), "")
+    assert ("Best step", "300", "probe/mean 0.7124 on validation; ended: no improvement") in found
+    assert found[0][2] == "train, watched on validation, measured on test"
+    (tmp_path / "best.json").write_text("{")
+    assert "Best step" not in [heading for heading, *_ in facts.facts(workdir.read(str(tmp_path)), {}, "")]
 
 
 def test_curves_leave_out_what_is_no_number(tmp_path):

@@ -60,7 +60,7 @@ def flags(tmp_path_factory):
         return (
             f"--config=tests/tiny_config.py:{folder / 'geometry'}", f"--workdir={folder / name}",
             f"--config.train.num_steps={steps}", "--config.train.log_every=1", f"--config.train.eval_every={STEPS}",
-            "--config.train.checkpoint_every=2", *more,
+            "--config.train.checkpoint_every=2", "--config.train.monitor=eval/loss", *more,
         )  # fmt: skip
 
     flags.folder = folder
@@ -89,6 +89,22 @@ def test_two_processes_train_as_one(alone, between):
     assert len(json.loads((between[0] / "run.json").read_text())["sessions"]) == 1
     said_by_second = [line for line in between[1].splitlines() if line.startswith("[1] ")]
     assert all("[Gloo]" in line for line in said_by_second)
+
+
+def test_two_processes_name_the_best_checkpoint(between):
+    (evaluation,) = lines(between[0], "eval/loss")
+    found = json.loads((between[0] / "best.json").read_text())
+    assert found == {"step": FIRST, "metric": "eval/loss", "value": evaluation["eval/loss"]}
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_when_they_no_longer_improve(flags):
+    """No accuracy of a few images rises in every one of fifty evaluations."""
+    watch = ("--config.train.monitor=probe/mean", "--config.train.patience=2", "--config.train.eval_every=2")
+    output, _ = finish(2, *flags("until_converged", 100, *watch))
+    (session,) = json.loads((flags.folder / "until_converged" / "run.json").read_text())["sessions"]
+    assert (session["finished"], session["reason"]) == (True, "no improvement") and session["last_step"] < 100
+    assert output.count(f"Training ended at step {session['last_step']} of 100: no improvement of probe/mean") == 1
 
 
 @pytest.mark.slow

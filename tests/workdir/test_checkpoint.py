@@ -19,12 +19,11 @@ from soda_jax.workdir.checkpoint import (
     Checkpointer,
     CheckpointWriteError,
     DamagedCheckpointError,
-    check_same_labels,
-    check_same_model,
     latest_step,
     load_ema,
     read_meta,
 )
+from soda_jax.workdir.meta import check_same_labels, check_same_model
 from tests import tiny
 
 META = {"config": tiny.get_config().to_dict(), "targets": {"label": [10]}, "data_position": 5}
@@ -89,6 +88,26 @@ def test_the_last_two_and_every_nth_are_kept(tmp_path):
     save(tmp_path, 4, 8, 10, 12, 20, 22, 24, keep_every=10)
     assert steps(tmp_path) == ["10", "20", "22", "24"]
     assert latest_step(str(tmp_path)) == 24
+
+
+def test_a_chosen_one_is_kept_beside_them_until_another_is_whole(tmp_path):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+
+    def go_on(*numbers, chosen):
+        with Checkpointer(str(tmp_path), 1000) as checkpointer:
+            for number in numbers:
+                checkpointer.keep(chosen.get(number, chosen["start"]))
+                at_write = []
+                state = sharding.put_replicated(make_state(number), mesh)
+                checkpointer.save(state, META, lambda: at_write.extend(steps(tmp_path)))  # noqa: B023
+                checkpointer.wait()
+                yield [name for name in at_write if name.isdigit()], steps(tmp_path)
+
+    assert [after for _, after in go_on(2, 4, 6, 8, chosen={"start": 2})][-1] == ["2", "6", "8"]
+    # As another run of the program, which first saves, then chooses what it saves.
+    during, after = zip(*go_on(10, 12, 14, 16, chosen={"start": 2, 12: 12, 14: 12, 16: 12}), strict=True)
+    assert after == (["10", "2", "8"], ["10", "12"], ["12", "14"], ["12", "14", "16"])
+    assert "2" in during[1], "the old one goes only when the new one is whole"
 
 
 def test_what_a_kill_leaves_behind_is_ignored(tmp_path):

@@ -61,11 +61,26 @@ def _check_training(config: ConfigDict, num_devices: int) -> Iterator[str]:
             "model.dtype": ("float32", "bfloat16"),
         },
     )
+    yield from _check_monitor(config)
     accumulation = config.train.grad_accum_steps
     multiple = num_devices * max(accumulation, 1)
     if config.train.batch_size % multiple:
         remedy = f"must be a multiple of devices x grad_accum_steps = {num_devices} x {accumulation} = {multiple}"
         yield problem(config, "train.batch_size", remedy)
+
+
+def _check_monitor(config: ConfigDict) -> Iterator[str]:
+    """What the config alone tells; the names of the dataset's labels are compared before the first step."""
+    group, _, name = config.train.monitor.partition("/")
+    if not config.train.monitor:
+        if config.train.patience > 0:
+            yield problem(config, "train.patience", "name the metric in config.train.monitor, as eval/loss; or use 0")
+    elif config.train.monitor != "eval/loss" and (group not in ("probe", "probe_pixels") or not name):
+        yield problem(config, "train.monitor", "must be eval/loss, probe/mean, probe/NAME of a label, or empty")
+    elif group != "eval" and config.probe.kind == "none":
+        yield problem(config, "train.monitor", "config.probe.kind='none' trains no probe; watch eval/loss")
+    elif group == "probe_pixels" and not config.probe.raw_pixels:
+        yield problem(config, "train.monitor", "config.probe.raw_pixels=False trains none on pixels; watch probe/mean")
 
 
 def _check_diffusion(config: ConfigDict) -> Iterator[str]:
