@@ -111,15 +111,34 @@ def fields() -> str:
     return "\n\n".join(blocks)
 
 
+def datasets() -> str:
+    """A table of the datasets by name."""
+    from soda_jax.data.datasets import table_rows
+
+    return _table(("`config.data.name`", "what"), table_rows())
+
+
 def evaluators() -> str:
     """A table of what --mode=evaluate can measure."""
-    from soda_jax.config.evaluators import EVALUATORS
+    from soda_jax.config.evaluators import table_rows
+
+    return _table(("evaluator", "gives", "fields"), table_rows())
+
+
+def image_metrics() -> str:
+    """A table of the image metrics that an evaluation may name."""
+    from soda_jax.metrics.registry import IMAGE_METRICS
 
     rows = [
-        (f"`{name}`", entry.gives, ", ".join(f"`config.{field}`" for field in entry.fields()))
-        for name, entry in EVALUATORS.items()
+        (
+            f"`{name}`",
+            f"{metric.label} ({metric.unit})" if metric.unit else metric.label,
+            "pairs of images" if metric.network is None else "two sets of images",
+            {"up": "higher", "down": "lower"}[metric.direction],
+        )
+        for name, metric in IMAGE_METRICS.items()
     ]
-    return _table(("evaluator", "gives", "fields"), rows)
+    return _table(("metric", "what", "compares", "better"), rows)
 
 
 def pictures() -> str:
@@ -143,7 +162,9 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "fields": fields,
+    "datasets": datasets,
     "evaluators": evaluators,
+    "image_metrics": image_metrics,
     "pictures": pictures,
     "variants": variants,
 }

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from einops import rearrange
 from ml_collections import ConfigDict
 
 from soda_jax import config as config_lib
@@ -15,6 +16,7 @@ from soda_jax import inputs
 from soda_jax.inference import requests
 from soda_jax.inference.cameras import Cameras, source_camera, target_camera
 from soda_jax.inference.engine import Inference, Variables
+from soda_jax.models.capabilities import SECTIONS, require
 from soda_jax.models.modulation import mix_sections
 from soda_jax.models.pose import Camera, PoseEncoding, first_present
 from soda_jax.parallel import sharding
@@ -193,12 +195,14 @@ class LoadedModel:
         options |= {} if guidance_on is None else {"guidance_on": guidance_on}
         z, reference = (None, None) if images is None else self._encode(images, view_mask, cameras)
         size = None if images is None else np.shape(images)[-3:-1]
-        camera = None if target_cameras is None else self._requested(target_cameras, size, z, reference)
-        views = self._seen_by(z, camera, options)
+        camera = None if target_cameras is None else self._target_camera(target_cameras, size, z, reference)
+        views = self._sample_views(z, camera, options)
         as_float = images is not None and np.issubdtype(np.asarray(images).dtype, np.floating)
         return (views + 1.0) / 2.0 if as_float else inputs.to_uint8(views)
 
-    def _requested(self, cameras: Any, size: tuple[int, int] | None, z: Any, reference: np.ndarray | None) -> Camera:
+    def _target_camera(
+        self, cameras: Any, size: tuple[int, int] | None, z: Any, reference: np.ndarray | None
+    ) -> Camera:
         """Checked target cameras; their intrinsics are of images of `size` (height, width) where they name none."""
         resolution = self.config.data.resolution
         return target_camera(
@@ -210,16 +214,16 @@ class LoadedModel:
             reference=reference,
         )
 
-    def _seen_by(self, z: np.ndarray | None, camera: Camera | None, options: dict[str, Any]) -> np.ndarray:
+    def _sample_views(self, z: np.ndarray | None, camera: Camera | None, options: dict[str, Any]) -> np.ndarray:
         """Samples in [-1, 1] seen by cameras of leading axes [N] or [N, m]; None leaves the views to the model."""
         if camera is not None and camera.pose.ndim == 4:
             # An object keeps its index, and so its noise, in all of its views.
             shape = camera.pose.shape[:2]
             indices = options["first_index"] + np.arange(shape[0])
-            flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), camera)
+            flat = jax.tree.map(lambda x: rearrange(np.asarray(x), "n m ... -> (n m) ..."), camera)
             options = options | {"first_index": 0, "indices": np.repeat(indices, shape[1])}
-            views = self._seen_by(None if z is None else np.repeat(z, shape[1], axis=0), flat, options)
-            return views.reshape(*shape, *views.shape[1:])
+            views = self._sample_views(None if z is None else np.repeat(z, shape[1], axis=0), flat, options)
+            return rearrange(views, "(n m) ... -> n m ...", m=shape[1])
         options = options | {"target_camera": camera}
         if z is None:
             return self.inference.sample_unconditional(self.variables, len(camera.pose), **options)["images"]
@@ -275,6 +279,8 @@ class LoadedModel:
 
     def _conditions(self, z: Any, choice: Any, mask: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Checked latents, mixed as `choice` says, and the sections' mask for each of them."""
+        if choice is not None or mask is not None:
+            require(self.inference.model, SECTIONS, "section_mask" if choice is None else "section_choice")
         keeps_sources = self.inference.model.keeps_sources
         z = requests.checked_latents(z, self.inference.latent_shape, keeps_sources)
         if choice is not None:

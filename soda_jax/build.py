@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
-from soda_jax.data.datasets import Dataset, Labels, load_dataset
+from soda_jax.data.datasets import Dataset, Labels, entry_of, load_dataset
 from soda_jax.data.datasets.base import Example, get_many
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
@@ -235,11 +235,13 @@ def dataset(config: ConfigDict, split: str, bad_files: str | None = None) -> Dat
       bad_files: where a folder of images or objects lists those that cannot be read; None keeps the list in memory.
     """
     data = config.data
-    options = {"resolution": max(data.resolution, data.source_resolution)}
-    if data.name in ("folder", "multiview"):
-        options |= {"bad_files": bad_files, "max_bad_share": data.max_bad_share}
-    if data.name == "multiview" and data.view_policy == "camera":
-        options |= {"min_views": data.num_sources + 1}
+    known = {
+        "resolution": max(data.resolution, data.source_resolution),
+        "bad_files": bad_files,
+        "max_bad_share": data.max_bad_share,
+        "min_views": data.num_sources + 1 if data.view_policy == "camera" else 1,
+    }
+    options = {name: value for name, value in known.items() if name in entry_of(data.name).options}
     whole, part = parse_split(split)
     opened = load_dataset(data.name, data.root or None, whole, **options)
     return opened if part == (0, 100) else Part(opened, *part)

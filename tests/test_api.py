@@ -306,14 +306,9 @@ def test_a_model_with_poses_and_random_sources_answers_without_cameras(tmp_path)
 PROGRAM = """
 import sys
 
-# Not to be found, as where neither TensorFlow nor a clone of the repository is.
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith(("tensorflow", "clu", "soda_jax.configs", "tests")):
-            raise ModuleNotFoundError(f"{name} is not here")
-
-
-sys.meta_path.insert(0, Absent())
+# Not to be found, as where the repository is not cloned.
+for package in ("tensorflow_datasets", "clu", "soda_jax.configs", "tests"):
+    sys.modules[package] = None
 import numpy as np
 import soda_jax
 from soda_jax.models import resnet
@@ -322,6 +317,7 @@ resnet.STAGE_SIZES[6] = (1,)  # the tests' encoder
 model = soda_jax.load(sys.argv[1])
 assert sys.argv == sys.argv[:2] and model.step == 10
 np.save(sys.argv[1] + "/latents.npy", model.encode(np.load(sys.argv[1] + "/images.npy")))
+assert "tensorflow" not in sys.modules
 """
 
 

@@ -181,7 +181,7 @@ def test_its_evaluators_have_what_they_need(name, argument):
     config = _load(name, argument)
     wanted = set(config.eval.evaluators)
     assert wanted <= set(EVALUATORS)
-    assert config.probe.kind != "none" or not any("labels" in EVALUATORS[name].needs for name in wanted)
+    assert config.probe.kind != "none" or not any(EVALUATORS[name].reads == "features" for name in wanted)
 
 
 @pytest.mark.parametrize("name", TABLE_10)

@@ -30,11 +30,12 @@ class EvaluatorEntry:
       gives: one sentence for docs.
       heading: of its figures in reports; their names start with the evaluator's.
       accuracies: whether the figures are accuracies and F1 by label, as `metrics.classification` names them.
-      needs: what the dataset must have beside images: "labels", "cameras".
+      needs: what the dataset must have beside images, and beside labels where features are read: "cameras".
       capability: what the model must be able to do (`models.capabilities`); "" for what every model can.
       ranges: bounds, both included, of numbers in `config.eval` that no other evaluator has, by the whole field's name.
       choices: values that its other fields may have.
       items: what its tuples must hold.
+      flags: its other fields, of which any value will do.
       check: lines on what these cannot say.
     """
 
@@ -47,11 +48,12 @@ class EvaluatorEntry:
     ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     choices: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     items: dict[str, EachItem] = dataclasses.field(default_factory=dict)
+    flags: tuple[str, ...] = ()
     check: Callable[[ConfigDict], Iterator[str]] = _nothing
 
     def fields(self) -> list[str]:
         """The fields that are the evaluator's own."""
-        return [*self.ranges, *self.choices, *self.items]
+        return [*self.ranges, *self.choices, *self.items, *self.flags]
 
 
 def _check_repeats(config: ConfigDict) -> Iterator[str]:
@@ -66,7 +68,6 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         gives="Accuracy and F1 of a k-nearest-neighbour vote on the features, for every k of `config.eval.knn_k`.",
         heading="k-nearest neighbours",
         accuracies=True,
-        needs=("labels",),
         items={"eval.knn_k": EachItem(int, 1, INF, "numbers of neighbours, each at least 1")},
     ),
     "linear_probe": EvaluatorEntry(
@@ -74,7 +75,6 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         gives="Accuracy and F1 of a linear classifier trained on the frozen features (the paper's E.1).",
         heading="Linear probe",
         accuracies=True,
-        needs=("labels",),
         ranges={
             "eval.probe_epochs": (1, INF),
             "eval.probe_cached_views": (1, INF),
@@ -88,7 +88,6 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         gives="The linear probe with a share of the labels, mean over random draws (`config.eval.few_shot_shares`).",
         heading="Few-shot probe",
         accuracies=True,
-        needs=("labels",),
         ranges={"eval.few_shot_seeds": (1, INF)},
         items={"eval.few_shot_shares": EachItem(float, 1e-12, 1, "shares of the labels, above 0 and up to 1")},
     ),
@@ -96,9 +95,9 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         reads="features",
         gives="DCI, MIG, SAP and the FactorVAE score of the latent, and DCI of each of its sections (the paper's 4.3).",
         heading="Disentanglement",
-        needs=("labels",),
         ranges={"eval.dci_train": (2, INF), "eval.dci_test": (1, INF), "eval.dci_repeats": (0, INF)},
         choices={"eval.dci_method": METHODS},
+        flags=("eval.dci_sections",),
         check=_check_repeats,
     ),
     "reconstruction": EvaluatorEntry(
@@ -128,3 +127,11 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
 def wanted(config: ConfigDict, reads: str) -> list[str]:
     """Those of `config.eval.evaluators` that read "features", or "images", in the order in which they run."""
     return [name for name, entry in EVALUATORS.items() if entry.reads == reads and name in config.eval.evaluators]
+
+
+def table_rows() -> list[tuple[str, str, str]]:
+    """(name, what it gives, its own fields) of every evaluator, for the docs."""
+    return [
+        (f"`{name}`", entry.gives, ", ".join(f"`config.{field}`" for field in entry.fields()))
+        for name, entry in EVALUATORS.items()
+    ]

@@ -76,20 +76,20 @@ class DecodeError(ValueError):
         return f"image {self.name!r} cannot be decoded ({self.reason}); repair or remove the file."
 
 
-def decode_image(source: bytes | str | os.PathLike, name: str | None = None) -> np.ndarray:
+def decode_image(file: bytes | str | os.PathLike, name: str | None = None) -> np.ndarray:
     """Decodes an image file to uint8 [h, w, 3] RGB.
 
     Upright by its EXIF orientation; transparency on white; grey, palettes and CMYK as RGB; 16 bits
     scaled to 8; the first frame of an animation.
 
     Args:
-        source: the file's path, or its content.
+        file: its path, or its content.
         name: what errors call it; by default the path.
 
     Raises:
         DecodeError: the file is missing or damaged, of another format, or has more than MAX_PIXELS.
     """
-    return EncodedImage(source, name).decode()
+    return EncodedImage(file, name).decode()
 
 
 class _Header(NamedTuple):
@@ -116,16 +116,16 @@ class EncodedImage:
     methods. The file's content is kept until it is decoded.
 
     Args:
-        source: the file's path, or its content.
+        file: its path, or its content.
         name: what errors call it; by default the path.
         upright: whether to turn the image as its EXIF orientation says. Cameras are calibrated on the
             pixels as they are stored.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike, name: str | None = None, *, upright: bool = True):
-        self._source = source
+    def __init__(self, file: bytes | str | os.PathLike, name: str | None = None, *, upright: bool = True):
+        self._file = file
         self._upright = upright
-        self.name = name or ("from memory" if isinstance(source, bytes) else os.fspath(source))
+        self.name = name or ("from memory" if isinstance(file, bytes) else os.fspath(file))
         self._opened: tuple[bytes, _Header] | None = None
 
     @property
@@ -177,12 +177,12 @@ class EncodedImage:
         return np.asarray(self.decode(), dtype)
 
     def __getstate__(self):
-        return {"_source": self._source, "name": self.name, "_upright": self._upright, "_opened": None}
+        return {"_file": self._file, "name": self.name, "_upright": self._upright, "_opened": None}
 
     def _open(self) -> tuple[bytes, _Header]:
         if self._opened is None:
             try:
-                data = self._source if isinstance(self._source, bytes) else _read(self._source)
+                data = self._file if isinstance(self._file, bytes) else _read(self._file)
                 header = _simple_jpeg_header(data) or _header(data)
                 if not header.width * header.height:
                     raise ValueError("it has no pixels")

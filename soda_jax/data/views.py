@@ -12,7 +12,7 @@ from soda_jax.data.randaugment import MAX_MAGNITUDE, Operation, apply_operations
 from soda_jax.data.transforms import Crop
 
 POLICIES = ("augment", "same", "camera", "class")
-_TARGET_KEYS = ("label", "attributes", "factors")
+_LABEL_KEYS = ("label", "attributes", "factors")
 _CAMERA_BYTES = 4 * (16 + 4) + 1  # pose, intrinsics and mask
 _LABEL_BYTES = 256
 
@@ -112,7 +112,7 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partn
     Of a multi-view example, policies other than "camera" use one view drawn at random.
 
     Args:
-        example: of a source; its images may be arrays or `EncodedImage`s.
+        example: of a dataset; its images may be arrays or `EncodedImage`s.
         rng: of everything random.
         partner: for policy "class", the example that the target is made of.
 
@@ -206,7 +206,7 @@ def _required(partner: Example | None) -> Example:
 def _views_of(example: Example, spec: ViewSpec):
     if "views" not in example:
         raise ValueError(
-            "policy='camera' needs a multi-view source (scenes_free, ...); this one has single "
+            "policy='camera' needs a multi-view dataset (scenes_free, ...); this one has single "
             "images: choose policy 'augment' or 'same'."
         )
     views = example["views"]
@@ -219,7 +219,7 @@ def _views_of(example: Example, spec: ViewSpec):
 
 
 def _carried(example: Example) -> Example:
-    return {key: example[key] for key in _TARGET_KEYS if key in example}
+    return {key: example[key] for key in _LABEL_KEYS if key in example}
 
 
 def _show(image: np.ndarray | EncodedImage, views: list[_View]) -> tuple[list[np.ndarray], list[Crop]]:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from soda_jax.data.datasets.base import Example
 
@@ -65,7 +66,7 @@ def iterate(batches: Batches, start: int = 0, *, num_workers: int = 0, prefetch:
 
     Args:
         num_workers: processes that prepare batches; 0 prepares them in threads of this one. More
-            than 0 need absl flags to be parsed and a `__main__` guard (workers are spawned).
+            than 0 need a `__main__` guard in the program that calls this (workers are spawned).
         prefetch: batches prepared ahead, by all workers together.
 
     Raises:
@@ -77,6 +78,8 @@ def iterate(batches: Batches, start: int = 0, *, num_workers: int = 0, prefetch:
         options = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
         return iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(options))
     check_shared_memory(batches.rows, batches.example_bytes, num_workers, prefetch)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # a script without a command line of ours; grain's own flags keep their defaults
     count = _piece_count(batches.rows, batches.example_bytes, num_workers, prefetch)
     pieces = _Pieces(batches, count)
     stream = grain.MapDataset.source(pieces)[start * count :]

@@ -14,12 +14,12 @@ from soda_jax.evaluation.progress import num_batches, shown
 
 
 def whole_batches(
-    dataset: Dataset, spec: ViewSpec, *, batch_size: int, limit: int | None, what: str = "reading"
+    dataset: Dataset, spec: ViewSpec, *, batch_size: int, limit: int | None, what: str | None = "reading"
 ) -> Iterator[dict[str, np.ndarray]]:
     """`eval_batches`, the global ones on every process; `batch_size` must be a multiple of the processes.
 
     Args:
-      what: is done with them, for `progress.shown`.
+      what: is done with them, for `progress.shown`; None shows nothing.
     """
     batches = eval_batches(
         dataset,
@@ -29,7 +29,8 @@ def whole_batches(
         process_count=jax.process_count(),
         limit=limit,
     )
-    for batch in shown(batches, what, num_batches(len(dataset), limit, batch_size)):
+    total = num_batches(len(dataset), limit, batch_size)
+    for batch in batches if what is None else shown(batches, what, total):
         yield {key: all_gather(part) for key, part in batch.items()}
 
 

@@ -85,16 +85,25 @@ class FeatureEvaluation:
             if self._config.eval.baselines:
                 rows["pixels"] = (request.pixels_row, self._pixels(request))
             for kind, (name, extract) in rows.items():
-                row = self._row(kind, extract, request)
-                self.num_images |= {
-                    f"{request.prefix}train": len(row.train.features),
-                    f"{request.prefix}test": len(row.test.features),
-                }
-                for evaluator in evaluators:
-                    results.setdefault(name, {}).update(evaluator.run(row))
-                if jax.process_index() == 0:
-                    counts = f"{len(row.train.features)} training, {len(row.test.features)} test {request.noun}"
-                    print(f"{name}: {counts}")
+                self._measure(name, kind, extract, request, evaluators, results)
+
+    def _measure(
+        self,
+        name: str,
+        kind: str,
+        extract: Extract,
+        request: FeatureRequest,
+        evaluators: list[FeatureEvaluator],
+        results: Results,
+    ) -> None:
+        """Adds the figures of one row, whose features are free again afterwards."""
+        row = self._row(kind, extract, request)
+        train, test = len(row.train.features), len(row.test.features)
+        self.num_images |= {f"{request.prefix}train": train, f"{request.prefix}test": test}
+        for evaluator in evaluators:
+            results.setdefault(name, {}).update(evaluator.run(row))
+        if jax.process_index() == 0:
+            print(f"{name}: {train} training, {test} test {request.noun}")
 
     def _num_sections(self) -> int:
         """Of the features; 0 where they are no latent that is cut into sections."""

@@ -17,7 +17,7 @@ from soda_jax.workdir import provenance
 
 FORMAT_VERSION = 2  # the first held plain numbers, the step, and no more
 SECTIONS = ("eval", "sampling", "probe", "data")  # of the config, that figures depend on
-DATA_FIELDS = ("name", "root", "train_split", "resolution", "source_resolution", "view_policy")
+DATA_FIELDS = ("name", "root", "train_split", "resolution", "source_resolution", "view_policy", "eval_crop")
 
 Figures = dict[str, float | Estimate]
 Results = dict[str, Figures]  # by row
@@ -122,8 +122,10 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _same_data(before: dict[str, Any], record: dict[str, Any]) -> bool:
     data = [entry["settings"]["data"] for entry in (before, record)]
-    tested = [one.get("test_split") or one.get("eval_split") for one in data]
-    return tested[0] == tested[1] and all(data[0].get(field) == data[1].get(field) for field in DATA_FIELDS)
+    tested = [entry.get("test_split") or entry.get("eval_split") for entry in data]
+    earlier = {"eval_crop": 1.0}  # what evaluations before the field did
+    same = all(data[0].get(field, earlier.get(field)) == data[1].get(field) for field in DATA_FIELDS)
+    return same and tested[0] == tested[1]
 
 
 def _keep(before: dict[str, Any], record: dict[str, Any]) -> None:

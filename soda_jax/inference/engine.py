@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax import build, inputs, rngs
 from soda_jax.diffusion.sampler import Masks, sample_in_batches
-from soda_jax.models.capabilities import DECODE, NOISE, can, require
+from soda_jax.models.capabilities import DECODE, LATENT, NOISE, can, require
 from soda_jax.models.pose import Camera, PoseEncoding
 from soda_jax.parallel import sharding
 
@@ -105,7 +106,7 @@ class Inference:
             return z
         if feature not in out:
             raise ValueError(f"config.eval.feature={feature!r}: the encoder names {', '.join(out)}")
-        value = out[feature].reshape(source.shape[0], -1, *out[feature].shape[1:])
+        value = rearrange(out[feature], "(b n) ... -> b n ...", b=source.shape[0])
         # Grids and tokens become one vector each by their mean, as the encoder's own pooling does.
         return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value
 
@@ -168,6 +169,7 @@ class Inference:
           [N, d]; tokens [N, K, C] without a bottleneck; a latent for each source, [N, n, d], under stochastic
           conditioning, absent ones zeros.
         """
+        require(self.model, LATENT, "encode")
         batch = {
             "source": source,
             "source_mask": np.ones(source.shape[:2], bool) if source_mask is None else source_mask,

@@ -43,7 +43,7 @@ class SodaObjective:
         """See `Objective.loss`."""
         if train:
             batch = self._hide_poses(batch, draw)
-        # 3.2: z = E(x').
+        # 3.2: z = E(x'); `objective.encode_sources` has the lines, as every objective with an encoder begins so.
         z, features, batch_stats = encode_sources(
             self.model, variables, batch, draw, train, source_noise=self.source_noise
         )

@@ -119,7 +119,7 @@ class LoopBench:
 
     def in_loop(self, count: int) -> float:
         """Seconds of `count` steps of the loop; notes the share of them that it waited for data."""
-        self.loop.steps.pending.clear()
+        self.loop.step_log.pending.clear()
         clock = _Clocked(self._batches, _SETTLE + count)
         try:
             self.loop.run(self.noted.state, ReadAhead(clock, 0))
@@ -142,7 +142,7 @@ class LoopBench:
         count = self.config.train.log_every
         # Copies: an array that has been fetched once is not fetched again.
         rows = [jax.tree.map(lambda x: x + 0, self.noted.metrics) for _ in range(count)]
-        self.loop.steps.pending.extend(jax.block_until_ready(rows))
+        self.loop.step_log.pending.extend(jax.block_until_ready(rows))
         begin = time.perf_counter()
         self.loop.log(count, self.noted.state)
         return time.perf_counter() - begin

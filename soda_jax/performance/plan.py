@@ -32,7 +32,7 @@ GIB = 2**30
 # Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
 _QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 CHIPS_GIB = (16, 32, 80)
-NOISE = 0.02  # of a step's memory: a smaller difference between two microbatches says nothing
+NEGLIGIBLE_SHARE = 0.02  # of a step's memory: a smaller difference between two microbatches says nothing
 USABLE = 0.9  # of a chip's memory; the rest is the runtime's, and the compiler's margin
 # The dataset is not opened, so the online probe's labels are these; they make a thousandth of the model.
 PROBE_LABELS = {
@@ -248,7 +248,7 @@ def _line(samples: list[Footprint]) -> tuple[float, float, bool]:
     low, high = min(samples, key=lambda s: s.microbatch), max(samples, key=lambda s: s.microbatch)
     slope = (high.total - low.total) / max(high.microbatch - low.microbatch, 1)
     fixed = low.total - slope * low.microbatch
-    if high.total - low.total < NOISE * high.total or fixed < 0:
+    if high.total - low.total < NEGLIGIBLE_SHARE * high.total or fixed < 0:
         return 0.0, high.total / high.microbatch, True
     return fixed, slope, False
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from soda_jax import build
 from soda_jax.config import ConfigError, parse_encoder_name
+from soda_jax.models.capabilities import NOISE, can
 from soda_jax.models.modulation import section_sizes
 from soda_jax.parallel import sharding
 from soda_jax.performance.plan import probe_labels
@@ -77,11 +78,12 @@ def specification(config: ConfigDict) -> dict[str, Any]:
     encoder, denoiser = config.model.encoder, config.model.denoiser
     known = family == "resnet" and depth in (18, 34) and width == 1 and encoder.small_stem and encoder.norm == "batch"
     plain = config.model.modulation.kind == "layer" and config.model.modulation.use_scale
-    soda = config.model.family == "soda"
-    if not (soda and known and plain and config.data.num_sources == 1 and build.pose_encoding(config) is None):
+    denoises = can(build.model(config), NOISE)
+    if not (denoises and known and plain and config.data.num_sources == 1 and build.pose_encoding(config) is None):
         raise ConfigError(
-            "the PyTorch reference is a resnet18 or resnet34 with config.model.encoder.small_stem=True and BatchNorm, "
-            "one source, config.model.modulation.kind='layer' with scales, and no poses; use such a config"
+            "the PyTorch reference is SODA (config.model.family) with a resnet18 or resnet34, "
+            "config.model.encoder.small_stem=True and BatchNorm, one source, config.model.modulation.kind='layer' with "
+            "scales, and no poses; use such a config"
         )
     unet = build.model(config).denoiser
     fields = ("channels", "time_dim", "head_dim", "norm_groups", "dropout")

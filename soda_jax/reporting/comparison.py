@@ -20,6 +20,7 @@ _PROBE_ONLY = (WITHOUT_NOVEL_VIEWS, CROP_FLIP)
 
 # (short name, fields): what must agree with the recipe for a comparison.
 _PARTS = (
+    ("model", ("model.family",)),
     ("resolution", ("data.resolution", "data.source_resolution")),
     ("encoder", ("model.encoder", "model.latent_dim")),
     ("denoiser", ("model.denoiser", "model.modulation", "model.aggregation", "model.pose", "model.bottleneck")),
@@ -112,9 +113,10 @@ class Comparer:
     def _variants(self, metric: Metric) -> list[Variant]:
         """The ablations that the run is of."""
         of_probe = metric.paper.startswith("probe/")
-        return [one for one in _ABLATIONS if self._is(one) and (of_probe or one.name not in _PROBE_ONLY)]
+        found = (variant for variant in _ABLATIONS if self._run_is_of(variant))
+        return [variant for variant in found if of_probe or variant.name not in _PROBE_ONLY]
 
-    def _is(self, variant: Variant) -> bool:
+    def _run_is_of(self, variant: Variant) -> bool:
         """Whether the run has all of the variant's values, and the paper's own settings do not."""
         ours, theirs = ({field: flat.get(field) for field in variant.fields} for flat in (self._config, self._recipe))
         return ours == variant.fields != theirs

@@ -35,6 +35,7 @@ from tabulate import tabulate
 from soda_jax import build
 from soda_jax.cli import available_cores, cpu_devices, define_config_flag, parse_flags
 from soda_jax.config import validate
+from soda_jax.models.capabilities import NOISE, require
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import output_file
 from soda_jax.performance import data_report, loop_benchmark, step_benchmark, torch_benchmark
@@ -75,7 +76,9 @@ def encode(options: Options, config: ConfigDict) -> dict[str, Any]:
 
 def sample(options: Options, config: ConfigDict) -> dict[str, Any]:
     """Sampling at `config.sampling.batch_size`."""
-    found = step_benchmark.sample(_bench(options, config), options.sampling_steps or config.sampling.num_steps)
+    bench = _bench(options, config)
+    require(bench.inference.model, NOISE, "--only=sample")
+    found = step_benchmark.sample(bench, options.sampling_steps or config.sampling.num_steps)
     rows = [found["row"], found["denoiser"]]
     print(speed_table(rows))
     print(f"A sampling step costs {found['over_denoiser']:+.1%} over the bare denoiser's call, image by image.")

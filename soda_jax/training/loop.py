@@ -1,4 +1,7 @@
-"""The training loop. Its order is fixed: log, evaluate, save, stop if asked to or at the end, take a batch, step."""
+"""The training loop. Its order is fixed: log, evaluate, save, stop if asked to or at the end, take a batch, step.
+
+The step is `objectives/step.py`, and the loss in it `objectives/soda.py`.
+"""
 
 import itertools
 import os
@@ -126,7 +129,7 @@ class Loop:
       stop: requests to stop.
       checkpointer, writer, trace: what it writes to; whoever opened them closes them.
       label_sizes: classes of each kind of labels that the dataset has, for the checkpoints.
-      evaluator, grid: of the held-out split; None where no evaluation is ever due.
+      evaluator, grid: of the held-out split; None for a loop that is broken off before any evaluation is due.
       show_progress: on the first process.
     """
 
@@ -154,13 +157,13 @@ class Loop:
         self._gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
         self._is_main = jax.process_index() == 0
         self._progress = tqdm(
-            total=config.train.num_steps, initial=start, desc="training", unit="step", 
+            total=config.train.num_steps, initial=start, desc="training", unit="step",
             disable=not (self._is_main and show_progress), mininterval=2.0, dynamic_ncols=True,
         )  # fmt: skip
         tell = last_good(workdir, checkpointer)
-        self.steps = StepLog(writer, build.schedule(config), config.train.batch_size, tell)
+        self.step_log = StepLog(writer, build.schedule(config), config.train.batch_size, tell)
         record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self._is_main)
-        meta = {"config": config.to_dict(), "targets": label_sizes}
+        meta = {"config": config.to_dict(), "targets": label_sizes}  # the key of checkpoints of all releases
         self._monitor = Monitor.resumed(
             config.train.monitor, config.data.eval_split, config.train.patience, checkpointer.meta.get("monitor")
         )
@@ -177,7 +180,7 @@ class Loop:
         with self._progress:
             for step in range(start, train.num_steps + 1):
                 last = step == train.num_steps or self._monitor.exhausted
-                self._trace.before_step(step, self.steps.pending)
+                self._trace.before_step(step, self.step_log.pending)
                 if last or (step > start and step % train.log_every == 0):
                     with region("log"):
                         self.log(step, state)
@@ -201,12 +204,12 @@ class Loop:
                         batch = sharding.put_batch(self._recovery.next_batch(batches, step, state), self._mesh)
                     with region("dispatch"):
                         state, metrics = step_fn(state, batch)
-                    self.steps.pending.append(metrics)
+                    self.step_log.pending.append(metrics)
                     with region("wait"):
-                        if len(self.steps.pending) > STEPS_AHEAD:
-                            jax.block_until_ready(self.steps.pending[-1 - STEPS_AHEAD]["loss"])
+                        if len(self.step_log.pending) > STEPS_AHEAD:
+                            jax.block_until_ready(self.step_log.pending[-1 - STEPS_AHEAD]["loss"])
                 if step == start:
-                    self.steps.timer.first_step_done(metrics)
+                    self.step_log.timer.first_step_done(metrics)
                     self._stop.begin()
                 self._progress.update()
         self._saver.finish(step, LAST_STEP if step == train.num_steps else NO_IMPROVEMENT)
@@ -219,14 +222,14 @@ class Loop:
 
     def log(self, step: int, state: TrainState) -> None:
         """Writes what the steps since the last call measured."""
-        shown = self.steps.write(step, state.params)
+        shown = self.step_log.write(step, state.params)
         if shown:
             self._progress.set_postfix(shown, refresh=False)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Scores and draws held-out examples with the averaged weights; {} if a request to stop broke it off."""
         jax.block_until_ready(state.step)  # the steps before it count as training time
-        with self.steps.timer.paused():
+        with self.step_log.timer.paused():
             whole = self._averages(state)
             try:
                 with self._stop.interruptible():
@@ -240,7 +243,7 @@ class Loop:
                 self._recovery.save_for_lost_data(step, state)
                 raise
             # A finished run that is started again only shows what metrics.jsonl holds already.
-            if step > self._start or self._evaluation_due:
+            if not self._writer.has_evaluation(step):
                 self._writer.scalars(step, metrics)
             self._evaluation_due = False
             self._watch(step, metrics)
@@ -265,5 +268,5 @@ class Loop:
     def save(self, step: int, state: TrainState) -> None:
         """Starts an asynchronous save, after making sure that every step up to here was finite."""
         self.log(step, state)
-        with self.steps.timer.paused():
+        with self.step_log.timer.paused():
             self._saver.save(step, state, evaluation_due=self._evaluation_due)

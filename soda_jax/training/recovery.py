@@ -76,7 +76,7 @@ class Recovery:
             return
         try:
             self._save(step, state)
-            self._saver.wait()
+            self._saver.verify()
             self._say(f"the data failed; step {step} is saved")
         except (NonFiniteLossError, OSError) as error:
             logging.warning("the data failed, and step %d could not be saved: %s", step, error)
@@ -90,7 +90,7 @@ class Recovery:
         try:
             if step != self._saver.saved:
                 self._save(step, state)
-            self._saver.wait()
+            self._saver.verify()
         except OSError as error:
             if self._data_error is not None:  # what fails first is what is to be mended first
                 raise self._data_error from error

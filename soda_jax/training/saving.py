@@ -83,19 +83,17 @@ class Saver:
         self.saved = step
         self._record.update(step)
 
-    def wait(self) -> None:
-        """Returns when every started save is on disk."""
-        self._checkpointer.wait()
-
-    def finish(self, step: int, reason: str) -> None:
-        """Notes that the run is done, and why, once its last checkpoint has been read back.
-
-        Who finds the record finished will look for that checkpoint.
+    def verify(self) -> None:
+        """Returns when every started save is on disk, and the last one has been read back.
 
         Raises:
           CheckpointWriteError: it is not what was written.
         """
         self._checkpointer.verify()
+
+    def finish(self, step: int, reason: str) -> None:
+        """Notes that the run is done, and why, after `verify`: who reads that will look for the last checkpoint."""
+        self.verify()
         self._record.finish(step, reason)
 
     def note_best(self) -> None:

@@ -6,7 +6,6 @@ them, it was damaged later: it is named and left out, and the one before is used
 orbax.
 """
 
-import contextlib
 import logging as standard_logging
 import math
 import os
@@ -29,7 +28,7 @@ from soda_jax.paths import expanded
 from soda_jax.version import __version__
 from soda_jax.workdir import checksums, provenance
 from soda_jax.workdir.meta import FORMAT_VERSION, DamagedCheckpointError, parse_meta
-from soda_jax.workdir.plain_path import plain_path
+from soda_jax.workdir.plain_path import NoPlainPathError, PlainPath, plain_path
 
 EMA_FIELDS = ("ema_params", "ema_batch_stats")
 ITEMS = ("ema", "train", "meta")
@@ -212,10 +211,10 @@ class Checkpointer:
         self._when_written: Callable[[], None] | None = None
         self._arrays: dict[str, int] = {}  # of each item that is being written
         directory(workdir).mkdir(parents=True, exist_ok=True)
+        self._folder = PlainPath(directory(workdir))
         self._chosen = _Chosen()
-        self._held = contextlib.ExitStack()
         self._manager = _Manager(
-            self._held.enter_context(plain_path(directory(workdir))),
+            self._folder.path,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(KEPT), EveryNSteps(keep_every), self._chosen]),
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
@@ -235,7 +234,7 @@ class Checkpointer:
             logging.exception("while ending for another reason")
         finally:
             self._manager.close()
-            self._held.close()
+            self._folder.close()
 
     def keep(self, step: int | None) -> None:
         """From the next save on, keeps the checkpoint of `step` beside the last ones; the one before it goes then.
@@ -270,6 +269,7 @@ class Checkpointer:
             "versions": provenance.versions(),
         } | meta
         try:
+            self._folder.renew()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -320,6 +320,8 @@ class Checkpointer:
         standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
         cause = next((e for e in _chain(error) if isinstance(e, OSError) and e.strerror), None)
         reason = cause.strerror if cause else " ".join(str(error).split())[:300]
+        if isinstance(error, NoPlainPathError):
+            reason = str(error)
         good = next((step for step in saved_steps(self._workdir) if step != self._writing), None)
         return CheckpointWriteError(
             f"the checkpoint of step {self._writing} could not be written to {directory(self._workdir)} ({reason}); "
@@ -330,6 +332,7 @@ class Checkpointer:
     def restore(self, abstract_state: TrainState, step: int) -> TrainState:
         """The state of `step`, laid out as the shapes and shardings of `abstract_state` say."""
         ema, train = _split(abstract_state)
+        self._folder.renew()
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(ema=ocp.args.StandardRestore(ema), train=ocp.args.StandardRestore(train)),

@@ -27,6 +27,7 @@ class MetricWriter:
         self._workdir = pathlib.Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
         self._path = self._workdir / "metrics.jsonl"
+        self._evaluated: set[int] = set()
         self._drop_after(resume_step)
         self._file = self._path.open("a", buffering=1)
         if all(importlib.util.find_spec(package) for package in ("tensorflow", "tensorboard")):
@@ -42,13 +43,19 @@ class MetricWriter:
         kept = []
         for line in self._path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                row = json.loads(line)
+                if row["step"] <= step:
                     kept.append(line + "\n")
+                    self._evaluated |= {row["step"]} if "eval/loss" in row else set()
             except (ValueError, KeyError, TypeError):  # a line that a kill cut short, or that is no row of ours
                 continue
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(kept))
         os.replace(temporary, self._path)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether metrics.jsonl held the evaluation at `step` when this session began; False in a silent process."""
+        return self._active and step in self._evaluated
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         if not self._active:

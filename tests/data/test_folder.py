@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from soda_jax import data
-from soda_jax.data.datasets.base import hashed_split
+from soda_jax.data.datasets.base import hashed_split, split_folders
 from soda_jax.data.decode import decode_image
 
 
@@ -161,6 +161,7 @@ def test_folder_trains(tree):
         ("TRAIN", "VALIDATION", "TEST"),
         ("tRaIn", "Valid", "teST"),
         ("Training", "val", "Testing"),
+        ("training", "valid", "testing"),
     ],
 )
 def test_folders_of_splits_may_be_in_capitals(tmp_path, names):
@@ -170,6 +171,45 @@ def test_folders_of_splits_may_be_in_capitals(tmp_path, names):
     for name, dataset in zip(names, _open_splits(tmp_path), strict=True):
         assert {path.split("/")[0] for path in dataset._paths} == {name} and len(dataset) == 3
         assert dataset.labels["label"].classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "names", [("valid", "invalid"), ("testing", "mining"), ("training", "resting"), ("Valid", "testing")]
+)
+def test_classes_may_be_called_nearly_as_splits(tmp_path, names):
+    """`training`, `valid` and `testing` are splits only where folders for training and for another split lie there."""
+    for name in names:
+        for number in range(40):
+            _save(tmp_path / name / f"{number}.png")
+    splits = _open_splits(tmp_path)
+    assert sum(map(len, splits)) == 80
+    for dataset in splits:
+        assert dataset.labels["label"].classes == tuple(sorted(names)) and len(dataset) < 80
+
+
+def test_a_file_makes_no_folder_a_split(tmp_path):
+    for number in range(40):
+        _save(tmp_path / ("valid", "invalid")[number % 2] / f"{number}.png")
+    (tmp_path / "train").write_text("no folder")
+    assert sum(map(len, _open_splits(tmp_path))) == 40
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train", "valid", "invalid"], {"train": "train", "valid": "validation"}),
+        (["TRAINING", "Testing", "notes"], {"TRAINING": "train", "Testing": "test"}),
+        (["training", "test"], {"training": "train", "test": "test"}),
+        (["training", "Training"], {}),
+        (["testing", "valid"], {}),
+        (["test", "testing"], {"test": "test"}),
+        (["Val", "validation", "valid"], {"Val": "validation", "validation": "validation"}),
+        (["cat", "dog"], {}),
+        ([], {}),
+    ],
+)
+def test_which_folders_are_splits(names, expected):
+    assert split_folders(names) == expected
 
 
 def test_folders_of_one_split_are_it_together(tmp_path):

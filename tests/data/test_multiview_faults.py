@@ -99,6 +99,28 @@ def test_folders_of_splits_in_capitals(tmp_path):
     assert _open(tmp_path, "train").labels["label"].classes == ("chair",)
 
 
+def test_valid_is_a_split_beside_train_and_otherwise_a_category(tmp_path):
+    for number in range(20):
+        for category in ("valid", "invalid"):
+            _write_object(tmp_path / "categories" / category / f"thing{number}", 2)
+    opened = [_open(tmp_path / "categories", split) for split in ("train", "validation", "test")]
+    assert sum(map(len, opened)) == 40
+    assert {dataset.labels["label"].classes for dataset in opened} == {("invalid", "valid")}
+    for split in ("Training", "valid", "testing"):
+        _write_object(tmp_path / "splits" / split / "chair" / f"of_{split}", 2)
+    opened = [_open(tmp_path / "splits", split) for split in ("train", "validation", "test")]
+    names = [["Training/chair/of_Training"], ["valid/chair/of_valid"], ["testing/chair/of_testing"]]
+    assert [dataset.names for dataset in opened] == names
+    assert {dataset.labels["label"].classes for dataset in opened} == {("chair",)}
+
+
+def test_splits_json_keeps_the_names_that_it_gives(many):
+    _rewrite(many / "splits.json", {"train": ["thing01"], "valid": ["thing02"], "invalid": ["thing03"]})
+    assert [_open(many, split).names for split in ("valid", "invalid")] == [["thing02"], ["thing03"]]
+    with pytest.raises(ValueError, match=r"'validation' .* is unknown; its splits, .*: train \(1\), valid \(1\)"):
+        _open(many, "validation")
+
+
 def test_byte_order_marks(many):
     file = many / "thing01" / "transforms.json"
     file.write_text(file.read_text(), encoding="utf-8-sig")

@@ -131,6 +131,44 @@ def test_cut_shards(root, share):
     assert len(_read_all(data.load_dataset("toy_prepared", root, "test"))) == 3  # which is whole
 
 
+@pytest.fixture(scope="module")
+def prepared_names(tmp_path_factory):
+    """A set whose names of splits begin with one another."""
+
+    class ToyNames(ToyPrepared):
+        def _split_generators(self, dl_manager):
+            return {name: self._generate_examples(4) for name in ("test", "test2", "contest")}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    config = tfds.download.DownloadConfig(num_shards=2)
+    ToyNames(data_dir=folder, file_format="array_record").download_and_prepare(download_config=config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "read"),
+    [
+        ("test", {("test", 0), ("test", 1)}),
+        ("test2", {("test2", 0), ("test2", 1)}),
+        ("contest", {("contest", 0), ("contest", 1)}),
+        ("test2[:50%]", {("test2", 0)}),
+        ("test2[3:]+contest[:1]", {("test2", 1), ("contest", 0)}),
+        ("all", {(name, shard) for name in ("test", "test2", "contest") for shard in (0, 1)}),
+    ],
+)
+def test_the_shards_that_a_split_reads_are_checked_and_no_other(prepared_names, tmp_path, split, read):
+    shutil.copytree(prepared_names, tmp_path / "root")
+    for name, number in {(name, shard) for name in ("test", "test2", "contest") for shard in (0, 1)}:
+        shard = tmp_path / "root" / "toy_names" / "1.0.0" / f"toy_names-{name}.array_record-0000{number}-of-00002"
+        aside = shard.rename(tmp_path / "aside")
+        if (name, number) in read:
+            with pytest.raises(tfds_prepared.RecordsError, match=f"{name}.array_record-0000{number}.*it is missing"):
+                data.load_dataset("toy_names", tmp_path / "root", split)
+        else:
+            data.load_dataset("toy_names", tmp_path / "root", split)
+        aside.rename(shard)
+
+
 def test_a_shard_of_other_records(root):
     folder = root / "toy_prepared" / "1.0.0"
     shutil.copy(

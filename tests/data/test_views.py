@@ -124,7 +124,7 @@ def test_bad_specs_are_refused(options, message):
 
 def test_camera_policy_needs_enough_views():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="multi-view source"):
+    with pytest.raises(ValueError, match="multi-view dataset"):
         make_views(IMAGE, rng, ViewSpec("camera"))
     with pytest.raises(ValueError, match="need 4 views, an object has 3; lower num_sources"):
         make_views(_multi_view(3), rng, ViewSpec("camera", num_sources=3))

@@ -1,5 +1,6 @@
-"""What the documentation names exists: files, fields of the config, modules and their flags."""
+"""What the documentation names exists: files and what they define, fields of the config, modules and their flags."""
 
+import ast
 import fnmatch
 import importlib.util
 import pathlib
@@ -54,6 +55,33 @@ def short_fields(text: str) -> set[str]:
     return {match[1] for match in matches if match and not match[1].endswith(".py")}
 
 
+def symbols(text: str) -> set[tuple[str, str]]:
+    """(name, file) of what a page says that a file has, as "`a` and `b` in `models/x.py`" or "`c` in `x.py`"."""
+    names = r"`(?:\w+`(?:, | and )`)*\w+`"
+    found = re.findall(rf"({names}) in `([\w./]+\.py)`", " ".join(pages.prose(text).split()))
+    return {(name, file) for listed, file in found for name in re.findall(r"`(\w+)`", listed)}
+
+
+def definitions(source: str) -> set[str]:
+    """Names of functions, classes, methods, their arguments, and what is assigned outside of functions."""
+    found = set()
+
+    def walk(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+                found.add(child.name)
+            if isinstance(child, ast.FunctionDef):
+                found.update(argument.arg for argument in ast.walk(child.args) if isinstance(argument, ast.arg))
+            elif isinstance(child, (ast.Assign, ast.AnnAssign)):
+                targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+                found.update(target.id for target in targets if isinstance(target, ast.Name))
+            else:
+                walk(child)
+
+    walk(ast.parse(source))
+    return found
+
+
 def flags_of(module: str) -> set[str]:
     """Names of the flags that a module's source defines; `config.FIELD` needs `config`."""
     spec = importlib.util.find_spec(module)
@@ -88,6 +116,14 @@ class TestPage:
             named |= short_fields(text)
         assert not {name for name in named if not fnmatch.filter(FIELDS | SECTIONS, name)}
 
+    def test_files_define_what_the_page_says(self, page):
+        missing = []
+        for name, file in symbols(pages.read(page)):
+            sources = [folder / file for folder in (PACKAGE, pages.ROOT) if (folder / file).exists()]
+            if not any(name in definitions(source.read_text(encoding="utf-8")) for source in sources):
+                missing.append(f"{name} in {file}")
+        assert not missing
+
     def test_modules_and_their_flags_exist(self, page):
         for module, flags in calls(pages.read(page)):
             try:
@@ -103,6 +139,14 @@ class TestPage:
             defined |= flags_of(".".join(file.relative_to(pages.ROOT).with_suffix("").parts))
         lone = [code for code in pages.inline_code(pages.read(page)) if code.startswith("--")]
         assert {re.match(r"--(\w+)", code)[1] for code in lone} <= defined
+
+
+def test_symbols_are_found():
+    text = "| `a` and `b_c` in `models/x.py` | `D`,\n`_e` in `x.py`, `f` in `y.md`; `g` in words |\n"
+    assert symbols(text) == {("a", "models/x.py"), ("b_c", "models/x.py"), ("D", "x.py"), ("_e", "x.py")}
+    source = "A: int = 1\nB = C = 2\nimport x\nclass D:\n    e: int\n    def f(self, g, *, h=i):\n        j = 1\n"
+    assert definitions(source) == {"A", "B", "C", "D", "e", "f", "self", "g", "h"}
+    assert {file for _, file in symbols(pages.read(pages.ROOT / "docs" / "paper_map.md"))} >= {"models/encoding.py"}
 
 
 def test_names_are_found():

@@ -48,6 +48,7 @@ def test_the_papers_settings_are_comparable(name, metric, value):
     [
         ({"data__resolution": 32, "data__source_resolution": 64}, "resolution", "resolution 32 (paper 128)"),
         ({"model__encoder__name": "resnet18"}, "encoder", "encoder.name resnet18 (paper resnet50x2)"),
+        ({"model__family": "encdec"}, "model", "family encdec (paper soda)"),
         ({"model__latent_dim": 128}, "encoder", "latent dim 128 (paper 2048)"),
         ({"model__denoiser__channels": 16}, "denoiser", "denoiser.channels 16 (paper 64)"),
         ({"diffusion__schedule": "linear"}, "diffusion", "schedule linear (paper inverted)"),

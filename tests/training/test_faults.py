@@ -35,7 +35,7 @@ class MishapInData(train_lib.Recovery):
 
     def next_batch(self, batches, step, state):
         if step in self.at:
-            self._saver.wait()
+            self._saver.verify()
             batches = self.at.pop(step)(batches)
         return super().next_batch(batches, step, state)
 

@@ -193,6 +193,20 @@ def test_a_finished_run_started_again_writes_nothing_twice(finished, tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
 
 
+def test_a_shorter_end_than_was_asked_for_is_evaluated(finished, tmp_path):
+    """Stopped between evaluations and then asked for no more steps: what is shown is written too, once."""
+    config, workdir, *_ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "50")
+    config = config.copy_and_resolve_references()
+    config.train.num_steps = 40
+    for _ in range(2):
+        results = train(config, str(tmp_path / "run"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (found,) = [line for line in lines if line["step"] == 40 and "eval/loss" in line]
+    assert found["eval/loss"] == pytest.approx(results["eval/loss"])
+
+
 def test_dead_encoder_is_reported_once_after_a_hundred_steps(monkeypatch):
     warnings = []
     monkeypatch.setattr(health.logging, "warning", lambda text, *values: warnings.append(text % values))

@@ -49,6 +49,7 @@ _DESCRIBED = {
 _LARGEST, _FLOAT = 2**31 - 1, 3e38
 _SIZES = {"model.": 2**16, "data.": 2**14}
 _SIZE_OF = {
+    "seed": 2**63 - 1,
     "model.latent_dim": 2**20,
     "model.denoiser.num_res_blocks": 256,
     "model.denoiser.multipliers": 1024,

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import check_choices, check_names, check_ranges, problem
 from soda_jax.config.pictures import DEFAULT, PICTURES
+from soda_jax.data.datasets import DATASETS, entry_of
 from soda_jax.data.randaugment import MAX_MAGNITUDE
 from soda_jax.data.views import POLICIES
 from soda_jax.diffusion import schedules
@@ -145,15 +146,10 @@ def _check_data(config: ConfigDict) -> Iterator[str]:
     )
     yield from check_choices(config, {"data.view_policy": POLICIES})
     if not data.name:
-        yield problem(
-            config,
-            "data.name",
-            "set a dataset: scenes, scenes_free, folder, multiview, or a prepared TFDS set",
-        )
-    if data.name == "folder" and not data.root:
-        yield problem(config, "data.root", "set the folder that holds the images")
-    if data.name == "multiview" and not data.root:
-        yield problem(config, "data.root", "set the folder that holds a folder for each object")
+        yield problem(config, "data.name", f"set a dataset: {', '.join(DATASETS)}, or a prepared TFDS set")
+    needed = entry_of(data.name).needs_root
+    if needed and not data.root:
+        yield problem(config, "data.root", f"set {needed}")
     if data.view_policy == "camera" and data.eval_crop != 1:
         yield problem(config, "data.eval_crop", "must be 1: view_policy='camera' shows whole views")
     if len(data.crop_scale) != 2 or not 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1:

@@ -11,16 +11,10 @@ import numpy as np
 
 Example = dict[str, Any]
 SPLITS = ("train", "validation", "test")
-# Names of splits, in small letters, as folders and files of splits may be called.
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-    "testing": "test",
-}
+# Names of splits, in small letters.
+_SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+# Names that a class may have too, as "valid" beside "invalid".
+_AMBIGUOUS_NAMES = {"training": "train", "valid": "validation", "testing": "test"}
 _LABEL_CHUNK = 1024
 
 
@@ -111,13 +105,26 @@ def fixed_split(size: int, split: str, seed: int) -> np.ndarray:
     return order[first:last]
 
 
-def split_of(folder: str) -> str | None:
-    """The split that a folder is for by its name, in capitals or small letters; None for any other name.
+def split_of(name: str) -> str | None:
+    """The split that "train", "validation", "val" or "test" names, in capitals or small letters; None for others."""
+    return _SPLIT_NAMES.get(name.lower())
+
+
+def split_folders(names: Iterable[str]) -> dict[str, str]:
+    """Which of the folders `names`, that lie side by side, are for splits: name -> split.
+
+    `train`, `validation`, `val` and `test` always are, in capitals or small letters. `training`, `valid` and `testing`
+    are only if folders for training and for another split lie there, as in `train`, `valid`, `test`; alone, or beside
+    `invalid`, they are classes.
 
     Several folders of one split, as `train` and `Train` on a disk that tells them apart, or `val` and `validation`, are
     that split together: nothing is left out, and nothing can be in two splits.
     """
-    return SPLIT_FOLDERS.get(folder.lower())
+    known = _SPLIT_NAMES | _AMBIGUOUS_NAMES
+    every = {name: known[name.lower()] for name in names if name.lower() in known}
+    if "train" in every.values() and len(set(every.values())) > 1:
+        return every
+    return {name: split for name, split in every.items() if split_of(name)}
 
 
 def readable_name(name: str) -> str:

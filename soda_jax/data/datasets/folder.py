@@ -13,7 +13,7 @@ from soda_jax.data.datasets.base import (
     hashed_split,
     left_out_beside_splits,
     readable_name,
-    split_of,
+    split_folders,
     walk,
 )
 from soda_jax.data.decode import EncodedImage
@@ -24,10 +24,11 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 class ImageFolder:
     """JPEG, PNG and WebP files below a folder, in the order of their paths.
 
-    If `root` has sub-folders called "train" (or "training"), "validation" ("val", "valid") or "test" ("testing"), in
-    capitals or small letters, those are the splits, and nothing beside them is read; where several are one split's, as
-    "train" and "Train", they are it together. Otherwise every file belongs to one of the three by a hash of its path
-    relative to `root` (80/10/10 percent), so that adding files moves no other file.
+    If `root` has sub-folders called "train", "validation" (or "val") or "test", in capitals or small letters, those are
+    the splits, and nothing beside them is read; where several are one split's, as "train" and "Train", they are it
+    together. "training", "valid" and "testing" are such names too where folders for training and for another split lie
+    side by side; elsewhere they are classes. Without splits every file belongs to one of the three by a hash of its
+    path relative to `root` (80/10/10 percent), so that adding files moves no other file.
 
     `image` uint8 [h, w, 3] as `decode_image` makes it. `label` int32 [], if the images lie in
     sub-folders: the place of the first folder below the split in the sorted list of such folders, over
@@ -97,13 +98,13 @@ class ImageFolder:
 
 def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[tuple[str, str | None]]], set[str]]:
     """(for each split its (path relative to `root`, class folder or None), sorted by path; what is left out)."""
-    has_split_folders = any(split_of(name) and os.path.isdir(root / name) for name in os.listdir(root))
+    splits = split_folders(name for name in os.listdir(root) if os.path.isdir(root / name))
     files: dict[str, list[tuple[str, str | None]]] = {name: [] for name in SPLITS}
     left_out = set()
     for relative in _image_paths(root):
         parts = relative.split("/")
-        if has_split_folders:
-            split, below = split_of(parts[0]), parts[1:]
+        if splits:
+            split, below = splits.get(parts[0]), parts[1:]
             if split is None:
                 left_out.add(parts[0])
                 continue

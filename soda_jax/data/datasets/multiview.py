@@ -18,7 +18,7 @@ from soda_jax.data.datasets.base import (
     hashed_split,
     left_out_beside_splits,
     readable_name,
-    split_of,
+    split_folders,
     walk,
 )
 from soda_jax.data.datasets.cache import CachedArray, cache_dir
@@ -38,7 +38,7 @@ class MultiViewFolder:
     - `splits.json` in `root`: {"train": [...], "validation": [...], "test": [...]} with the objects'
       paths relative to `root`; objects that it does not name are left out. "val" and "validation" are one split;
     - else the folders `train`, `validation` (or `val`) and `test` in `root`, in capitals or small letters, if objects
-      lie in any of them; those that lie elsewhere are left out;
+      lie in any of them (`split_folders` tells which other names are splits); those that lie elsewhere are left out;
     - else 80/10/10 percent by a hash of the object's path, so that adding objects moves no other.
 
     `root` may itself be one object with `transforms_train.json`, `transforms_val.json` and
@@ -61,7 +61,7 @@ class MultiViewFolder:
     Attributes:
         names: path of each object relative to the root.
         labels: the class, if there is one.
-        labels: int32 [len], or None.
+        class_ids: int32 [len], or None.
         bad_files: the images that cannot be read.
 
     Args:
@@ -226,18 +226,19 @@ class _Index:
             raise ValueError(f"no {TRANSFORMS} below {root}; every object needs one in its folder.")
         self._documents = functools.cache(self._read)
         self._left_out = ""
-        self._has_split_folders = False
+        self._split_folders: dict[str, str] = {}
         if not self._single:
             self._use_split_folders()
         self._splits = self._find_splits()
 
     def _use_split_folders(self) -> None:
         """Where any object lies in a folder for a split, only such objects count: the others would be in any split."""
-        beside = {name for name in self._names if split_of(name.split("/")[0]) is None}
-        if not beside or (self._root / SPLIT_FILE).exists():
-            self._has_split_folders = not beside
-        elif len(beside) < len(self._names):
-            self._has_split_folders = True
+        folders = split_folders({name.split("/")[0] for name in self._names})
+        beside = {name for name in self._names if name.split("/")[0] not in folders}
+        if not beside:
+            self._split_folders = folders
+        elif folders and not (self._root / SPLIT_FILE).exists():
+            self._split_folders = folders
             self._left_out = left_out_beside_splits(self._root, beside)
             self._names = [name for name in self._names if name not in beside]
 
@@ -275,7 +276,7 @@ class _Index:
         if all(isinstance(category, str) and category for category in written.values()):
             return written
         parts = {name: name.split("/") for name in self._names}
-        if self._has_split_folders:
+        if self._split_folders:
             parts = {name: words[1:] for name, words in parts.items()}
         if all(len(words) > 1 for words in parts.values()):
             return {name: words[0] for name, words in parts.items()}
@@ -295,8 +296,8 @@ class _Index:
             return _read_splits(self._root / SPLIT_FILE, set(self._names))
         splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         for name in self._names:
-            first = name.split("/")[0]
-            splits[split_of(first) if self._has_split_folders else hashed_split(name)].append(name)
+            split = self._split_folders[name.split("/")[0]] if self._split_folders else hashed_split(name)
+            splits[split].append(name)
         return splits
 
 

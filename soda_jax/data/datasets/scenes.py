@@ -86,7 +86,7 @@ class Scenes:
 
     labels = {"factors": Labels(FACTOR_SIZES, FACTOR_NAMES)}
 
-    def __init__(self, root: str | os.PathLike | None, split: str, *, resolution: int):
+    def __init__(self, root: str | os.PathLike | None, split: str, *, resolution: int = 64):
         _check_resolution(resolution)
         self._combinations = fixed_split(int(np.prod(FACTOR_SIZES)), split, _SPLIT_SEED)
         self.intrinsics = cameras.centred_intrinsics(resolution, _FIELD_OF_VIEW)
@@ -157,7 +157,7 @@ class FreeScenes:
         root: str | os.PathLike | None,
         split: str,
         *,
-        resolution: int,
+        resolution: int = 64,
         num_views: int = 48,
     ):
         _check_resolution(resolution)

@@ -228,13 +228,12 @@ def _open_split(builder, split: str):
     divided = set(available) == {"train"} and split in SPLITS
     listed = ", ".join(f"{name} ({count:,})" for name, count in available.items())
     images = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+    stored = "train" if divided else split
     try:
-        records = builder.as_data_source(
-            split="train" if divided else split, decoders={key: tfds.decode.SkipDecoding() for key in images}
-        )
+        records = builder.as_data_source(split=stored, decoders={key: tfds.decode.SkipDecoding() for key in images})
     except ValueError as error:
         raise ValueError(f"split={split!r} is unknown in {builder.name!r}; available: {listed}.") from error
-    check_shards(builder, [name for name in available if name in split] or list(available))
+    check_shards(builder, stored)
     order = fixed_split(len(records), split, _SPLIT_SEED) if divided else None
     if len(records if order is None else order) == 0:
         raise ValueError(f"split={split!r} of {builder.name!r} is empty; available: {listed}.")

@@ -1,6 +1,5 @@
 """What a TFDS dataset's features mean to us: images, labels, attributes, factors, boxes."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,13 +94,13 @@ class BoxedImage(EncodedImage):
     The square has the box's centre and its longer side. Where it leaves the image the border's pixels are repeated.
 
     Args:
-        source: the file's content.
+        content: of the file.
         box: (top, left, bottom, right) as shares of the image's height and width.
         name: what errors call it.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike, box: np.ndarray, name: str | None = None):
-        super().__init__(source, name)
+    def __init__(self, content: bytes, box: np.ndarray, name: str | None = None):
+        super().__init__(content, name)
         self._box = tuple(float(x) for x in box)
 
     def _square(self) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
 from concurrent import futures
 
 import tensorflow_datasets as tfds
@@ -12,6 +11,7 @@ from array_record.python import array_record_module
 
 from soda_jax.data import builders
 from soda_jax.data.builders import catalogue
+from soda_jax.data.datasets import DATASETS
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO, _FEATURES = "dataset_info.json", "features.json"
@@ -49,8 +49,8 @@ def prepared_builder(name: str, root: str | os.PathLike | None) -> tfds.core.Dat
         _refuse_damaged(name, data_dir, _folders(name, data_dir))
         _refuse_other_versions(name, data_dir)
         raise ValueError(
-            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={data_dir!r}. Check the name; sources "
-            f"of our own are 'scenes', 'scenes_free', 'folder', 'multiview' and {', '.join(sorted(builders.BUILDERS))}."
+            f"dataset {name!r} is neither a TFDS dataset nor prepared under root={data_dir!r}. Check the name; "
+            f"datasets of our own are {', '.join([*DATASETS, *sorted(builders.BUILDERS)])}."
         ) from None
     # TFDS raises nearly anything: assertions on versions, errors of JSON and protocol buffers, of classes' names.
     except Exception as error:
@@ -75,12 +75,14 @@ def prepared_builder(name: str, root: str | os.PathLike | None) -> tfds.core.Dat
     return builder
 
 
-def check_shards(builder: tfds.core.DatasetBuilder, splits: Iterable[str]) -> None:
-    """Raises RecordsError unless every shard of `splits` has as many records as dataset_info.json says."""
-    expected = {}
-    for split in splits:
-        info = builder.info.splits[split]
-        expected |= dict(zip(map(os.fspath, info.filepaths), info.shard_lengths, strict=True))
+def check_shards(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    """Raises RecordsError unless every shard that `split` reads has as many records as dataset_info.json says.
+
+    Args:
+        split: as TFDS takes it: a name, a slice, a sum of them, or "all".
+    """
+    instructions = builder.info.splits[split].file_instructions
+    expected = {os.fspath(part.filename): part.examples_in_shard for part in instructions}
     with futures.ThreadPoolExecutor(_READERS) as pool:
         found = dict(zip(expected, pool.map(_num_records, expected), strict=True))
     bad = {path: found[path] for path, count in expected.items() if found[path] != count}

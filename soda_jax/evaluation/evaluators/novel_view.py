@@ -153,7 +153,7 @@ class NovelView:
         batches = (
             ((batch, batch) for batch in shown_batches)
             if same
-            else zip(self._read(self._spec), shown_batches, strict=True)
+            else zip(self._read(self._spec, what=None), shown_batches, strict=True)
         )
         others = self._num_targets - 1
         for batch, shown in batches:
@@ -168,9 +168,8 @@ class NovelView:
                 | {"source_as_target": shown["source"][:, others:], "mask": batch["mask"]}
             )
 
-    def _read(self, spec: ViewSpec) -> Iterator[dict[str, np.ndarray]]:
-        size = self._batch_size
-        return whole_batches(self._dataset, spec, batch_size=size, limit=self._limit, what="novel views")
+    def _read(self, spec: ViewSpec, what: str | None = "novel views") -> Iterator[dict[str, np.ndarray]]:
+        return whole_batches(self._dataset, spec, batch_size=self._batch_size, limit=self._limit, what=what)
 
     def _novel_views(self, variables: Variables, batch: dict[str, np.ndarray], seed: int, first: int) -> np.ndarray:
         """Samples for all targets from each number of sources, float32 [counts, B, T, H, W, 3] in [-1, 1]."""
