@@ -1,19 +1,16 @@
 """Builds a run's parts from its config: the one place where config fields reach the modules."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
 from soda_jax.data.datasets import Dataset, Labels, entry_of, load_dataset
-from soda_jax.data.datasets.base import Example, get_many
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.diffusion.sampler import Masks, drop_all, make_sampler
@@ -38,9 +35,6 @@ from soda_jax.objectives.regression import RegressionObjective
 from soda_jax.objectives.soda import SodaObjective
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
-
-_PART = re.compile(r"(?P<split>.+)@(?P<first>\d+)-(?P<last>\d+)%")
-_PART_SEED = 2
 
 
 def model(config: ConfigDict) -> EncodingModel:
@@ -175,58 +169,6 @@ def diffusion(config: ConfigDict) -> Diffusion:
     return Diffusion.create(settings.schedule, settings.num_timesteps, settings.prediction)
 
 
-def parse_split(name: str) -> tuple[str, tuple[int, int]]:
-    """("train", (90, 100)) of "train@90-100%"; (0, 100) where there is no part.
-
-    Raises:
-      ValueError: the part is none of 0 to 100 percent.
-    """
-    found = _PART.fullmatch(name)
-    if found is None and "@" not in name:
-        return name, (0, 100)
-    first, last = (int(found["first"]), int(found["last"])) if found else (0, 0)
-    if not 0 <= first < last <= 100:
-        raise ValueError(f"split={name!r}: a part of a split is written as train@0-90% or train@90-100%")
-    return found["split"], (first, last)
-
-
-class Part:
-    """The examples of a dataset from `first` to `last` percent of a fixed permutation, in its order.
-
-    For a validation split of a set that has none: many are stored class by class, where a slice, as TFDS's
-    "train[90%:]", holds a few classes and nothing else. Parts that share no percent share no example, and together they
-    are the whole; the same on every machine.
-
-    Raises:
-      ValueError: there is no example in it.
-    """
-
-    def __init__(self, dataset: Dataset, first: int, last: int):
-        size = len(dataset)
-        order = np.random.Generator(np.random.Philox(_PART_SEED)).permutation(size)
-        self._dataset, self._places = dataset, order[size * first // 100 : size * last // 100]
-        if len(self._places) == 0:
-            raise ValueError(f"split: {first}-{last}% of {size} examples are none; take a larger part")
-        self.labels: dict[str, Labels] = dict(dataset.labels)
-        if hasattr(dataset, "bad_files"):
-            self.bad_files = dataset.bad_files
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._dataset[int(self._places[index])]
-
-    def get_many(self, indices: np.ndarray) -> list[Example]:
-        return get_many(self._dataset, self._places[np.asarray(indices)])
-
-    @property
-    def class_ids(self) -> np.ndarray | None:
-        """The class of every example, integers [len]; None where the dataset does not list them."""
-        found = getattr(self._dataset, "class_ids", None)
-        return None if found is None else np.asarray(found)[self._places]
-
-
 def dataset(config: ConfigDict, split: str, bad_files: str | None = None) -> Dataset:
     """Opens a split of the dataset, or a part of one; ValueError with the remedy if it is missing.
 
@@ -242,9 +184,7 @@ def dataset(config: ConfigDict, split: str, bad_files: str | None = None) -> Dat
         "min_views": data.num_sources + 1 if data.view_policy == "camera" else 1,
     }
     options = {name: value for name, value in known.items() if name in entry_of(data.name).options}
-    whole, part = parse_split(split)
-    opened = load_dataset(data.name, data.root or None, whole, **options)
-    return opened if part == (0, 100) else Part(opened, *part)
+    return load_dataset(data.name, data.root or None, split, **options)
 
 
 def view_spec(config: ConfigDict) -> ViewSpec:

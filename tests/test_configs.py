@@ -23,6 +23,7 @@ from soda_jax.config import EVALUATORS, scored_split, validate
 from soda_jax.data.builders import catalogue
 from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.datasets import Labels
+from soda_jax.data.datasets.parts import parse_split
 from soda_jax.models import resnet
 from soda_jax.objectives.step import TrainStep
 
@@ -236,7 +237,7 @@ def test_its_splits_are_of_a_dataset_that_can_be_prepared(name, argument):
     splits = dataset.counts or SPLITS  # the archive of nmr has lists of its own
     splits = SPLITS if tuple(splits) == ("train",) else splits  # a single split is read as 80/10/10
     for split in (config.data.train_split, config.data.eval_split, scored_split(config)):
-        assert build.parse_split(split)[0] in splits
+        assert parse_split(split)[0] in splits
     if argument in (None, _arguments(name)[0]) and name != "common":
         command = f"python -m soda_jax.tools.prepare_data --dataset={config.data.name} "
         assert command in _module(name).__doc__
@@ -259,7 +260,7 @@ def test_it_chooses_by_no_image_that_it_is_scored_on(name, argument):
         assert config.data.train_split == "train"
         assert scored_split(config) == ("validation" if name == "folder" else "test")
     else:
-        (split, kept), (of, held_out) = map(build.parse_split, (config.data.train_split, watched))
+        (split, kept), (of, held_out) = map(parse_split, (config.data.train_split, watched))
         assert split == of == "train" and kept[0] == 0 and kept[1] == held_out[0] >= 90 and held_out[1] == 100
         assert scored_split(config) in ("test", "validation")
 

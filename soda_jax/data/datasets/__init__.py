@@ -9,6 +9,7 @@ import importlib
 import os
 
 from soda_jax.data.datasets.base import Dataset, Labels
+from soda_jax.data.datasets.parts import Part, parse_split
 
 __all__ = ["DATASETS", "PREPARED", "Dataset", "DatasetEntry", "Labels", "entry_of", "load_dataset", "table_rows"]
 
@@ -91,7 +92,8 @@ def load_dataset(
             "celeb_a:2.1.0".
         root: scenes: where to cache the geometry (None: the user's cache folder); folder, multiview:
             the tree; TFDS: its `data_dir` (None: TFDS's own default).
-        split: "train", "validation", "test", or whatever the TFDS dataset calls its splits.
+        split: "train", "validation", "test", or whatever the TFDS dataset calls its splits; or a part of one
+            that is drawn at random once and for all, "train@0-90%".
         resolution: side of rendered images. Stored images keep their size; views resize them.
         **options: what else the dataset's entry lists.
 
@@ -107,7 +109,9 @@ def load_dataset(
         options["resolution"] = resolution
     # Imported when named: TFDS alone takes seconds, and worker processes import this module.
     opens = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.opens)
-    return opens(name, root, split, **options) if entry is PREPARED else opens(root, split, **options)
+    whole, part = parse_split(split)
+    opened = opens(name, root, whole, **options) if entry is PREPARED else opens(root, whole, **options)
+    return opened if part == (0, 100) else Part(opened, *part)
 
 
 def table_rows() -> list[tuple[str, str]]:

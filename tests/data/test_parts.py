@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from soda_jax import build
-from soda_jax.build import Part, parse_split
 from soda_jax.data.datasets import Labels
 from soda_jax.data.datasets.base import class_ids_of, get_many
+from soda_jax.data.datasets.parts import Part, parse_split
 from tests import tiny
 
 
