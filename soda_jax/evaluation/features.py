@@ -30,7 +30,7 @@ from soda_jax.evaluation.feature_sets import (
 )
 from soda_jax.evaluation.interface import Extract, FeatureContext, FeatureEvaluator, FeatureRequest, FeatureRow
 from soda_jax.evaluation.probe_fit import Views
-from soda_jax.evaluation.progress import num_batches
+from soda_jax.evaluation.progress import num_batches, shown
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.modulation import is_sectioned
@@ -138,8 +138,10 @@ class FeatureEvaluation:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        some = itertools.islice(iterate(batches), CALIBRATION_BATCHES)
         return inference.calibrate(
-            inference.untrained_variables(), itertools.islice(iterate(batches), CALIBRATION_BATCHES)
+            inference.untrained_variables(),
+            shown(some, "measuring the untrained encoder's BatchNorm", CALIBRATION_BATCHES),
         )
 
     def _row(self, kind: str, extract: Extract, request: FeatureRequest) -> FeatureRow:

@@ -16,6 +16,7 @@ from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.evaluation import interface
 from soda_jax.evaluation.image_scores import ImageMetrics, mean_target
 from soda_jax.evaluation.interface import ImageContext
+from soda_jax.evaluation.progress import shown
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
 
@@ -63,4 +64,5 @@ class ImageEvaluation:
         train: Dataset = build.dataset(self._config, self._config.data.train_split)
         spec = dataclasses.replace(self._context.spec, num_sources=1, min_sources=0)
         batches = iterate(train_batches(train, spec, batch_size=MEAN_BATCH, seed=self._config.seed))
-        return mean_target(itertools.islice(batches, MEAN_TARGETS // MEAN_BATCH))
+        count = MEAN_TARGETS // MEAN_BATCH
+        return mean_target(shown(itertools.islice(batches, count), "mean training image", count))
