@@ -139,10 +139,8 @@ class FeatureEvaluation:
             process_count=jax.process_count(),
         )
         some = itertools.islice(iterate(batches), CALIBRATION_BATCHES)
-        return inference.calibrate(
-            inference.untrained_variables(),
-            shown(some, "measuring the untrained encoder's BatchNorm", CALIBRATION_BATCHES),
-        )
+        counted = shown(some, "measuring the untrained encoder's BatchNorm", CALIBRATION_BATCHES)
+        return inference.calibrate(inference.untrained_variables(), counted)
 
     def _row(self, kind: str, extract: Extract, request: FeatureRequest) -> FeatureRow:
         train = self._features(self._train, extract, request.train_limit)
