@@ -143,10 +143,15 @@ def reference_config(**overrides):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"model.encoder.name": "resnet50"}, {"model.modulation.kind": "sum"}, {"model.encoder.small_stem": False}],
+    [
+        {"model.family": "encdec"},
+        {"model.encoder.name": "resnet50"},
+        {"model.modulation.kind": "sum"},
+        {"model.encoder.small_stem": False},
+    ],
 )
 def test_models_that_the_pytorch_reference_does_not_know(changes):
-    with pytest.raises(ConfigError, match="the PyTorch reference is a resnet18 or resnet34"):
+    with pytest.raises(ConfigError, match="the PyTorch reference is SODA .* with a resnet18 or resnet34"):
         torch_benchmark.specification(reference_config(**changes))
 
 
