@@ -158,7 +158,7 @@ def test_guidance_is_for_nothing_where_nothing_is_shown(settings, scale):
     z = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     nothing = np.zeros((3, 4), np.float32)
     plain = walk(bent, z, mask=nothing, guided=False, **settings)["images"]
-    np.testing.assert_array_equal(walk(bent, z, mask=nothing, scale=scale, **settings)["images"], plain)
+    np.testing.assert_allclose(walk(bent, z, mask=nothing, scale=scale, **settings)["images"], plain, atol=1e-6)
     shown = walk(bent, z, scale=scale, **settings)["images"]
     assert np.abs(shown - plain).max() > 1e-2  # whereas with a latent it counts
 
@@ -181,7 +181,7 @@ def test_guidance_is_for_nothing_where_it_drops_nothing(shown, drops, same):
         for guided in (True, False)
     )
     difference = np.abs(np.asarray(guided["images"]) - np.asarray(plain["images"])).max()
-    assert difference == 0 if same else difference > 1e-2
+    assert difference < 1e-6 if same else difference > 1e-2
 
 
 @pytest.mark.parametrize(("guided", "factor"), [(True, 2), (False, 1)])
