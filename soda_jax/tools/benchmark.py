@@ -199,9 +199,10 @@ def main(config: ConfigDict | None) -> None:
         sys.exit(f"error: {'--step_seconds' if options.step_seconds else f'--only={options.only}'} needs --config")
     try:
         file = output_file(options.json, "--json") if options.json else None
+        if config is not None:  # before anything asks for the devices
+            jax.config.update("jax_num_cpu_devices", options.cpu_devices or cpu_devices(config, available_cores()))
         check_platform()
         if config is not None:
-            jax.config.update("jax_num_cpu_devices", options.cpu_devices or cpu_devices(config, available_cores()))
             validate(config, jax.device_count())
         report = {"machine": _machine()} | _measure(parts, options, config)
     except (ValueError, OSError) as error:

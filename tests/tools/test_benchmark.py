@@ -1,4 +1,5 @@
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from PIL import Image
 from soda_jax.configs import folder
 from soda_jax.performance import data_benchmark, data_report
 from soda_jax.performance.data_benchmark import Case, Rate
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +107,11 @@ def test_a_configs_own_pipeline(photographs, capsys):
     assert report["dataset"] == "folder" and len(report["rate"]) == 2
     assert "the device is the bottleneck" in report["verdict"]
     assert report["verdict"] in capsys.readouterr().out
+
+
+def test_the_command_line_measures_a_config():
+    """By a process of its own: the devices are split before anything asks for them."""
+    command = [sys.executable, "-m", "soda_jax.tools.benchmark", "--config=tests/drill_config.py", "--only=encode"]
+    done = subprocess.run([*command, "--repeats=1", "--seconds=0.01"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "encode, float32" in done.stdout
