@@ -1,6 +1,7 @@
 """Configs, training steps and batches small enough to compile in seconds, shared by the tests of training."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +126,18 @@ def initial(train_step: TrainStep) -> TrainState:
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32), state.params)
     return dataclasses.replace(state, params=params, ema_params=params)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose first result serves every call: for runs of one config, since tracing it takes long."""
+    found: list[Any] = []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not found:
+            found.append(function(*args, **kwargs))
+        return found[0]
+
+    return call
 
 
 def stepper(train_step: TrainStep, num_devices: int = 1):

@@ -85,18 +85,6 @@ def disk_full(batches):
     return batches
 
 
-def once(function):
-    """`function`, whose first result serves every call: the runs have the same config, and tracing it takes long."""
-    found = []
-
-    def call(*args, **kwargs):
-        if not found:
-            found.append(function(*args, **kwargs))
-        return found[0]
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def patch():
     with pytest.MonkeyPatch.context() as patch:
@@ -104,10 +92,10 @@ def patch():
         patch.setattr(train_lib, "Loop", MishapInEvaluation)
         one = sharding.make_mesh(jax.devices()[:1])
         patch.setattr(train_lib.sharding, "make_mesh", lambda **_: one)
-        patch.setattr(train_lib.build, "train_step", once(train_lib.build.train_step))
-        patch.setattr(TrainStep, "jit_step", once(TrainStep.jit_step))
+        patch.setattr(train_lib.build, "train_step", tiny.once(train_lib.build.train_step))
+        patch.setattr(TrainStep, "jit_step", tiny.once(TrainStep.jit_step))
         for name in ("Inference", "OnlineEvaluator"):
-            patch.setattr(train_lib, name, once(getattr(train_lib, name)))
+            patch.setattr(train_lib, name, tiny.once(getattr(train_lib, name)))
         yield patch
 
 

@@ -145,27 +145,16 @@ def kill():
     raise Killed
 
 
-def once(function):
-    found = []
-
-    def call(*args, **kwargs):
-        if not found:
-            found.append(function(*args, **kwargs))
-        return found[0]
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def patch():
     with pytest.MonkeyPatch.context() as patch:
         one = sharding.make_mesh(jax.devices()[:1])
         patch.setattr(train_lib.sharding, "make_mesh", lambda *_, **__: one)
         patch.setattr(train_lib, "Recovery", StopInData)
-        patch.setattr(train_lib.build, "train_step", once(train_lib.build.train_step))
-        patch.setattr(TrainStep, "jit_step", once(TrainStep.jit_step))
-        patch.setattr(train_lib, "Inference", once(train_lib.Inference))
-        patch.setattr(train_lib, "OnlineEvaluator", once(Scripted))
+        patch.setattr(train_lib.build, "train_step", tiny.once(train_lib.build.train_step))
+        patch.setattr(TrainStep, "jit_step", tiny.once(TrainStep.jit_step))
+        patch.setattr(train_lib, "Inference", tiny.once(train_lib.Inference))
+        patch.setattr(train_lib, "OnlineEvaluator", tiny.once(Scripted))
         yield patch
 
 
