@@ -18,6 +18,7 @@ from soda_jax.parallel import sharding
 from soda_jax.paths import run_folder
 from soda_jax.workdir.best import checkpoint_step
 from soda_jax.workdir.checkpoint import load_ema, read_meta
+from soda_jax.workdir.digest import weights_digest
 from soda_jax.workdir.meta import check_same_model
 
 
@@ -71,7 +72,7 @@ def evaluate(
             config,
             model=trained,
             num_images=num_images,
-            weights=record.weights_digest(variables),
+            weights=weights_digest(variables),
             devices=list(mesh.devices.flat),
         )
         print(f"written to {path}")

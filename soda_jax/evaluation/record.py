@@ -1,14 +1,12 @@
 """WORKDIR/evaluation_STEP.json: what evaluations of a checkpoint measured, on what, and how."""
 
 import datetime
-import hashlib
 import json
 import os
 import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
@@ -36,15 +34,6 @@ def _cell(figure: float | Estimate) -> str:
     return f"{figure:.4g}"
 
 
-def weights_digest(variables: Any) -> str:
-    """SHA-256 of the weights: tells whether two evaluations are of the same checkpoint."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-    return digest.hexdigest()
-
-
 def write(
     workdir: str,
     step: int,
@@ -68,7 +57,7 @@ def write(
     Args:
       model: the row of the checkpoint's own figures.
       num_images: how many images or objects each evaluator used.
-      weights: `weights_digest` of the checkpoint.
+      weights: `workdir.digest.weights_digest` of the checkpoint.
       devices: that computed.
     """
     path = pathlib.Path(workdir) / f"evaluation_{step:08d}.json"

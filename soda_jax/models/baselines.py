@@ -1,10 +1,12 @@
 """Models that SODA is held against, built of its own parts (SODA F.1)."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import repeat
 
 from soda_jax.models import capabilities
@@ -68,6 +70,10 @@ class EncoderDecoder(EncodingModel, kw_only=True):
     def generator(self) -> nn.Module:
         """What makes images: the network whose blocks the latent's sections drive."""
         return self.decoder
+
+    def latent_projection(self, params: Mapping[str, Any], latent_dim: int) -> np.ndarray:
+        """See `ModulatedBlocks.latent_projection`; `params` are the whole model's."""
+        return self.decoder.latent_projection(params["decoder"], latent_dim)
 
     @property
     def num_sections(self) -> int:

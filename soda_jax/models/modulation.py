@@ -22,23 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, reduce
 
+from soda_jax.latents.sections import section_of_dim, section_sizes
 from soda_jax.models.layers import Attention, Dtype, GroupNorm, truncated_normal_init
 
 KINDS = ("layer", "full", "sum", "concat", "cross_attention", "broadcast")
-
-
-def section_sizes(latent_dim: int, num_sections: int) -> np.ndarray:
-    """Widths of the sections, [num_sections] ints summing to latent_dim; the first ones take the remainder."""
-    if latent_dim < num_sections:
-        raise ValueError(f"latent_dim={latent_dim} is smaller than the {num_sections} sections; use at least that many")
-    sizes = np.full(num_sections, latent_dim // num_sections)
-    sizes[: latent_dim % num_sections] += 1
-    return sizes
-
-
-def section_of_dim(latent_dim: int, num_sections: int) -> np.ndarray:
-    """The section that each latent dimension belongs to, int [latent_dim]."""
-    return np.repeat(np.arange(num_sections), section_sizes(latent_dim, num_sections))
 
 
 def split_sections(z: jax.Array, num_sections: int) -> list[jax.Array]:

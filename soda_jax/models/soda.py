@@ -1,10 +1,12 @@
 """SODA: encoder, bottleneck and denoiser as one module; no loss, no sampling (SODA section 3, Figure 2)."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from soda_jax.models import capabilities
 from soda_jax.models.encoding import EncodingModel
@@ -31,6 +33,10 @@ class SODA(EncodingModel, kw_only=True):
     def generator(self) -> nn.Module:
         """What makes images: the network whose blocks the latent's sections drive."""
         return self.denoiser
+
+    def latent_projection(self, params: Mapping[str, Any], latent_dim: int) -> np.ndarray:
+        """See `ModulatedBlocks.latent_projection`; `params` are the whole model's."""
+        return self.denoiser.latent_projection(params["denoiser"], latent_dim)
 
     @property
     def num_sections(self) -> int:

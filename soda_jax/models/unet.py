@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from soda_jax.latents.sections import section_of_dim
 from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, rematerialised, truncated_normal_init
 from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
     block_latent,
+    is_sectioned,
     mask_latent,
 )
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
@@ -226,6 +229,38 @@ class ModulatedBlocks(nn.Module):
             self.attention_resolutions,
             self.resample_section,
         )
+
+    @property
+    def sectioned(self) -> bool:
+        """Whether each block sees a section of z rather than all of it or none."""
+        return is_sectioned(self.modulation, self.modulate_by_section)
+
+    def latent_projection(self, params: Mapping[str, Any], latent_dim: int) -> np.ndarray:
+        """The linear map from z to the modulations of all blocks, float64 [latent_dim, M]; a block's columns are 0 at
+        the dimensions that it does not see.
+
+        Args:
+          params: of this network.
+
+        Raises:
+          ValueError: z does not act by linear projections of the blocks' own.
+        """
+        if self.modulation in ("cross_attention", "broadcast"):
+            raise ValueError(
+                f"directions from weights need blocks that z modulates, and modulation.kind={self.modulation!r} has "
+                "none; find directions by pca or labels instead"
+            )
+        section = section_of_dim(latent_dim, self.num_sections) if self.sectioned else None
+        columns = []
+        for spec in self.layout():
+            layers = params[spec.name]["modulation"]
+            # Of "concat", the rows of the timestep's embedding come first.
+            kernel = np.asarray(layers["joint"]["kernel"] if "joint" in layers else layers["latent"]["kernel"])
+            seen = np.ones(latent_dim, bool) if section is None else section == spec.section
+            column = np.zeros((latent_dim, kernel.shape[1]))
+            column[seen] = kernel[len(kernel) - seen.sum() :]
+            columns.append(column)
+        return np.concatenate(columns, axis=1)
 
     def block(
         self,

@@ -14,9 +14,10 @@ from tabulate import tabulate
 
 from soda_jax.config import validate
 from soda_jax.inference.engine import Inference
+from soda_jax.latents.sections import section_sizes
 from soda_jax.models.capabilities import NOISE, can
 from soda_jax.models.encoding import EncodingModel
-from soda_jax.models.modulation import is_sectioned, section_sizes
+from soda_jax.models.modulation import is_sectioned
 from soda_jax.models.unet import ModulatedBlocks
 from soda_jax.parallel import sharding
 

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from soda_jax import build
 from soda_jax.config import ConfigError, parse_encoder_name
+from soda_jax.latents.sections import section_sizes
 from soda_jax.models.capabilities import NOISE, can
-from soda_jax.models.modulation import section_sizes
 from soda_jax.parallel import sharding
 from soda_jax.performance.plan import probe_labels
 from soda_jax.performance.step_benchmark import Bench, stepper, synthetic_batch

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from soda_jax.evaluation import record as evaluation_record
-from soda_jax.evaluation.record import table, weights_digest, write
+from soda_jax.evaluation.record import table, write
+from soda_jax.workdir.digest import weights_digest
 from soda_jax.metrics.bootstrap import Estimate
 from tests import tiny
 
