@@ -13,7 +13,7 @@ from soda_jax.configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.train.num_steps = 8_000
+    config.train.num_steps = 5_000
     config.train.batch_size = 32
     config.train.ema_decay = 0.999
     config.train.log_every = 100

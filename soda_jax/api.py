@@ -15,6 +15,7 @@ from soda_jax import config as config_lib
 from soda_jax import inputs
 from soda_jax.inference import requests
 from soda_jax.inference.cameras import Cameras, source_camera, target_camera
+from soda_jax.inference.editing import LatentEditing
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.capabilities import SECTIONS, require
 from soda_jax.models.modulation import mix_sections
@@ -62,12 +63,12 @@ def load(
             f"{workdir}: the config saved with checkpoint {found} describes no model of this package "
             f"({type(error).__name__}: {error})"
         ) from error
-    return LoadedModel(config=config, step=found, variables=variables, inference=inference)
+    return LoadedModel(config=config, step=found, variables=variables, inference=inference, workdir=workdir, meta=meta)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A trained model.
+class LoadedModel(LatentEditing):
+    """A trained model; what it does with its latent beside encoding and sampling stands in `LatentEditing`.
 
     Images are uint8 in 0..255 or float in [0, 1], RGB, [N, H, W, 3] (one source view each) or [N, n, H, W, 3]
     (n views of each). Other sizes are centre-cropped (`config.data.eval_crop`) and resized. What comes back is of the
@@ -81,10 +82,19 @@ class LoadedModel:
     config: ConfigDict = dataclasses.field(repr=False)
     variables: Variables = dataclasses.field(repr=False)
     inference: Inference = dataclasses.field(repr=False)
+    workdir: str | None = dataclasses.field(default=None, repr=False)
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as plain data; what comes back works on all devices of the machine that reads it."""
-        return _unpickled, (self.step, config_lib.to_json(self.config), jax.device_get(self.variables))
+        plain = (
+            self.step,
+            config_lib.to_json(self.config),
+            jax.device_get(self.variables),
+            self.workdir,
+            dict(self.meta),
+        )
+        return _unpickled, plain
 
     @property
     def latent_dim(self) -> int:
@@ -293,7 +303,7 @@ class LoadedModel:
         return z, None if mask is None else requests.checked_section_mask(mask, len(z), self.num_sections)
 
 
-def _unpickled(step: int, config_json: str, variables: Variables) -> LoadedModel:
+def _unpickled(step: int, config_json: str, variables: Variables, *where: Any) -> LoadedModel:
     config = config_lib.from_dict(json.loads(config_json))
     inference = Inference(config, sharding.make_mesh())
-    return LoadedModel(step, config, sharding.put_replicated(variables, inference.mesh), inference)
+    return LoadedModel(step, config, sharding.put_replicated(variables, inference.mesh), inference, *where)

@@ -21,7 +21,6 @@ from soda_jax.latents.sections import dims_of, thirds
 from soda_jax.models.probe import probe_labels
 from soda_jax.objectives.probe import ProbeTask
 from soda_jax.workdir import directions as files
-from soda_jax.workdir.digest import weights_digest
 
 ORDERED = "factors"  # labels whose classes stand in an order; of others each class has a direction
 
@@ -124,10 +123,13 @@ def find(
     return Found(codes, labels, names, sizes, probes, {d.name: d for d in found}, fit_pca(codes))
 
 
-def of_run(config: ConfigDict, inference: Inference, variables: Variables, *, components: int | None = None) -> Found:
+def of_run(
+    config: ConfigDict, inference: Inference, variables: Variables, model: str, *, components: int | None = None
+) -> Found:
     """`find` on the training split of a run, as `config.sampling` says.
 
     Args:
+      model: digest of the weights (`workdir.digest`).
       components: in place of `config.sampling.pca_components`.
     """
     dataset = build.dataset(config, config.data.train_split)
@@ -138,7 +140,7 @@ def of_run(config: ConfigDict, inference: Inference, variables: Variables, *, co
         dataset,
         build.view_spec(config),
         build.probe_task(config, dataset.labels),
-        model=weights_digest(variables),
+        model=model,
         count=settings.latent_codes,
         components=settings.pca_components if components is None else components,
         ranges=tuple(settings.section_ranges),

@@ -209,19 +209,21 @@ def move(
         amounts = np.linalg.solve(gains.T, wanted.T).T
     moved = codes + amounts @ steps
     for direction, _ in pairs:
-        warn_beyond(direction, moved)
+        warn_beyond(direction, codes, moved)
     return moved
 
 
-def warn_beyond(direction: Direction, codes: np.ndarray) -> None:
-    """Warns if codes [N, d] lie beyond the real codes' percentiles along the direction."""
-    place = direction.position(codes)
-    low, high = place.min(), place.max()
-    slack = 1e-9
-    if low < direction.low - slack or high > direction.high + slack:
+def warn_beyond(direction: Direction, before: np.ndarray, after: np.ndarray) -> None:
+    """Warns if a move of codes [N, d] took any beyond the real codes' percentiles along the direction."""
+    start, end = direction.position(before), direction.position(after)
+    slack = 1e-6
+    out = ((end > direction.high + slack) & (end > start + slack)) | (
+        (end < direction.low - slack) & (end < start - slack)
+    )
+    if out.any():
         warnings.warn(
-            f"{direction.name}: edited codes lie at {low:+.2f} to {high:+.2f} sigma, where 99.8% of the real ones lie "
-            f"at {direction.low:+.2f} to {direction.high:+.2f}; what is shown there, no image taught the model",
+            f"{direction.name}: edited codes lie at {end.min():+.2f} to {end.max():+.2f} sigma, where 99.8% of "
+            f"the real ones lie at {direction.low:+.2f} to {direction.high:+.2f}: no image taught the model what is shown",
             StrengthWarning,
             stacklevel=3,
         )

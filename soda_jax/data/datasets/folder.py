@@ -101,7 +101,7 @@ def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[tuple[str, str |
     splits = split_folders(name for name in os.listdir(root) if os.path.isdir(root / name))
     files: dict[str, list[tuple[str, str | None]]] = {name: [] for name in SPLITS}
     left_out = set()
-    for relative in _image_paths(root):
+    for relative in image_paths(root):
         parts = relative.split("/")
         if splits:
             split, below = splits.get(parts[0]), parts[1:]
@@ -114,7 +114,7 @@ def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[tuple[str, str |
     return files, left_out
 
 
-def _image_paths(root: pathlib.Path) -> list[str]:
+def image_paths(root: pathlib.Path) -> list[str]:
     """Sorted "/"-separated paths of the images below `root`, without what is hidden."""
     paths = []
     for folder, _, names in walk(root):
