@@ -222,8 +222,9 @@ def warn_beyond(direction: Direction, before: np.ndarray, after: np.ndarray) -> 
     )
     if out.any():
         warnings.warn(
-            f"{direction.name}: edited codes lie at {end.min():+.2f} to {end.max():+.2f} sigma, where 99.8% of "
-            f"the real ones lie at {direction.low:+.2f} to {direction.high:+.2f}: no image taught the model what is shown",
+            f"{direction.name}: edited codes lie at {end.min():+.2f} to {end.max():+.2f} sigma, where 99.8% of the "
+            f"real ones lie at {direction.low:+.2f} to {direction.high:+.2f}; what is shown there, no image taught the "
+            "model",
             StrengthWarning,
             stacklevel=3,
         )

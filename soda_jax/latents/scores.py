@@ -28,12 +28,13 @@ def slope(requested: Sequence[float] | np.ndarray, shifts: np.ndarray) -> np.nda
 
     Args:
       requested: [S] sigmas, not all 0.
-      shifts: [..., N, S] realised, of N images.
+      shifts: realised, [S], or [..., N, S] of N images.
 
     Returns:
       [...].
     """
-    requested = _requested(requested)
+    requested = _finite(requested)
+    shifts = np.atleast_2d(shifts)
     return (shifts * requested).sum(axis=(-2, -1)) / (shifts.shape[-2] * (requested**2).sum())
 
 
@@ -86,7 +87,20 @@ def shift_squares(direction: Direction, before: np.ndarray, after: np.ndarray, s
     return np.stack([squares[..., inside & varies].mean(-1), squares[..., ~inside & varies].mean(-1)], axis=-1)
 
 
-def leakage(squares: np.ndarray) -> np.ndarray:
+def leakage(direction: Direction, before: np.ndarray, after: np.ndarray, std: np.ndarray | None = None) -> float:
+    """`leakage_of` codes [N, d], or [..., d] of all of these together.
+
+    Args:
+      std: [d], of the real codes; None: all dimensions have the same unit.
+
+    Raises:
+      ValueError: the direction is of the whole latent.
+    """
+    unit = np.ones(len(direction.vector)) if std is None else std
+    return float(leakage_of(shift_squares(direction, before, after, unit).reshape(-1, 2)))
+
+
+def leakage_of(squares: np.ndarray) -> np.ndarray:
     """How much the untouched sections moved for what the moved ones did; 0 is ideal, at 1 both move alike.
 
     Root of the mean over images of the untouched sections' mean squared shift, divided by the same of the moved ones.
@@ -187,10 +201,17 @@ def safe_range(
     return ends[0], ends[1]
 
 
-def _requested(requested: Sequence[float] | np.ndarray) -> np.ndarray:
+def _finite(requested: Sequence[float] | np.ndarray) -> np.ndarray:
     requested = np.asarray(requested, np.float64)
-    if requested.ndim != 1 or not len(requested) or not np.isfinite(requested).all() or (requested == 0).any():
-        raise ValueError(f"requested={requested}: give one or more finite strengths other than 0, in sigma")
+    if requested.ndim != 1 or not np.isfinite(requested).all() or not requested.any():
+        raise ValueError(f"requested={requested}: give finite strengths [S] in sigma, not all of them 0")
+    return requested
+
+
+def _requested(requested: Sequence[float] | np.ndarray) -> np.ndarray:
+    requested = _finite(requested)
+    if (requested == 0).any():
+        raise ValueError(f"requested={requested}: a strength of 0 is no edit; leave it out")
     return requested
 
 
