@@ -104,11 +104,20 @@ def get_config() -> ConfigDict:
     config.sampling.guidance_on = "latent"  # latent, pose, both: what the unconditional prediction drops
     config.sampling.eta = 0.0  # ddim only
     config.sampling.batch_size = 64
-    # What --mode=sample draws: names of soda_jax/config/pictures.py. Of these two, a model draws what it can.
+    # What --mode=sample draws: names of soda_jax/config/pictures.py; those that a model cannot give are left out.
     config.sampling.pictures = ("grid", "turntable")
     config.sampling.num_images = 8  # rows of the grids
     config.sampling.turntable_views = 24  # cameras around each object, where the model takes cameras; 0: no turntable
     config.sampling.turntable_altitude = placeholder(float)  # of these cameras, in degrees; None: the dataset's median
+
+    config.sampling.latent_codes = 5000  # training images whose latents directions and prior are found on; 0 is all
+    config.sampling.pca_components = 5  # of the whole latent and of each range of sections
+    config.sampling.section_ranges = ()  # ranges "a-b" of sections, 0 the innermost; (): about a third of them each
+    config.sampling.walk_sigma = 3.0  # how far walks along directions go, in standard deviations of real codes
+    config.sampling.walk_frames = 7  # columns of a walk's picture
+    config.sampling.walk_between = 1  # frames of its animation between two columns
+    config.sampling.num_seeds = 4  # noises in the pictures noise and resample
+    config.sampling.num_attributes = 16  # label directions in the picture attributes, spread over all of them
 
     config.data = ConfigDict()
     config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
@@ -180,6 +189,25 @@ def get_config() -> ConfigDict:
     config.eval.dci_method = "fast"  # or "exact", scikit-learn's trees, hours for latents of 2048
     config.eval.dci_sections = True  # also each section of the latent by itself
     config.eval.dci_repeats = 4  # random halves of the codes measured again, for intervals of D and C; 0: none
+    # Principal components that each section of the latent is reduced to, before DCI and the FactorVAE score are
+    # measured again, as DisDiff and EncDiff (1) and FDAE (3) have them; (): none.
+    config.eval.dci_pca = (1, 3)
+    config.eval.dci_seeds = 3  # draws of these scores' examples and votes; the baselines have one
+    config.eval.factor_vae_threshold = 0.0  # least standard deviation of a component that the FactorVAE score reads
+    # Directions that edits are scored along: pca (the first edits_components of the whole latent), ranges (the first
+    # two of each of sampling.section_ranges), labels, weights, or names of directions.
+    config.eval.edits_directions = ("pca", "ranges", "labels")
+    config.eval.edits_components = 10
+    config.eval.edits_sigmas = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)  # strengths, in standard deviations of real codes
+    config.eval.edits_examples = 32  # held-out images, each edited along every direction by every strength
+    config.eval.edits_steps = 0  # of sampling; 0: sampling.num_steps
+    config.eval.edits_least_share = 0.5  # of the shift asked for that an edit in the safe range makes
+    config.eval.edits_most_leakage = 0.5  # of an edit in the safe range: shift of untouched over moved sections
+    # Where a dataset has exact factors, an oracle reads them off the images; trained once, kept in the cache folder.
+    config.eval.edits_factor_examples = 128  # held-out images whose factors are changed and mixed
+    config.eval.edits_factor_sigma = 3.0  # how far toward another class
+    config.eval.edits_oracle_steps = 2000  # of training, 64 images each; 0: no oracle
+    config.eval.edits_oracle_accuracy = 0.97  # least share of real images right for a factor to be read
 
     return config
 

@@ -13,7 +13,8 @@ from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
 from soda_jax.data.datasets import Dataset, Labels, entry_of, load_dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
-from soda_jax.diffusion.sampler import Masks, drop_all, make_sampler
+from soda_jax.diffusion.inversion import make_inverter
+from soda_jax.diffusion.sampler import Denoise, Masks, drop_all, make_sampler
 from soda_jax.models.aggregation import (
     MeanAggregator,
     StochasticAggregator,
@@ -289,34 +290,74 @@ def sampler(
     """
     resolution = config.data.resolution
 
+    def one_source(key: jax.Array, condition: Any) -> Any:
+        z = condition if soda.pose is None else condition.z
+        z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
+        return z if soda.pose is None else condition._replace(z=z)
+
+    settings = {"method": config.sampling.method} | options
+    if settings["method"] == "ddim":
+        settings.setdefault("eta", config.sampling.eta)
+    return make_sampler(
+        _sampling_denoise(soda),
+        diffusion(config),
+        image_shape=(resolution, resolution, 3),
+        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
+        unconditional=_unconditional(config, soda, guidance_on),
+        prepare=_camera_encoder(config, soda),
+        choose=one_source if soda.keeps_sources else None,
+        **settings,
+    )
+
+
+def inverter(
+    config: ConfigDict,
+    soda: SODA,
+    *,
+    num_steps: int | None = None,
+    guidance_on: str | None = None,
+    **options: Any,
+) -> Callable[..., jax.Array]:
+    """The jitted inversion of `sampler`'s deterministic DDIM; `options` are `iterations` and `guided`.
+
+    Raises:
+      ValueError: the model draws another source's latent at each step, so no one chain leads to an image.
+    """
+    if soda.keeps_sources:
+        raise ValueError(
+            "config.model.aggregation.name='stochastic': each step of sampling draws a source by the image's seed, so "
+            "an image has no x_T of its own; invert with a model of 'mean' or 'transformer' aggregation"
+        )
+    return make_inverter(
+        _sampling_denoise(soda),
+        diffusion(config),
+        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
+        unconditional=_unconditional(config, soda, guidance_on),
+        prepare=_camera_encoder(config, soda),
+        **options,
+    )
+
+
+def _sampling_denoise(soda: SODA) -> Denoise:
+    """The denoiser as sampling and inversion call it."""
+
     def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
         if soda.pose is None:
             return soda.apply(variables, x_t, t, z, masks, method="denoise")[0]
         target_conditions = {"target_camera": z.camera, "pose_mask": masks.pose}
         return soda.apply(variables, x_t, t, z.z, masks.sections, **target_conditions, method="denoise")[0]
 
-    def one_source(key: jax.Array, condition: Any) -> Any:
-        z = condition if soda.pose is None else condition.z
-        z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
-        return z if soda.pose is None else condition._replace(z=z)
+    return denoise
+
+
+def _camera_encoder(config: ConfigDict, soda: SODA) -> Callable[[Condition], Condition] | None:
+    """Encodes a condition's cameras once for all steps; None for a model without poses."""
+    shape = (config.data.resolution, config.data.resolution)
 
     def encode_camera(condition: Condition) -> Condition:
-        encoded = soda.pose.encoded(condition.camera, (resolution, resolution), soda.denoiser.dtype)
-        return condition._replace(camera=encoded)
+        return condition._replace(camera=soda.pose.encoded(condition.camera, shape, soda.denoiser.dtype))
 
-    settings = {"method": config.sampling.method} | options
-    if settings["method"] == "ddim":
-        settings.setdefault("eta", config.sampling.eta)
-    return make_sampler(
-        denoise,
-        diffusion(config),
-        image_shape=(resolution, resolution, 3),
-        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
-        unconditional=_unconditional(config, soda, guidance_on),
-        prepare=None if soda.pose is None else encode_camera,
-        choose=one_source if soda.keeps_sources else None,
-        **settings,
-    )
+    return None if soda.pose is None else encode_camera
 
 
 def _unconditional(config: ConfigDict, soda: SODA, guidance_on: str | None) -> Callable[[Any], Any]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
-from soda_jax.config.checks.rules import EachItem, problem
+from soda_jax.config.checks.rules import EachItem, check_items, problem
 from soda_jax.metrics.disentanglement.boosting import METHODS
-from soda_jax.models.capabilities import NOISE
+from soda_jax.models.capabilities import LATENT, NOISE
 
 PROBE_VIEWS = ("none", "cached", "epoch")
 INF = float("inf")
@@ -56,9 +56,23 @@ class EvaluatorEntry:
         return [*self.ranges, *self.choices, *self.items, *self.flags]
 
 
-def _check_repeats(config: ConfigDict) -> Iterator[str]:
+def _check_disentanglement(config: ConfigDict) -> Iterator[str]:
     if config.eval.dci_repeats == 1:
         yield problem(config, "eval.dci_repeats", "must be 0, or at least 2: one repetition has no spread")
+    if config.eval.dci_pca:
+        rule = EachItem(int, 1, INF, "numbers of principal components, each at least 1, or () for none")
+        yield from check_items(config, {"eval.dci_pca": rule})
+
+
+def _check_edits(config: ConfigDict) -> Iterator[str]:
+    if not config.eval.edits_directions:
+        yield problem(config, "eval.edits_directions", "name at least one kind or direction, as 'pca'")
+    sigmas = tuple(config.eval.edits_sigmas)
+    if 0 in sigmas or len(set(sigmas)) < len(sigmas):
+        yield problem(config, "eval.edits_sigmas", "must be different strengths, none of them 0: that is no edit")
+    if config.eval.edits_steps > config.diffusion.num_timesteps:
+        most = config.diffusion.num_timesteps
+        yield problem(config, "eval.edits_steps", f"must be at most config.diffusion.num_timesteps={most}, or 0")
 
 
 # Evaluators run, and their figures are listed, in this order; those of features come first.
@@ -93,12 +107,19 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
     ),
     "disentanglement": EvaluatorEntry(
         reads="features",
-        gives="DCI, MIG, SAP and the FactorVAE score of the latent, and DCI of each of its sections (the paper's 4.3).",
+        gives="DCI, MIG, SAP and the FactorVAE score of the latent, DCI of each of its sections (the paper's 4.3), and "
+        "DCI and the FactorVAE score of the sections' principal components.",
         heading="Disentanglement",
-        ranges={"eval.dci_train": (2, INF), "eval.dci_test": (1, INF), "eval.dci_repeats": (0, INF)},
+        ranges={
+            "eval.dci_train": (2, INF),
+            "eval.dci_test": (1, INF),
+            "eval.dci_repeats": (0, INF),
+            "eval.dci_seeds": (1, INF),
+            "eval.factor_vae_threshold": (0, INF),
+        },
         choices={"eval.dci_method": METHODS},
-        flags=("eval.dci_sections",),
-        check=_check_repeats,
+        flags=("eval.dci_sections", "eval.dci_pca"),
+        check=_check_disentanglement,
     ),
     "reconstruction": EvaluatorEntry(
         reads="images",
@@ -120,6 +141,27 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         needs=("cameras",),
         ranges={"eval.novel_view_examples": (0, INF), "eval.novel_view_targets": (1, INF)},
         items={"eval.novel_view_sources": EachItem(int, 1, INF, "numbers of sources, each at least 1")},
+    ),
+    "edits": EvaluatorEntry(
+        reads="images",
+        gives="What moving along the latent's directions, and mixing its sections, does: edited images are encoded "
+        "again, and their factors read where the dataset has exact ones (the paper's 4.3, E.3).",
+        heading="Edits",
+        capability=LATENT,
+        ranges={
+            "eval.edits_components": (1, INF),
+            "eval.edits_examples": (0, INF),
+            "eval.edits_steps": (0, INF),
+            "eval.edits_least_share": (0, 1),
+            "eval.edits_most_leakage": (0, INF),
+            "eval.edits_factor_examples": (0, INF),
+            "eval.edits_factor_sigma": (1e-6, INF),
+            "eval.edits_oracle_steps": (0, INF),
+            "eval.edits_oracle_accuracy": (0, 1),
+        },
+        items={"eval.edits_sigmas": EachItem(float, -100, 100, "strengths in sigma, none of them 0")},
+        flags=("eval.edits_directions",),
+        check=_check_edits,
     ),
 }
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jax.experimental import multihost_utils
 
+from soda_jax.diffusion.batches import check_leading, run_in_batches
 from soda_jax.diffusion.gaussian import Diffusion, gather
 
 Denoise = Callable[[Any, jax.Array, jax.Array, Any, Any], jax.Array]
@@ -81,16 +81,17 @@ def make_sampler(
         Both predictions of a guided step get the same.
 
     Returns:
-      fn(variables, key, indices, z, section_mask, guidance_scale) -> dict with
+      fn(variables, key, indices, z, section_mask, guidance_scale, start=None) -> dict with
         images: float32 [B, H, W, C] in [-1, 1];
         frames: float32 [num_frames, B, H, W, C] in [-1, 1], from noise to image, if num_frames > 0.
       variables: whatever denoise takes. key: a PRNG key. indices: int [B], the images' numbers.
       z: any pytree of arrays [B, ...] (None for an unconditional model). section_mask: [B, m], 1
       where a section of z is given to the denoiser, 0 where it is dropped; or `Masks` of arrays
       [B, ...]. guidance_scale: float s in eps(0) + s (eps(z) - eps(0)), where eps(0) has everything
-      dropped that `unconditional` drops; traced, so other values reuse the compiled program.
+      dropped that `unconditional` drops; traced, so other values reuse the compiled program. start: float32
+      [B, H, W, C], the noise x_T that the walk starts from (`make_inverter` finds an image's); None: drawn.
 
-      An image depends on its z, mask, key and index alone, not on the others in the batch, the
+      An image depends on its z, mask, key, index and start alone, not on the others in the batch, the
       batch's size or the devices: its noise is drawn from fold_in(fold_in(key, index), step).
 
     Raises:
@@ -98,16 +99,15 @@ def make_sampler(
     """
     image_shape = tuple(image_shape)
     _check_settings(image_shape, method, num_steps, eta, num_frames)
+    chain = diffusion.respace(num_steps)
     walk = _Walk(
-        denoise=denoise,
-        chain=diffusion.respace(num_steps),
+        chain=chain,
+        predict=Predictor(denoise, chain, guided, unconditional),
         image_shape=image_shape,
         method=method,
         eta=eta,
         clip_x0=clip_x0,
-        guided=guided,
         num_frames=num_frames,
-        unconditional=unconditional,
         prepare=prepare,
         choose=choose,
     )
@@ -126,6 +126,7 @@ def sample_in_batches(
     first_index: int = 0,
     indices: np.ndarray | None = None,
     guidance_scale: float,
+    start: np.ndarray | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> dict[str, np.ndarray]:
     """Serves a request of any size in batches of one size, so that one program is compiled.
@@ -141,6 +142,7 @@ def sample_in_batches(
       first_index: index of the first image. Two requests with other indices give other noise.
       indices: int [num_images] in place of `first_index`; images of one index share their noise.
       guidance_scale: s; see `make_sampler`.
+      start: [num_images, H, W, C], the noise that the images start from; by default it is drawn by key and index.
       sharding: how to lay a batch's leading axis over devices (a NamedSharding over the data axis).
         With several processes every process passes the same request and gets every image.
 
@@ -149,23 +151,20 @@ def sample_in_batches(
 
     Raises:
       ValueError: if counts are not positive, a leading axis is not num_images, batch_size does not
-        divide among the devices, or `indices` are not integers or come with a `first_index`.
+        divide among the devices, `indices` are not integers or come with a `first_index`, or `start` is no finite
+        noise of the images' shape.
     """
-    if num_images < 1 or batch_size < 1:
-        raise ValueError(f"num_images is {num_images} and batch_size is {batch_size}: both must be at least 1")
-    if sharding is not None:
-        _check_divides(batch_size, sharding)
+    if num_images < 1:
+        raise ValueError(f"num_images is {num_images}: it must be at least 1")
     inputs = jax.tree.map(np.asarray, (z, section_mask))
-    _check_leading(inputs, num_images, "num_images")
-    indices = _checked_indices(indices, first_index, num_images)
-    scale = np.float32(guidance_scale)
-    outputs = []
-    for start in range(0, num_images, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), num_images - 1)
-        batch = jax.tree.map(lambda x, rows=rows: x[rows], (indices, *inputs))
-        if sharding is not None:
-            batch = jax.device_put(batch, sharding)
-        outputs.append({name: _to_host(value) for name, value in sampler(variables, key, *batch, scale).items()})
+    check_leading(inputs, num_images, "num_images")
+    rows = (_checked_indices(indices, first_index, num_images), *inputs)
+    scale, begin = np.float32(guidance_scale), () if start is None else (_checked_start(start, num_images),)
+
+    def sample(batch):
+        return sampler(variables, key, *batch[:3], scale, *batch[3:])
+
+    outputs = run_in_batches(sample, rows + begin, num_images, batch_size, sharding)
     whole = {"images": np.concatenate([output["images"] for output in outputs])[:num_images]}
     if "frames" in outputs[0]:
         whole["frames"] = np.concatenate([output["frames"] for output in outputs], axis=1)[:, :num_images]
@@ -184,72 +183,35 @@ def _checked_indices(indices: np.ndarray | None, first_index: int, num_images: i
     return indices.astype(np.int32)
 
 
+def _checked_start(start: np.ndarray, num_images: int) -> np.ndarray:
+    """The noise to start from, float32 [num_images, H, W, C]."""
+    start = np.asarray(start)
+    if not jnp.issubdtype(start.dtype, jnp.floating) or start.ndim != 4 or len(start) != num_images:
+        raise ValueError(f"start is {start.dtype} of shape {start.shape}: give float noise x_T [{num_images}, H, W, C]")
+    start = start.astype(np.float32)
+    if not np.isfinite(start).all():
+        raise ValueError("start has values that are not finite: give the noise x_T that the images start from")
+    return start
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Walk:
-    """The settings of `make_sampler`, and the walk from noise to image under them."""
+class Predictor:
+    """The image that a denoiser sees in x_t, guided or not and not clipped.
+
+    Attributes:
+      denoise, guided, unconditional: as of `make_sampler`.
+      chain: the steps of the walk.
+    """
 
     denoise: Denoise
     chain: Diffusion
-    image_shape: tuple[int, ...]
-    method: str
-    eta: float
-    clip_x0: bool
     guided: bool
-    num_frames: int
     unconditional: Callable[[Any], Any]
-    prepare: Callable[[Any], Any] | None
-    choose: Callable[[jax.Array, Any], Any] | None
 
-    def sample(self, variables, key, indices, z, section_mask, guidance_scale=1.0):
-        """The function that `make_sampler` describes, not yet jitted."""
-        _check_inputs(indices, z, section_mask, guidance_scale)
-        batch, num_steps = indices.shape[0], self.chain.num_steps
-        # One key for each image, not for the batch: an image does not depend on what is sampled beside it.
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
-        variance, slots = self._noise_variance(), self._frame_slots()
-        z = z if self.prepare is None else self.prepare(z)
-
-        def noise(step):
-            def draw(image_key):
-                return jax.random.normal(jax.random.fold_in(image_key, step), self.image_shape, jnp.float32)
-
-            return jax.vmap(draw)(keys)
-
-        def chosen(step):
-            if self.choose is None:
-                return z
-
-            # 3DiM's stochastic conditioning (Table 5): a random source at each step, so that all guide the walk.
-            def choose(image_key, condition):
-                return self.choose(jax.random.fold_in(jax.random.fold_in(image_key, _CHOICE), step), condition)
-
-            return jax.vmap(choose)(keys, z)
-
-        def body(i, carry):
-            x_t, frames = carry
-            step = num_steps - i  # t = S .. 1
-            steps = jnp.full((batch,), step, jnp.int32)
-            output = self._guided(variables, x_t, steps, chosen(step), section_mask, guidance_scale)
-            x_0 = self.chain.predict_x0(x_t, steps, output)
-            # Our choice: images lie in [-1, 1], and at high noise the division by sqrt(abar_t) enlarges eps's errors.
-            if self.clip_x0:
-                x_0 = jnp.clip(x_0, -1, 1)
-            if self.num_frames:
-                # A slot is written until its own step has come, and keeps what was written last.
-                frames = jax.lax.dynamic_update_index_in_dim(frames, x_0, jnp.asarray(slots)[i], 0)
-            # x_{t-1} = mean(x_t, x_0) + sigma_t noise. At t = 1 the posterior's mean is x_0 and sigma_1 is 0: the last
-            # step returns the clean prediction itself.
-            x_t = self._mean(x_t, x_0, steps)
-            if variance.any():  # DDIM with eta = 0 draws none
-                x_t += jnp.sqrt(jnp.asarray(variance, jnp.float32)[step]) * noise(step)
-            return x_t, frames
-
-        frames = jnp.zeros((self.num_frames, batch, *self.image_shape), jnp.float32)
-        images, frames = jax.lax.fori_loop(0, num_steps, body, (noise(_START), frames))
-        out = {"images": jnp.clip(images, -1, 1)}
-        if self.num_frames:
-            out["frames"] = jnp.clip(frames, -1, 1)
-        return out
+    def __call__(self, variables, x_t, steps, z, section_mask, guidance_scale) -> jax.Array:
+        """x_0 at the chain's steps [B]; see `make_sampler` for the rest."""
+        output = self._guided(variables, x_t, steps, z, section_mask, guidance_scale)
+        return self.chain.predict_x0(x_t, steps, output)
 
     def _guided(self, variables, x_t, steps, z, section_mask, guidance_scale) -> jax.Array:
         """The prediction; if guided, eps(0) + s (eps(z) - eps(0)), both from one call.
@@ -284,6 +246,76 @@ class _Walk:
             raise ValueError(f"denoise returned shape {output.shape} for x_t of shape {x_t.shape}")
         # The walk is float32 whatever the network computes in.
         return output.astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Walk:
+    """The settings of `make_sampler`, and the walk from noise to image under them."""
+
+    chain: Diffusion
+    predict: Predictor
+    image_shape: tuple[int, ...]
+    method: str
+    eta: float
+    clip_x0: bool
+    num_frames: int
+    prepare: Callable[[Any], Any] | None
+    choose: Callable[[jax.Array, Any], Any] | None
+
+    def sample(self, variables, key, indices, z, section_mask, guidance_scale=1.0, start=None):
+        """The function that `make_sampler` describes, not yet jitted."""
+        if jnp.ndim(indices) != 1:
+            raise ValueError(f"indices has shape {jnp.shape(indices)}: give one number an image, [B]")
+        check_inputs(indices.shape[0], z, section_mask, guidance_scale)
+        if start is not None and jnp.shape(start) != (indices.shape[0], *self.image_shape):
+            raise ValueError(f"start has shape {jnp.shape(start)}: give {(indices.shape[0], *self.image_shape)}")
+        batch, num_steps = indices.shape[0], self.chain.num_steps
+        # One key for each image, not for the batch: an image does not depend on what is sampled beside it.
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+        variance, slots = self._noise_variance(), self._frame_slots()
+        z = z if self.prepare is None else self.prepare(z)
+
+        def noise(step):
+            def draw(image_key):
+                return jax.random.normal(jax.random.fold_in(image_key, step), self.image_shape, jnp.float32)
+
+            return jax.vmap(draw)(keys)
+
+        def chosen(step):
+            if self.choose is None:
+                return z
+
+            # 3DiM's stochastic conditioning (Table 5): a random source at each step, so that all guide the walk.
+            def choose(image_key, condition):
+                return self.choose(jax.random.fold_in(jax.random.fold_in(image_key, _CHOICE), step), condition)
+
+            return jax.vmap(choose)(keys, z)
+
+        def body(i, carry):
+            x_t, frames = carry
+            step = num_steps - i  # t = S .. 1
+            steps = jnp.full((batch,), step, jnp.int32)
+            x_0 = self.predict(variables, x_t, steps, chosen(step), section_mask, guidance_scale)
+            # Our choice: images lie in [-1, 1], and at high noise the division by sqrt(abar_t) enlarges eps's errors.
+            if self.clip_x0:
+                x_0 = jnp.clip(x_0, -1, 1)
+            if self.num_frames:
+                # A slot is written until its own step has come, and keeps what was written last.
+                frames = jax.lax.dynamic_update_index_in_dim(frames, x_0, jnp.asarray(slots)[i], 0)
+            # x_{t-1} = mean(x_t, x_0) + sigma_t noise. At t = 1 the posterior's mean is x_0 and sigma_1 is 0: the last
+            # step returns the clean prediction itself.
+            x_t = self._mean(x_t, x_0, steps)
+            if variance.any():  # DDIM with eta = 0 draws none
+                x_t += jnp.sqrt(jnp.asarray(variance, jnp.float32)[step]) * noise(step)
+            return x_t, frames
+
+        x_t = noise(_START) if start is None else jnp.asarray(start, jnp.float32)
+        frames = jnp.zeros((self.num_frames, batch, *self.image_shape), jnp.float32)
+        images, frames = jax.lax.fori_loop(0, num_steps, body, (x_t, frames))
+        out = {"images": jnp.clip(images, -1, 1)}
+        if self.num_frames:
+            out["frames"] = jnp.clip(frames, -1, 1)
+        return out
 
     def _mean(self, x_t, x_0, steps) -> jax.Array:
         """The mean of x_{t-1} given x_t and the x_0 prediction."""
@@ -325,39 +357,11 @@ def _check_settings(image_shape, method, num_steps, eta, num_frames) -> None:
         raise ValueError(f"num_frames is {num_frames}: a walk of {num_steps} steps has 0 to {num_steps} frames")
 
 
-def _check_inputs(indices, z, section_mask, guidance_scale) -> None:
-    if jnp.ndim(indices) != 1:
-        raise ValueError(f"indices has shape {jnp.shape(indices)}: give one number an image, [B]")
+def check_inputs(size: int, z: Any, section_mask: Any, guidance_scale: Any) -> None:
+    """Raises ValueError unless z and masks are those of a batch of `size` images, and the scale is one number."""
     sections = section_mask.sections if isinstance(section_mask, Masks) else section_mask
     if jnp.ndim(sections) != 2:
         raise ValueError(f"section_mask has shape {jnp.shape(sections)}: give [B, sections]")
     if jnp.ndim(guidance_scale) != 0:
         raise ValueError(f"guidance_scale has shape {jnp.shape(guidance_scale)}: give one number")
-    _check_leading((z, section_mask), indices.shape[0], "the number of indices")
-
-
-def _check_leading(inputs: Any, size: int, name: str) -> None:
-    """Raises unless every array of (z, section_mask) has `size` rows."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(inputs):
-        if jnp.ndim(leaf) < 1 or leaf.shape[0] != size:
-            field = "z" if path[0].idx == 0 else "section_mask"
-            raise ValueError(
-                f"{field}{jax.tree_util.keystr(path[1:])} has shape {jnp.shape(leaf)}: its leading "
-                f"axis must be {name}, {size}"
-            )
-
-
-def _check_divides(batch_size: int, sharding: jax.sharding.Sharding) -> None:
-    try:
-        sharding.shard_shape((batch_size,))
-    except ValueError as error:
-        raise ValueError(
-            f"batch_size is {batch_size}, which {sharding} cannot split evenly: use a multiple of "
-            "the number of devices along the data axis"
-        ) from error
-
-
-def _to_host(images: jax.Array) -> np.ndarray:
-    if images.is_fully_addressable:
-        return np.asarray(images)
-    return np.asarray(multihost_utils.process_allgather(images, tiled=True))
+    check_leading((z, section_mask), size, "the number of images")

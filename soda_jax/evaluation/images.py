@@ -1,4 +1,4 @@
-"""The part of `--mode=evaluate` that works on samples: reconstruction, novel views and diversity."""
+"""The part of `--mode=evaluate` that works on samples: reconstruction, novel views, diversity and edits."""
 
 import dataclasses
 import functools
@@ -18,6 +18,8 @@ from soda_jax.evaluation.image_scores import ImageMetrics, mean_target
 from soda_jax.evaluation.interface import ImageContext
 from soda_jax.evaluation.progress import shown
 from soda_jax.evaluation.record import Results
+from soda_jax.inference import directions
+from soda_jax.inference.directions import Found
 from soda_jax.inference.engine import Inference, Variables
 
 MEAN_TARGETS = 4096  # training views in the mean image: its error is then 1/64 of a pixel's spread
@@ -49,6 +51,9 @@ class ImageEvaluation:
             split,
             metrics,
             functools.cache(self._mean_image),
+            config.data.train_split,
+            self._train,
+            self._found,
         )
         self.num_images: dict[str, int] = {}
 
@@ -60,8 +65,16 @@ class ImageEvaluation:
                 results.setdefault(row, {}).update(figures)
             self.num_images[name] = evaluator.num_images
 
+    def _train(self) -> Dataset:
+        return build.dataset(self._config, self._config.data.train_split)
+
+    def _found(self, variables: Variables, components: int) -> Found:
+        inference = self._context.inference
+        # Of no model by name: they are used with these weights alone, and not kept.
+        return directions.of_run(self._config, inference, variables, "", components=components)
+
     def _mean_image(self) -> np.ndarray:
-        train: Dataset = build.dataset(self._config, self._config.data.train_split)
+        train = self._train()
         spec = dataclasses.replace(self._context.spec, num_sources=1, min_sources=0)
         batches = iterate(train_batches(train, spec, batch_size=MEAN_BATCH, seed=self._config.seed))
         count = MEAN_TARGETS // MEAN_BATCH

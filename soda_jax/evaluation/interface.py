@@ -24,6 +24,7 @@ from soda_jax.evaluation.feature_sets import FeatureSet, raw_pixels
 from soda_jax.evaluation.image_scores import ImageMetrics
 from soda_jax.evaluation.probe_fit import Views
 from soda_jax.evaluation.record import Figures, Results
+from soda_jax.inference.directions import Found
 from soda_jax.inference.engine import Inference, Variables
 
 RAW_PIXELS = "raw pixels"  # the row of features that are no more than pixels
@@ -102,6 +103,10 @@ class ImageContext:
       dataset_name, split: their names.
       metrics: those that the config names, with their weights.
       mean_image: gives the mean of the training targets, float32 [H, W, 3] in [0, 1].
+      train_split: the name of the training split.
+      train: opens it.
+      found: from the weights and a number of principal components to what training images tell about the latent
+        (`inference.directions`); encodes them.
     """
 
     settings: ConfigDict
@@ -112,6 +117,9 @@ class ImageContext:
     split: str
     metrics: ImageMetrics
     mean_image: Callable[[], np.ndarray]
+    train_split: str
+    train: Callable[[], Dataset]
+    found: Callable[[Variables, int], Found]
 
     @property
     def trained(self) -> str:

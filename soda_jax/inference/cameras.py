@@ -88,6 +88,32 @@ def target_camera(
     )
 
 
+def shown_camera(
+    pose: PoseEncoding, count: int, camera: Camera | None, mask: np.ndarray | None
+) -> tuple[Camera, np.ndarray]:
+    """(cameras with every field that `pose` reads, which of them count [count] as float32).
+
+    No camera becomes a hidden one, so that one compiled program serves requests with and without cameras.
+    """
+    if camera is None:
+        if mask is not None and np.any(mask):
+            raise ValueError("pose_mask shows poses, but target_camera is None; give it")
+        eye = np.broadcast_to(np.eye(4, dtype=np.float32), (count, 4, 4))
+        four = np.ones((count, 4), np.float32)
+        camera = Camera(eye, four, four, eye, np.zeros(count, bool))
+        mask = np.zeros(count)
+    fields = {name: getattr(camera, name) for name in (*pose.fields, *(("reference",) * pose.needs_reference))}
+    missing = [name for name, value in fields.items() if value is None]
+    if missing:
+        why = " (the pose of the first source, which this model relates targets to)" if "reference" in missing else ""
+        raise ValueError(f"target_camera has no {', '.join(missing)}{why}; give it, or no target_camera")
+    fields = {name: np.asarray(value, np.float32) for name, value in fields.items()}
+    if pose.needs_reference:
+        shown = camera.reference_mask
+        fields["reference_mask"] = np.ones(count, bool) if shown is None else np.asarray(shown, bool)
+    return Camera(**fields), np.ones(count, np.float32) if mask is None else np.asarray(mask, np.float32)
+
+
 def _camera(
     name: str,
     given: Cameras | Mapping[str, Any],

@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax import build, inputs, rngs
+from soda_jax.diffusion.inversion import invert_in_batches
 from soda_jax.diffusion.sampler import Masks, sample_in_batches
+from soda_jax.inference.cameras import shown_camera
 from soda_jax.models.capabilities import DECODE, LATENT, NOISE, can, require
-from soda_jax.models.pose import Camera, PoseEncoding
+from soda_jax.models.pose import Camera
 from soda_jax.parallel import sharding
 
 Variables = dict[str, Any]
@@ -43,6 +45,7 @@ class Inference:
             out_shardings=sharding.replicated(self.mesh),
         )
         self._samplers: dict[Any, Callable[..., Any]] = {}
+        self._inverters: dict[Any, Callable[..., Any]] = {}
 
     @property
     def num_sections(self) -> int:
@@ -210,6 +213,7 @@ class Inference:
         seed: int = 0,
         first_index: int = 0,
         indices: np.ndarray | None = None,
+        start: np.ndarray | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
         """Images for latents z [N, d] (or as `encode` gives them).
@@ -223,27 +227,23 @@ class Inference:
           seed, first_index: image i is drawn from (seed, first_index + i).
           indices: int [N] in place of `first_index`: image i is drawn from (seed, indices[i]), so that several images
             may share their noise.
-          **options: `method`, `eta`, `num_frames` of `make_sampler`, `guidance_on` of `build.sampler`.
+          start: float [N, H, W, 3], the noise x_T to start from, as `invert` gives it; by default it is drawn, too.
+          **options: `method`, `eta`, `num_frames`, `clip_x0` of `make_sampler`, `guidance_on` of `build.sampler`.
 
         Returns:
           `images` float32 [N, H, W, 3] in [-1, 1], and `frames` [num_frames, N, H, W, 3] if asked for.
 
         Raises:
-          ValueError: for cameras that the model does not take, or lacks.
+          ValueError: for cameras that the model does not take, or lacks, and for a `start` of another shape.
         """
-        if self.model.pose is None and (target_camera is not None or pose_mask is not None):
-            self._require_pose("pose_mask" if target_camera is None else "target_camera")
         if not can(self.model, NOISE):
-            given = {"guidance_scale": guidance_scale, "num_steps": num_steps} | options
+            self._check_camera(target_camera, pose_mask)
+            given = {"guidance_scale": guidance_scale, "num_steps": num_steps, "start": start is not None} | options
             for name in [name for name, value in given.items() if value]:
                 require(self.model, NOISE, name)
             return self._decode(variables, z, section_mask)
         scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
-        mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
-        condition: Any = z
-        if self.model.pose is not None:
-            camera, shown = _shown_camera(self.model.pose, len(z), target_camera, pose_mask)
-            condition, mask = build.Condition(z, camera), Masks(mask, shown)
+        condition, mask = self._condition(z, section_mask, target_camera, pose_mask)
         return sample_in_batches(
             # At scale 1 guidance would only double the cost.
             self.sampler(num_steps, guided=scale != 1.0, **options),
@@ -256,8 +256,62 @@ class Inference:
             first_index=first_index,
             indices=indices,
             guidance_scale=scale,
+            start=start,
             sharding=sharding.batch_sharding(self.mesh),
         )
+
+    def invert(
+        self,
+        variables: Variables,
+        images: np.ndarray,
+        z: np.ndarray,
+        section_mask: np.ndarray | None = None,
+        *,
+        target_camera: Camera | None = None,
+        pose_mask: np.ndarray | None = None,
+        guidance_scale: float = 1.0,
+        num_steps: int | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """The noise x_T that makes `images` of latents z: float32 [N, H, W, 3].
+
+        `sample(variables, z, start=x_T, method="ddim", eta=0.0, clip_x0=False, guidance_scale=1.0)`, with the same
+        masks, cameras and number of steps, gives the images back; with an edited z it keeps what z does not tell.
+
+        Args:
+          images: [N, H, W, 3] of the model's resolution, uint8, or float in [-1, 1].
+          section_mask, target_camera, pose_mask, num_steps: as of `sample`.
+          guidance_scale: that of the samples; any but 1 doubles the cost, and asks for more iterations.
+          **options: `iterations` of `make_inverter`, `guidance_on` of `build.inverter`.
+
+        Raises:
+          ValueError: for images of another size or range, a model that does not sample from noise, one that draws
+            another source at each step, and cameras as `sample` takes none.
+        """
+        require(self.model, NOISE, "invert")
+        images = _checked_images(images, len(z), self.config.data.resolution)
+        condition, mask = self._condition(z, section_mask, target_camera, pose_mask)
+        return invert_in_batches(
+            self.inverter(num_steps, guided=guidance_scale != 1.0, **options),
+            variables,
+            images,
+            condition,
+            mask,
+            batch_size=self._batch_size(len(z), self.sample_batch_size),
+            guidance_scale=guidance_scale,
+            sharding=sharding.batch_sharding(self.mesh),
+        )
+
+    def _condition(
+        self, z: np.ndarray, section_mask: np.ndarray | None, camera: Camera | None, pose_mask: np.ndarray | None
+    ) -> tuple[Any, Any]:
+        """(condition, masks) as the sampler takes them."""
+        self._check_camera(camera, pose_mask)
+        mask = np.ones((len(z), self.num_sections), np.float32) if section_mask is None else section_mask
+        if self.model.pose is None:
+            return z, mask
+        camera, shown = shown_camera(self.model.pose, len(z), camera, pose_mask)
+        return build.Condition(z, camera), Masks(mask, shown)
 
     def _decode(self, variables: Variables, z: np.ndarray, section_mask: np.ndarray | None) -> dict[str, np.ndarray]:
         """`sample` of a model that makes one image of each latent."""
@@ -286,6 +340,10 @@ class Inference:
         z = np.zeros((count, *self.latent_shape), np.float32)
         return self.sample(variables, z, np.zeros((count, self.num_sections), np.float32), **options)
 
+    def _check_camera(self, camera: Camera | None, pose_mask: np.ndarray | None) -> None:
+        if camera is not None or pose_mask is not None:
+            self._require_pose("pose_mask" if camera is None else "target_camera")
+
     def _require_pose(self, argument: str) -> None:
         if self.model.pose is None:
             raise ValueError(
@@ -312,33 +370,27 @@ class Inference:
             self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
         return self._samplers[key]
 
+    def inverter(self, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
+        """The compiled inversion for these settings, made once."""
+        num_steps = self.config.sampling.num_steps if num_steps is None else num_steps
+        key = (num_steps, *sorted(options.items()))
+        if key not in self._inverters:
+            self._inverters[key] = build.inverter(self.config, self.model, num_steps=num_steps, **options)
+        return self._inverters[key]
+
 
 def _padded_rows(count: int, size: int) -> np.ndarray:
     """Rows of `count` items in batches of `size`, int [batches, size]; the last item fills the last batch."""
     return np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
 
-def _shown_camera(
-    pose: PoseEncoding, count: int, camera: Camera | None, mask: np.ndarray | None
-) -> tuple[Camera, np.ndarray]:
-    """(cameras with every field that `pose` reads, which of them count [count] as float32).
-
-    No camera becomes a hidden one, so that one compiled program serves requests with and without cameras.
-    """
-    if camera is None:
-        if mask is not None and np.any(mask):
-            raise ValueError("pose_mask shows poses, but target_camera is None; give it")
-        eye = np.broadcast_to(np.eye(4, dtype=np.float32), (count, 4, 4))
-        four = np.ones((count, 4), np.float32)
-        camera = Camera(eye, four, four, eye, np.zeros(count, bool))
-        mask = np.zeros(count)
-    fields = {name: getattr(camera, name) for name in (*pose.fields, *(("reference",) * pose.needs_reference))}
-    missing = [name for name, value in fields.items() if value is None]
-    if missing:
-        why = " (the pose of the first source, which this model relates targets to)" if "reference" in missing else ""
-        raise ValueError(f"target_camera has no {', '.join(missing)}{why}; give it, or no target_camera")
-    fields = {name: np.asarray(value, np.float32) for name, value in fields.items()}
-    if pose.needs_reference:
-        shown = camera.reference_mask
-        fields["reference_mask"] = np.ones(count, bool) if shown is None else np.asarray(shown, bool)
-    return Camera(**fields), np.ones(count, np.float32) if mask is None else np.asarray(mask, np.float32)
+def _checked_images(images: np.ndarray, count: int, resolution: int) -> np.ndarray:
+    """Images to invert as float32 [count, H, W, 3] in [-1, 1]."""
+    images, shape = np.asarray(images), (count, resolution, resolution, 3)
+    if images.shape != shape:
+        raise ValueError(f"images have shape {images.shape}; the model and {count} latents take {shape}")
+    if images.dtype == np.uint8:
+        return np.asarray(inputs.normalise_target(images))
+    if not np.issubdtype(images.dtype, np.floating) or not (np.abs(images) <= 1).all():
+        raise ValueError(f"images of {images.dtype} are not all in [-1, 1]; give them so, or as uint8")
+    return images.astype(np.float32)

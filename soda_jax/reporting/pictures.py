@@ -4,6 +4,8 @@ import base64
 import dataclasses
 import itertools
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 from PIL import Image
 
@@ -27,11 +29,18 @@ class EmbeddedPicture:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """The newest of the pictures of one name, and earlier ones, oldest first."""
+    """The newest of the pictures of one name, and earlier ones, oldest first.
+
+    Attributes:
+      animation: that stands beside the newest; None: there is none, or nothing else.
+      film: the path within the workdir of its MP4; "": there is none.
+    """
 
     name: str
     newest: EmbeddedPicture
     earlier: tuple[EmbeddedPicture, ...]
+    animation: EmbeddedPicture | None = None
+    film: str = ""
 
 
 def collect(pictures: list[Picture], workdir: pathlib.Path, budget: int = BUDGET) -> tuple[list[Series], list[str]]:
@@ -39,16 +48,19 @@ def collect(pictures: list[Picture], workdir: pathlib.Path, budget: int = BUDGET
 
     Newest pictures come first; those that no longer fit into `budget` bytes, or cannot be read, are named in a warning.
     """
-    groups = {name: list(group) for name, group in itertools.groupby(pictures, key=lambda picture: picture.name)}
+    groups = {name: _by_step(group) for name, group in itertools.groupby(pictures, key=lambda picture: picture.name)}
     warnings: list[str] = []
     loader = _Loader(workdir, budget, warnings)
-    newest = {name: loader.load(group[-1]) for name, group in groups.items()}
+    newest = {name: loader.load(group[-1][0]) for name, group in groups.items()}
+    moving = {name: loader.load(group[-1][1]) for name, group in groups.items() if group[-1][1] is not None}
     series = []
     for name, group in groups.items():
-        older = [loader.load(picture) for picture in _spread(group[:-1], EARLIER)]
+        older = [loader.load(picture) for picture, _ in _spread(group[:-1], EARLIER)]
         shown = [picture for picture in [*older, newest[name]] if picture is not None]
         if shown:
-            series.append(Series(name.replace("_", " "), shown[-1], tuple(shown[:-1])))
+            film = group[-1][0].path.with_suffix(".mp4")
+            found = film.relative_to(workdir).as_posix() if film.is_file() else ""
+            series.append(Series(name.replace("_", " "), shown[-1], tuple(shown[:-1]), moving.get(name), found))
     if loader.left_out:
         warnings.append(
             f"Pictures left out, the page would grow above {budget / 2**20:.0f} MiB: {', '.join(loader.left_out)}."
@@ -56,7 +68,20 @@ def collect(pictures: list[Picture], workdir: pathlib.Path, budget: int = BUDGET
     return series, warnings
 
 
-def _spread(items: list[Picture], count: int) -> list[Picture]:
+def _by_step(pictures: Iterable[Picture]) -> list[tuple[Picture, Picture | None]]:
+    """Pictures of one name by step, each with the animation beside it."""
+    found: list[tuple[Picture, Picture | None]] = []
+    for _, group in itertools.groupby(pictures, key=lambda picture: picture.step):
+        files = list(group)
+        stills = [picture for picture in files if picture.path.suffix.lower() != ".gif"]
+        animations = [picture for picture in files if picture not in stills]
+        found += [(picture, None) for picture in stills or animations]
+        if stills and animations:
+            found[-1] = (stills[-1], animations[-1])
+    return found
+
+
+def _spread(items: list[Any], count: int) -> list[Any]:
     """Up to `count` of `items`, evenly over the list, the first among them."""
     if len(items) <= count:
         return items

@@ -3,6 +3,10 @@
     python -m soda_jax.tools.dci --codes=z.npy --factors=f.npy
     python -m soda_jax.tools.dci --codes=train.npz --factors=train.npz --test_codes=test.npz --test_factors=test.npz
     python -m soda_jax.tools.dci --codes=z.npy --factors=f.npy --sections=16 --json=dci.json --importance=dci.npy
+    python -m soda_jax.tools.dci --codes=z.npy --factors=f.npy --sections=16 --pca_per_section=1 --seeds=3
+
+The last reduces each section to its first principal component before DCI and the FactorVAE score, as DisDiff and
+EncDiff do with the units of their latents, and puts these figures beside those of all codes.
 
 Codes are a matrix [N, d], factors a matrix [N, K] of numbers, a row an example. Without test files a random third of
 the rows, at most 5,000, is the test set. Of an .npz file the array `codes` or `factors` is read (`FILE.npz:NAME` for
@@ -13,15 +17,17 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
 from tabulate import tabulate
 
 from soda_jax.cli import parse_flags
-from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
+from soda_jax.evaluation.evaluators.disentanglement import Disentanglement, pca_figures
 from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.metrics.disentanglement import PcaScores
 from soda_jax.metrics.disentanglement.boosting import METHODS
 from soda_jax.metrics.disentanglement.dci import Section
 from soda_jax.metrics.disentanglement.factors import matrix
@@ -120,6 +126,39 @@ def table(results: Figures, sections: list[Section], names: list[str]) -> str:
     return "\n\n".join(parts)
 
 
+def pca_table(results: Figures, found: Sequence[PcaScores], width: int, method: str) -> str:
+    """The figures of all codes, and of each section's principal components with their spread over seeds."""
+    keys = ("d", "c", "i", "factor_vae")
+    rows = [["all", width, method, *(f"{float(results[PREFIX + key]):.4f}" for key in keys)]]
+    for scores in found:
+        spread = [f"{mean:.4f} +- {std:.4f}" for mean, std in map(_moments, scores.by_seed().values())]
+        rows.append([f"PCA, {scores.k} a section", scores.columns, method, *spread])
+    head = ["codes", "columns", "trees", "D", "C", "I", "FactorVAE score"]
+    return tabulate(rows, head, disable_numparse=True)
+
+
+def _moments(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation of the seeds' values, 0 of one."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _pca_report(scores: PcaScores) -> dict:
+    """What the JSON file says of one number of components."""
+    report = {"k": scores.k, "columns": scores.columns, "pruned": scores.pruned}
+    for name, values in scores.by_seed().items():
+        mean, std = _moments(values)
+        report[name] = {"mean": mean, "std": std, "seeds": values}
+    return report | {"importance": scores.importance.tolist()}
+
+
+def _pca_note(found: Sequence[PcaScores], options: flags.FlagValues) -> str:
+    pruned = " and ".join(f"{scores.pruned} of {scores.columns}" for scores in found)
+    return (
+        f"PCA: mean +- standard deviation over {options.seeds} seeds. Its FactorVAE score leaves out columns that "
+        f"never vary, or whose standard deviation is below {options.factor_vae_threshold:g}: {pruned}."
+    )
+
+
 def _cells(value: float | Estimate) -> tuple[str, str]:
     interval = f"{value.low:.4f}-{value.high:.4f} ({value.over})" if isinstance(value, Estimate) else ""
     return f"{float(value):.4f}", interval
@@ -129,31 +168,63 @@ def _as_data(value: float | Estimate) -> dict | float:
     return dataclasses.asdict(value) if isinstance(value, Estimate) else value
 
 
-def measure(options: flags.FlagValues) -> None:
-    """Reads, measures, prints and writes what the flags ask for; ValueError for what they get wrong."""
-    # Before the work: a place that cannot be written should not show after it.
-    written = {name: output_file(options[name].value, f"--{name}") for name in OUTPUTS if options[name].value}
+def _components(items: list[str], sections: list[Section]) -> list[int]:
+    """The numbers of principal components that --pca_per_section names, checked before anything is measured."""
+    text = ",".join(items)
+    if not all(item.strip().isdecimal() and int(item) > 0 for item in items):
+        raise ValueError(f"--pca_per_section={text}: give numbers of components, as 1 or 1,3")
+    if items and not sections:
+        raise ValueError(f"--pca_per_section={text} needs the sections: give --sections too")
+    components = [int(item) for item in items]
+    for k in components:
+        if any(stop - start < k for start, stop in sections):
+            raise ValueError(f"--pca_per_section={text}: a section has fewer than {k} codes; leave {k} out")
+        if len(sections) * k < 2:
+            raise ValueError(f"--pca_per_section={text}: {k} of one section is one column; completeness needs two")
+    return components
+
+
+def _read(options: flags.FlagValues) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Codes and factors of both splits: those to measure, and those that seeds draw from."""
     codes, factors = load_matrix(options.codes, "codes"), load_matrix(options.factors, "factors")
     if bool(options.test_codes) != bool(options.test_factors):
         raise ValueError("give both --test_codes and --test_factors, or neither")
     if options.test_codes:
         test = load_matrix(options.test_codes, "test_codes"), load_matrix(options.test_factors, "test_factors")
-        data = codes, factors, *test
-    else:
-        data = split(codes, factors, options.num_train, options.num_test, options.seed)
-    sections = parse_sections(options.sections, codes.shape[1])
-    names = options.names or [f"factor{k}" for k in range(factors.shape[1])]
+        return (codes, factors, *test), (codes, factors, *test)
+    chosen = split(codes, factors, options.num_train, options.num_test, options.seed)
+    return chosen, split(codes, factors, len(codes), len(codes), options.seed)
+
+
+def measure(options: flags.FlagValues) -> None:
+    """Reads, measures, prints and writes what the flags ask for; ValueError for what they get wrong."""
+    # Before the work: a place that cannot be written should not show after it.
+    written = {name: output_file(options[name].value, f"--{name}") for name in OUTPUTS if options[name].value}
+    data, pools = _read(options)
+    width, count = data[0].shape[1], data[1].shape[1]
+    sections = parse_sections(options.sections, width)
+    components = _components(options.pca_per_section, sections)
+    names = options.names or [f"factor{k}" for k in range(count)]
     kinds = options.kinds[0] if len(options.kinds) == 1 else options.kinds
     settings = {key: options[key].value for key in ("method", "num_train", "num_test", "repeats", "seed")}
     evaluator = Disentanglement(names, kinds=kinds, jobs=options.jobs, progress=sys.stderr.isatty(), **settings)
+    draws = {"seeds": options.seeds, "threshold": options.factor_vae_threshold}
+    found = [evaluator.by_pca(*pools, sections, k, **draws) for k in components]
     results, parts = evaluator.analyse(*data, sections)
     counts = {"train": min(len(data[0]), options.num_train), "test": min(len(data[2]), options.num_test)}
     print(table(results, sections, names))
-    print(f"\n{counts['train']} training and {counts['test']} test examples, {codes.shape[1]} codes, {options.method}.")
+    if found:
+        print(f"\n{pca_table(results, found, width, options.method)}\n{_pca_note(found, options)}")
+    print(f"\n{counts['train']} training and {counts['test']} test examples, {width} codes, {options.method}.")
     if "json" in written:
         report = {"format": FORMAT, "soda_jax": __version__, "settings": settings | {"kinds": kinds}, "count": counts}
         report |= {"factors": names, "sections": sections}
+        for scores in found:
+            results |= pca_figures(scores)
         report["results"] = {name: _as_data(value) for name, value in results.items()}
+        if found:
+            report["settings"] |= {"seeds": options.seeds, "factor_vae_threshold": options.factor_vae_threshold}
+            report["pca"] = [_pca_report(scores) for scores in found]
         pathlib.Path(written["json"]).write_text(json.dumps(report, indent=2) + "\n")
     if "importance" in written:
         with open(written["importance"], "wb") as file:  # np.save would add ".npy" to a name
@@ -181,6 +252,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("num_test", 5_000, "Test examples at most.", lower_bound=1)
     flags.DEFINE_integer("repeats", 0, "Random halves for intervals of all figures; 0 or 2 and more.", lower_bound=0)
     flags.DEFINE_string("sections", "", "Also by section: a number of equal ones, or bounds as 0:128,128:512.")
+    flags.DEFINE_list("pca_per_section", [], "Also of so many principal components of each section: 1, or 1,3.")
+    flags.DEFINE_integer("seeds", 3, "Of these: draws of examples and votes.", lower_bound=1)
+    flags.DEFINE_float("factor_vae_threshold", 0.0, "Of these: least standard deviation of a column.", lower_bound=0)
     flags.DEFINE_integer("jobs", None, "Processes; default: one a core.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the draws.")
     flags.DEFINE_string("json", "", "File to write the figures to, too.")

@@ -1,11 +1,14 @@
-"""Metrics and images of a run: always JSON lines and PNG files, and TensorBoard where TensorFlow is installed."""
+"""Metrics, images and films of a run: always JSON lines and files, and TensorBoard where TensorFlow is installed."""
 
 import importlib.util
 import json
 import math
 import os
 import pathlib
+import subprocess
+from fractions import Fraction
 
+import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
@@ -110,4 +113,49 @@ def save_gif(path: pathlib.Path, frames: list[np.ndarray], seconds: float) -> No
         duration=round(1000 * seconds / len(frames)),
         loop=0,
     )
+    os.replace(temporary, path)
+
+
+def save_mp4(path: pathlib.Path, frames: list[np.ndarray], seconds: float) -> None:
+    """Writes uint8 [H, W, 3] frames of one size as an H.264 film of `seconds`, whole or not at all.
+
+    Sides that are odd get another row or column like the last: players expect colours at half the resolution (4:2:0).
+
+    Raises:
+      ValueError: there are no frames, they differ in shape, or `seconds` is not positive.
+      RuntimeError: the encoder is missing, does not start or fails.
+    """
+    shapes = sorted({frame.shape for frame in frames})
+    if len(shapes) != 1 or not seconds > 0:
+        raise ValueError(
+            f"frames of shapes {shapes} in {seconds} seconds: give frames of one shape, and a time above 0"
+        )
+    (height, width, _), rate = shapes[0], Fraction(len(frames) / seconds).limit_denominator(1000)
+    film = np.pad(np.stack(frames), ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    given = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{film.shape[2]}x{film.shape[1]}",
+        "-r",
+        str(rate),
+        "-i",
+        "-",
+    ]
+    # The index at the front lets a page play the film before all of it has come.
+    wanted = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *given, *wanted, str(temporary)]
+        subprocess.run(command, input=film.tobytes(), capture_output=True, check=True)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        temporary.unlink(missing_ok=True)
+        said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
+        raise RuntimeError(
+            f"{path} cannot be encoded: {said.strip()[-500:]}; reinstall imageio-ffmpeg, which carries an encoder for "
+            "most platforms, or name an ffmpeg with libx264 in the environment variable IMAGEIO_FFMPEG_EXE"
+        ) from error
     os.replace(temporary, path)

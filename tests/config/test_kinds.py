@@ -44,12 +44,12 @@ def test_the_kinds_are_those_of_the_defaults():
     examples = {
         "seed": "whole", "model.bottleneck": "flag", "optim.learning_rate": "number", "data.name": "text",
         "sampling.turntable_altitude": "number or None", "model.denoiser.multipliers": "wholes",
-        "data.crop_scale": "numbers", "eval.evaluators": "texts",
+        "data.crop_scale": "numbers", "eval.evaluators": "texts", "sampling.section_ranges": "texts",
     }  # fmt: skip
     assert {field: KINDS[field] for field in examples} == examples
     for field, default in flatten(common.get_config()).items():
         if isinstance(default, tuple):
-            assert len({type(item) for item in default}) == 1, f"{field}: the first item stands for all"
+            assert len({type(item) for item in default}) <= 1, f"{field}: the first item stands for all"
 
 
 @pytest.mark.parametrize("field", KINDS)

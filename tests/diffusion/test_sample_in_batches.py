@@ -66,6 +66,28 @@ def test_images_may_share_their_noise(sampler, reference):
     assert np.abs(same[1] - reference[3]).max() > 0.01
 
 
+@pytest.mark.parametrize("batch_size", [3, 16])
+def test_every_image_starts_from_its_own_noise(sampler, reference, batch_size):
+    keys = [jax.random.fold_in(jax.random.fold_in(KEY, index), 0) for index in range(11)]
+    noise = np.stack([jax.random.normal(key, SHAPE) for key in keys])
+    np.testing.assert_allclose(request(sampler, start=noise, batch_size=batch_size), reference, atol=1e-5)
+    assert np.abs(request(sampler, start=noise[::-1], batch_size=batch_size) - reference).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.zeros((11, *SHAPE), np.uint8), "start is uint8"),
+        (np.zeros((10, *SHAPE)), r"shape \(10, 4, 4, 3\): give float noise x_T \[11, H, W, C\]"),
+        (np.zeros((11, 5, 4, 3)), r"start has shape \(4, 5, 4, 3\)"),
+        (np.full((11, *SHAPE), np.nan), "not finite"),
+    ],
+)
+def test_starts_that_are_no_noise(sampler, start, message):
+    with pytest.raises(ValueError, match=message):
+        request(sampler, start=start)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

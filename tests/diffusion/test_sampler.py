@@ -224,6 +224,21 @@ def test_key_and_index_choose_the_noise():
     assert np.abs(first[0] - first[1]).max() > 0.1
 
 
+@pytest.mark.parametrize("settings", WALKS[2:4], ids=str)
+def test_a_walk_may_start_from_given_noise(settings):
+    """From the noise that it would have drawn, bit by bit the same images; from other noise, others."""
+    z = np.full((3, 2), 0.05, np.float32)
+    drawn = walk(bent, z, **settings)["images"]
+    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), 0) for index in range(3)]
+    noise = np.stack([jax.random.normal(key, SHAPE) for key in keys])
+    sampler = shared_sampler(bent, tuple(settings.items()))
+    arguments = ({}, jax.random.key(0), np.arange(3), z, np.ones((3, 2), np.float32), 2.0)
+    np.testing.assert_array_equal(sampler(*arguments, noise)["images"], drawn)
+    assert np.abs(sampler(*arguments, -noise)["images"] - drawn).max() > 0.01
+    with pytest.raises(ValueError, match=r"start has shape \(2, 6, 6, 3\): give \(3, 6, 6, 3\)"):
+        sampler(*arguments, noise[:2])
+
+
 @pytest.mark.parametrize("settings", [dict(), dict(method="ddim")], ids=str)
 def test_frames_are_the_x0_predictions_in_order(settings):
     """Each step's prediction is recorded on the side: frames are those of steps 4, 8 and 12."""

@@ -66,6 +66,9 @@ def check_readme(found):
 
 def check_api(found):
     """The shapes that the page's comments promise."""
+    assert found["walk"].shape == (OBJECTS, 3, SIDE, SIDE, 3) and found["between"].shape == (OBJECTS, 4, SIDE, SIDE, 3)
+    assert found["anew"].shape == (OBJECTS, 2, SIDE, SIDE, 3) and found["made_up"].shape == (3, SIDE, SIDE, 3)
+    assert found["kept"].shape == found["blend"].shape == found["typical"].shape == (OBJECTS, SIDE, SIDE, 3)
     assert found["z_of_views"].shape == found["z_of_first"].shape == found["z"].shape == (OBJECTS, 16)
     np.testing.assert_allclose(found["z_of_first"], found["z"], atol=1e-5)
     assert found["film"].shape == (5, 1, SIDE, SIDE, 3) and found["again"].dtype == np.uint8

@@ -113,7 +113,7 @@ def test_a_turntable_of_held_out_objects(posed_workdir, monkeypatch, capsys):
     config = tiny.posed_config(sampling__turntable_views=3, sampling__turntable_altitude=20.0)
     sample(config, str(posed_workdir))
     strip = posed_workdir / "samples" / "turntable_00000003_seed0.png"
-    assert f"turntable in {strip} and .gif" in capsys.readouterr().out
+    assert f"turntable in {strip}, .gif and .mp4" in capsys.readouterr().out
     picture = np.asarray(Image.open(strip))
     assert picture.shape == (grids.HEADER + 2 * 100, grids.PADDING + (2 + 3) * 100, 3)
     for number in (0, 1):  # two sources of each of two objects
@@ -136,8 +136,8 @@ def test_only_the_pictures_that_are_asked_for(posed_workdir, monkeypatch, capsys
     monkeypatch.setattr(build, "dataset", lambda config, split: Objects())
     settings = {"sampling__turntable_views": 2, "seed": 6, "sampling__pictures": ("turntable",)}
     path = sample(tiny.posed_config(**settings), str(posed_workdir))
-    assert capsys.readouterr().out == f"step 3: turntable in {path} and .gif\n"
-    assert {file.suffix for file in path.parent.glob("*seed6*")} == {".png", ".gif"}
+    assert capsys.readouterr().out == f"step 3: turntable in {path}, .gif and .mp4\n"
+    assert {file.suffix for file in path.parent.glob("*seed6*")} == {".png", ".gif", ".mp4"}
     settings |= {"sampling__turntable_views": 0, "seed": 7}
     with pytest.raises(ValueError, match=r"config.sampling.pictures=\('turntable',\): with these settings"):
         sample(tiny.posed_config(**settings), str(posed_workdir))
@@ -160,7 +160,7 @@ def test_a_picture_is_one_function_and_one_entry(workdir, get_config, monkeypatc
     path = sample(get_config(seed=9, sampling__pictures=("mirror", "grid")), str(workdir))
     assert path == workdir / "samples" / "mirror_00000007_seed9.png"
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == f"step 7: mirror in {path} and .gif" and printed[1].startswith("step 7: grid in ")
+    assert printed[0] == f"step 7: mirror in {path}, .gif and .mp4" and printed[1].startswith("step 7: grid in ")
     with Image.open(path.with_suffix(".gif")) as animation:
         assert (animation.n_frames, animation.info["duration"]) == (2, 500)
     assert ("`mirror`", "The first example, and its negative.") in table_rows()

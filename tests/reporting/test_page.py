@@ -168,6 +168,18 @@ def test_elsewhere_pictures_are_found_from_the_page(small_imagenet, tmp_path):
     assert len(links) == 2 and all((tmp_path / "out" / link).is_file() for link in links)
 
 
+def test_pictures_that_move_are_shown_moving(tmp_path):
+    made_runs.record(tmp_path / "run", tiny.get_config(), (0, 5))
+    for suffix in ("png", "gif"):
+        made_runs.picture(tmp_path / "run", f"samples/interpolation_00000005_seed0.{suffix}")
+    (tmp_path / "run" / "samples" / "interpolation_00000005_seed0.mp4").write_bytes(b"film")
+    parsed, markdown = made(tmp_path / "run", output=str(tmp_path / "out"))
+    assert parsed.tags.count("img") == 2 and "interpolation seed0, step 5, moving" in parsed.text
+    links = re.findall(r"\]\(<(.*?)>\)", markdown)
+    assert [link.rpartition(".")[2] for link in links] == ["png", "gif", "mp4"]
+    assert all((tmp_path / "out" / link).is_file() for link in links)
+
+
 def test_text_of_a_run_is_never_markup(tmp_path):
     config = tiny.get_config(data__name="<script>alert(1)</script>|x")
     folder = tmp_path / "a<b>&`c|"

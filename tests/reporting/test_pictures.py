@@ -27,6 +27,18 @@ def test_animations(tmp_path):
     assert series.newest.uri.startswith("data:image/gif;base64,") and series.earlier == ()
 
 
+def test_an_animation_stands_beside_the_still_of_its_step(tmp_path):
+    for step in (100, 900):
+        for suffix in ("gif", "png"):
+            made_runs.picture(tmp_path, f"samples/pca_{step:08d}_seed0.{suffix}")
+    (tmp_path / "samples" / "pca_00000900_seed0.mp4").write_bytes(b"")
+    (series,), warnings = found(tmp_path)
+    assert series.newest.file == "samples/pca_00000900_seed0.png" and warnings == []
+    assert series.animation.file == "samples/pca_00000900_seed0.gif"
+    assert series.film == "samples/pca_00000900_seed0.mp4"
+    assert [one.file for one in series.earlier] == ["samples/pca_00000100_seed0.png"]
+
+
 def test_unreadable_pictures_are_named(tmp_path):
     made_runs.picture(tmp_path, "images/grid_00000100.png")
     (tmp_path / "images" / "grid_00000200.png").write_bytes(b"\x89PNG but cut short")

@@ -39,6 +39,48 @@ def test_measures_two_matrices(files):
         assert words in done.stdout
 
 
+def test_principal_components_of_sections_beside_all_codes(tmp_path):
+    """Two sections of three codes, each a factor along a line; a third that hardly varies."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, (2, 3), size=(240, 2))
+    lines = [factors[:, [k]] * np.array([1.0, -2.0, 2.0]) + 0.05 * rng.normal(size=(240, 3)) for k in range(2)]
+    faint = 1e-3 * rng.normal(size=(240, 3))
+    np.savez(tmp_path / "x.npz", codes=np.concatenate([*lines, faint], axis=1), factors=factors)
+    flags = (f"--codes={tmp_path}/x.npz", f"--factors={tmp_path}/x.npz", "--sections=3", "--pca_per_section=1,2")
+    done = run(*flags, "--seeds=2", "--factor_vae_threshold=0.05", "--jobs=1", f"--json={tmp_path}/out.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    one, two = report["pca"]
+    assert (one["k"], one["columns"], one["pruned"]) == (1, 3, 1)
+    assert (two["k"], two["columns"]) == (2, 6) and two["pruned"] >= 2
+    assert report["settings"]["seeds"] == 2 and report["settings"]["factor_vae_threshold"] == 0.05
+    for name in ("d", "c", "i", "factor_vae"):
+        assert len(one[name]["seeds"]) == 2 and one[name]["mean"] == pytest.approx(1.0, abs=0.01)
+        assert report["results"][f"disentanglement/pca1/{name}"]["value"] == pytest.approx(one[name]["mean"])
+    np.testing.assert_allclose(one["importance"], [[1, 0], [0, 1], [0, 0]], atol=0.01)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    whole = next(row for row in rows if row[:3] == ["all", "9", "fast"])
+    assert float(whole[3]) == pytest.approx(report["results"]["disentanglement/d"], abs=1e-4)
+    assert ["PCA,", "1", "a", "section", "3", "fast", "1.0000", "+-", "0.0000"] in [row[:9] for row in rows]
+    assert "standard deviation is below 0.05: 1 of 3 and" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("items", "sections", "message"),
+    [
+        (["1"], [], "--pca_per_section=1 needs the sections"),
+        (["1", "x"], [(0, 2)], "--pca_per_section=1,x: give numbers of components"),
+        (["0"], [(0, 2)], "--pca_per_section=0: give numbers"),
+        (["1", "3"], [(0, 4), (4, 6)], "a section has fewer than 3 codes; leave 3 out"),
+        (["1"], [(0, 4)], "1 of one section is one column"),
+    ],
+)
+def test_components_that_cannot_be_measured(items, sections, message):
+    with pytest.raises(ValueError, match=message):
+        dci._components(items, sections)
+    assert dci._components([], sections) == []
+
+
 def test_test_files_are_used(files):
     train, test = np.load(files / "f.npy")[:200], np.load(files / "f.npy")[200:]
     np.savez(files / "train.npz", codes=train, factors=train)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,6 +88,40 @@ def test_animations_keep_colours_and_order(tmp_path):
             animation.seek(number)
             assert np.abs(np.asarray(animation.convert("RGB")).astype(int) - frame).max() <= 4
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [(34, 48), (33, 47)])
+def test_films_keep_colours_order_and_time(tmp_path, size):
+    colours = [(255, 0, 0), (0, 200, 30), (12, 34, 56)]
+    frames = [np.full((*size, 3), colour, np.uint8) for colour in colours]
+    path = tmp_path / "new" / "walk.mp4"
+    writers.save_mp4(path, frames, seconds=1.2)
+    assert list(path.parent.iterdir()) == [path]
+    assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (3, 1.2)
+    film = imageio_ffmpeg.read_frames(str(path))
+    told = next(film)
+    assert (told["codec"], told["size"], told["fps"]) == ("h264", (48, 34), 2.5)
+    assert told["pix_fmt"].startswith("yuv420p")
+    for colour, frame in zip(colours, film, strict=True):
+        shown = np.frombuffer(frame, np.uint8).reshape(34, 48, 3)
+        assert np.abs(shown.astype(int) - colour).max() <= 8  # odd sides too are filled to the edge
+
+
+@pytest.mark.parametrize("encoder", ["/nowhere/ffmpeg", sys.executable])
+def test_without_an_encoder_there_is_no_film(tmp_path, monkeypatch, encoder):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", encoder)
+    path = tmp_path / "walk.mp4"
+    with pytest.raises(RuntimeError, match="(?s)walk.mp4 cannot be encoded: .*IMAGEIO_FFMPEG_EXE"):
+        writers.save_mp4(path, [np.zeros((8, 8, 3), np.uint8)], seconds=1.0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "seconds"), [((), 1.0), (((4, 4, 3), (4, 6, 3)), 1.0), (((4, 4, 3),), 0.0), (((4, 4, 3),), np.nan)]
+)
+def test_films_of_nothing_are_refused(tmp_path, shapes, seconds):
+    with pytest.raises(ValueError, match="give frames of one shape, and a time above 0"):
+        writers.save_mp4(tmp_path / "walk.mp4", [np.zeros(shape, np.uint8) for shape in shapes], seconds)
 
 
 def test_tensorboard_gets_the_same_scalars(tmp_path, monkeypatch):

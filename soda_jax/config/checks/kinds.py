@@ -26,7 +26,7 @@ def _kinds() -> dict[str, str]:
             if isinstance(default, ConfigDict):
                 yield from walk(default, f"{prefix}{name}.")
             elif isinstance(default, tuple):
-                yield f"{prefix}{name}", _OF_DEFAULTS[type(default[0])] + "s"
+                yield f"{prefix}{name}", _OF_DEFAULTS[type(default[0]) if default else str] + "s"  # empty: of names
             else:
                 yield f"{prefix}{name}", _OF_DEFAULTS[type(default)]
 

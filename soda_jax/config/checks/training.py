@@ -11,6 +11,8 @@ from soda_jax.data.randaugment import MAX_MAGNITUDE
 from soda_jax.data.views import POLICIES
 from soda_jax.diffusion import schedules
 from soda_jax.diffusion.gaussian import PREDICTIONS
+from soda_jax.latents.sections import parse_range
+from soda_jax.models import modulation, unet
 from soda_jax.models.pose import PoseEncoding
 
 
@@ -109,6 +111,13 @@ def _check_sampling(config: ConfigDict) -> Iterator[str]:
             "sampling.batch_size": (1, inf),
             "sampling.num_images": (1, inf),
             "sampling.turntable_views": (0, inf),
+            "sampling.latent_codes": (0, inf),
+            "sampling.pca_components": (1, inf),
+            "sampling.walk_sigma": (0.01, 100),
+            "sampling.walk_frames": (2, 100),
+            "sampling.walk_between": (0, 100),
+            "sampling.num_seeds": (1, 1000),
+            "sampling.num_attributes": (1, 1000),
         },
     )
     yield from check_names(config, "sampling.pictures", PICTURES)
@@ -120,8 +129,25 @@ def _check_sampling(config: ConfigDict) -> Iterator[str]:
         if name in PICTURES and "cameras" in PICTURES[name].needs:
             remedy = f"{name} needs a model that takes cameras (config.model.pose.grid='rays'); leave it out"
             yield problem(config, "sampling.pictures", remedy)
+    yield from _check_section_ranges(config)
     if config.sampling.turntable_altitude is not None:
         yield from check_ranges(config, {"sampling.turntable_altitude": (-85, 85)})
+
+
+def _check_section_ranges(config: ConfigDict) -> Iterator[str]:
+    ranges, kind, denoiser = config.sampling.section_ranges, config.model.modulation, config.model.denoiser
+    if not ranges:
+        return
+    if not modulation.is_sectioned(kind.kind, kind.merge_by_section):
+        remedy = "this model's latent acts as a whole, without sections; leave it empty"
+        yield problem(config, "sampling.section_ranges", remedy)
+        return
+    sections = unet.num_sections(tuple(denoiser.multipliers), denoiser.num_res_blocks)
+    for text in ranges:
+        try:
+            parse_range(text, sections)
+        except ValueError as error:
+            yield problem(config, "sampling.section_ranges", str(error))
 
 
 def _check_data(config: ConfigDict) -> Iterator[str]:

@@ -14,9 +14,9 @@ from soda_jax.evaluation.batches import all_gather
 from soda_jax.evaluation.interface import FeatureContext, FeatureRequest, FeatureRow
 from soda_jax.evaluation.record import Figures
 from soda_jax.metrics.bootstrap import LEVEL, Estimate, bootstrap
-from soda_jax.metrics.disentanglement import DCI, dci_by_section, factor_vae_score, mig, sap
+from soda_jax.metrics.disentanglement import DCI, PcaScores, dci_by_section, factor_vae_score, mig, pca_scores, sap
 from soda_jax.metrics.disentanglement.dci import Section, scores
-from soda_jax.metrics.disentanglement.factors import Kinds, codes_matrix, factor_kinds, matrix
+from soda_jax.metrics.disentanglement.factors import Kinds, codes_matrix, draw_varying, factor_kinds, matrix
 from soda_jax.models.modulation import section_sizes
 
 Split = tuple[np.ndarray, np.ndarray]  # codes [N, d] and factors [N, K]
@@ -26,7 +26,7 @@ PIXELS_ROW = f"raw pixels, {PIXELS_SIDE} x {PIXELS_SIDE}"
 
 
 class Evaluator:
-    """`disentanglement`: `Disentanglement` of latents and of their sections; the importance matrix goes to a file."""
+    """`disentanglement`: `Disentanglement` of latents and of their sections; importance matrices go to files."""
 
     def __init__(self, context: FeatureContext):
         settings = context.settings
@@ -38,8 +38,8 @@ class Evaluator:
             noun="codes",
             prefix="dci_",
         )
-        self._settings, self._num_sections = settings, context.num_sections if settings.dci_sections else 0
-        self._importance_path = pathlib.Path(context.workdir) / "dci_importance.npy"
+        self._settings, self._num_sections = settings, context.num_sections
+        self._workdir = pathlib.Path(context.workdir)
 
     def run(self, row: FeatureRow) -> Figures:
         settings, train, test = self._settings, row.train, row.test
@@ -51,24 +51,65 @@ class Evaluator:
             repeats=settings.dci_repeats if row.kind == "trained" else 0,
             progress=jax.process_index() == 0,
         )
+        data = train.features, train.labels, test.features, test.labels
         sections = self._sections(train.features.shape[1]) if row.kind != "pixels" else []
-        figures, parts = disentanglement.analyse(train.features, train.labels, test.features, test.labels, sections)
-        if row.kind == "trained" and jax.process_index() == 0:
-            np.save(self._importance_path, parts[0].importance)
-            print(f"importance of each code for each factor ({', '.join(train.names)}): {self._importance_path}")
+        # Before hours of trees on the whole latent: what these few columns refuse should show at once.
+        by_pca = self._by_pca(row, disentanglement, data, sections)
+        figures, parts = disentanglement.analyse(*data, self._wide_enough(sections))
+        if row.kind == "trained":
+            self._keep(parts[0].importance, "dci_importance.npy", "each code", train.names)
+        return figures | by_pca
+
+    def _by_pca(
+        self,
+        row: FeatureRow,
+        disentanglement: "Disentanglement",
+        data: tuple[np.ndarray, ...],
+        sections: Sequence[Section],
+    ) -> Figures:
+        """The figures of each section's principal components, for every number of them that the config names."""
+        settings, figures = self._settings, {}
+        trained = row.kind == "trained"
+        if trained and settings.dci_pca and not sections:
+            _say(f"no DCI of sections' principal components ({tuple(settings.dci_pca)}): the codes have no sections")
+        for k in settings.dci_pca if sections else ():
+            what = f"each section's first {k} principal components"
+            lacking = _lacking_for_pca(sections, k)
+            if lacking:
+                _say(f"no DCI of {what}: {lacking}")
+                continue
+            seeds = settings.dci_seeds if trained else 1
+            found = disentanglement.by_pca(*data, sections, k, seeds=seeds, threshold=settings.factor_vae_threshold)
+            figures |= pca_figures(found)
+            if trained:
+                self._keep(found.importance, f"dci_pca{k}_importance.npy", what, row.train.names)
+                _say(
+                    f"DCI of {what}: {found.columns} codes, {settings.dci_method} trees, {seeds} draws; "
+                    f"the FactorVAE score leaves out {found.pruned} codes"
+                )
         return figures
 
+    def _keep(self, importance: np.ndarray, file: str, what: str, names: Sequence[str]) -> None:
+        if jax.process_index() == 0:
+            np.save(self._workdir / file, importance)
+            print(f"importance of {what} for each factor ({', '.join(names)}): {self._workdir / file}")
+
     def _sections(self, width: int) -> list[Section]:
-        """Dimensions [start, stop) of the latent's sections; none where a section has too few."""
-        number = self._num_sections
-        if number == 0:
+        """Dimensions [start, stop) of the latent's sections; none of codes without sections."""
+        if self._num_sections == 0:
             return []
-        if width < 2 * number:  # completeness tells codes apart
-            if jax.process_index() == 0:
-                print(f"no DCI by section: {width} codes in {number} sections leave one with fewer than two")
-            return []
-        ends = np.cumsum(section_sizes(width, number)).tolist()
+        ends = np.cumsum(section_sizes(width, self._num_sections)).tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def _wide_enough(self, sections: Sequence[Section]) -> Sequence[Section]:
+        """The sections to measure by themselves: none where one has too few codes."""
+        if not self._settings.dci_sections:
+            return []
+        if any(stop - start < 2 for start, stop in sections):  # completeness tells codes apart
+            width, number = sections[-1][1], len(sections)
+            _say(f"no DCI by section: {width} codes in {number} sections leave one with fewer than two")
+            return []
+        return sections
 
 
 class Disentanglement:
@@ -156,9 +197,11 @@ class Disentanglement:
         names = self._names or [f"factor{k}" for k in range(count)]
         if len(names) != count:
             raise ValueError(f"names={tuple(names)} are {len(names)}: there are {count} factors")
-        kept = self._varying(train[1], names)
-        # Of all examples: in a half, a factor of many values may have few enough to pass for a discrete one.
-        kinds = factor_kinds(train[1][:, kept], self._kinds if isinstance(self._kinds, str) else _at(self._kinds, kept))
+        kept = self._varying(train[1])
+        if len(kept) < count:
+            left = ", ".join(name for k, name in enumerate(names) if k not in kept)
+            print(f"left out, of one value in all {len(train[1])} training examples: {left}")
+        kinds = self._kinds_of(train[1], kept)
         train, test = (train[0], train[1][:, kept]), (test[0], test[1][:, kept])
         results, parts = self._measure(train, test, sections, kinds)
         halves = self._halves(train, test, sections, kinds)
@@ -169,15 +212,55 @@ class Disentanglement:
             results[f"disentanglement/i/{names[k]}"] = _informativeness(parts[0], place)
         return results, [dataclasses.replace(part, importance=_widened(part.importance, kept, count)) for part in parts]
 
-    def _varying(self, factors: np.ndarray, names: Sequence[str]) -> list[int]:
-        """The columns of training factors [N, K] with two values or more; prints the names of the others."""
+    def by_pca(
+        self,
+        codes_train: np.ndarray,
+        factors_train: np.ndarray,
+        codes_test: np.ndarray,
+        factors_test: np.ndarray,
+        sections: Sequence[Section],
+        k: int,
+        *,
+        seeds: int = 3,
+        threshold: float = 0.0,
+    ) -> PcaScores:
+        """`pca_scores` of all of these codes, `num_train` and `num_test` of which each seed draws for its trees.
+
+        Of a factor that is left out the importance is 0.
+
+        Args:
+          codes_train, factors_train, codes_test, factors_test: as for `run`.
+          sections, k, seeds, threshold: as for `pca_scores`.
+
+        Raises:
+          ValueError: as for `run` and `pca_scores`.
+        """
+        train = self._draw(codes_train, factors_train, len(codes_train), "train")
+        test = self._draw(codes_test, factors_test, len(codes_test), "test")
+        kept, count = self._varying(train[1]), train[1].shape[1]
+        found = pca_scores(
+            *(train[0], train[1][:, kept], test[0], test[1][:, kept]),
+            *(sections, k),
+            seeds=range(self._seed, self._seed + seeds),
+            threshold=threshold,
+            num_train=self._num_train,
+            num_test=self._num_test,
+            kinds=self._kinds_of(train[1], kept),
+            **{name: self._boosting[name] for name in ("method", "jobs", "progress")},
+        )
+        wide = [dataclasses.replace(part, importance=_widened(part.importance, kept, count)) for part in found.parts]
+        return dataclasses.replace(found, parts=wide)
+
+    def _varying(self, factors: np.ndarray) -> list[int]:
+        """The columns of training factors [N, K] with two values or more."""
         kept = np.flatnonzero((factors != factors[0]).any(axis=0)).tolist()
         if len(kept) < 2 or not (isinstance(self._kinds, str) or len(self._kinds) == factors.shape[1]):
             return list(range(factors.shape[1]))  # the metrics say what is wrong
-        if len(kept) < factors.shape[1]:
-            left = ", ".join(name for k, name in enumerate(names) if k not in kept)
-            print(f"left out, of one value in all {len(factors)} training examples: {left}")
         return kept
+
+    def _kinds_of(self, factors: np.ndarray, kept: Sequence[int]) -> tuple[str, ...]:
+        """Of the kept columns, by all examples: fewer may show few enough values of a factor for a discrete one."""
+        return factor_kinds(factors[:, kept], self._kinds if isinstance(self._kinds, str) else _at(self._kinds, kept))
 
     def _halves(
         self, train: Split, test: Split, sections: Sequence[Section], kinds: Sequence[str]
@@ -185,7 +268,7 @@ class Disentanglement:
         """The figures on random halves of the training examples; one that fails is left out, which a line says."""
         rng, found = np.random.default_rng([self._seed, 1]), []
         for number in range(self._repeats):
-            rows = _draw_varying(train[1], len(train[0]) // 2, rng)
+            rows = draw_varying(train[1], len(train[0]) // 2, rng)
             try:
                 found.append(self._measure((train[0][rows], train[1][rows]), test, sections, kinds)[0])
             except Exception as error:  # nothing is worth the figures that are there
@@ -200,7 +283,7 @@ class Disentanglement:
             raise ValueError(f"there are {len(codes)} {split} codes and {len(factors)} factors: give a row an example")
         if len(codes) <= count:
             return codes, factors
-        rows = _draw_varying(factors, count, np.random.default_rng(self._seed))
+        rows = draw_varying(factors, count, np.random.default_rng(self._seed))
         return codes[rows], factors[rows]
 
     def _measure(
@@ -222,25 +305,6 @@ class Disentanglement:
                 f"{prefix}dci": part.mean,
             }
         return results | {"disentanglement/i_train": float(parts[0].train_scores.mean())}, parts
-
-
-def _draw_varying(factors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` random rows of factors [N, K] in random order, among them two values of each factor that has them.
-
-    At random a rare value is missed now and then, and its factor then has nothing to tell. For each such factor the
-    first row in random order with another value takes a place.
-    """
-    order = rng.permutation(len(factors))
-    needed: list[int] = []
-    while True:
-        rows = np.concatenate([np.array(needed, order.dtype), order[~np.isin(order, needed)]])
-        drawn, rest = rows[:count], rows[count:]
-        lacking = np.flatnonzero((factors[drawn] == factors[drawn[0]]).all(axis=0))
-        found = [rest[factors[rest, k] != factors[drawn[0], k]][:1] for k in lacking]
-        wanted = list(dict.fromkeys(int(row[0]) for row in found if len(row)))
-        if not wanted or len(needed) + len(wanted) > count:
-            return drawn
-        needed += wanted
 
 
 def _at(items: Sequence[str], places: Sequence[int]) -> list[str]:
@@ -281,7 +345,33 @@ def _spread(value: float, halves: list[float]) -> float | Estimate:
     A figure on a half drawn without replacement scatters around that on the whole just as the latter does around the
     population's: (1 / (N / 2) - 1 / N) = 1 / N. Their own mean, which the smaller number shifts, does not enter.
     """
-    if not halves:
+    return _within(value, halves, "random halves")
+
+
+def _within(value: float, draws: list[float], over: str) -> float | Estimate:
+    """`value` with Student's interval by the standard deviation of `draws`, in [0, 1]; alone without two of them."""
+    if len(draws) < 2:
         return value
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(halves) - 1) * np.std(halves, ddof=1))
-    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), len(halves), "random halves")
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(draws) - 1) * np.std(draws, ddof=1))
+    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), len(draws), over)
+
+
+def pca_figures(found: PcaScores) -> Figures:
+    """`by_seed` under "disentanglement/pcaK/": the mean over draws, with the interval that their spread tells."""
+    return {
+        f"disentanglement/pca{found.k}/{name}": _within(float(np.mean(values)), values, "random draws")
+        for name, values in found.by_seed().items()
+    }
+
+
+def _lacking_for_pca(sections: Sequence[Section], k: int) -> str:
+    """Why k principal components a section cannot be measured; "" if they can."""
+    narrowest = min(stop - start for start, stop in sections)
+    if narrowest < k:
+        return f"a section has {narrowest} codes"
+    return "one column alone shows no completeness" if len(sections) * k < 2 else ""
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line)

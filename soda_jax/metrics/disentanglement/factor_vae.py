@@ -18,6 +18,7 @@ def factor_vae_score(
     train_votes: int = TRAIN_VOTES,
     test_votes: int = TEST_VOTES,
     batch: int = BATCH,
+    threshold: float = 0.0,
     seed: int = 0,
 ) -> float:
     """Accuracy of telling the fixed factor by a majority vote; chance is 1 / K.
@@ -25,7 +26,8 @@ def factor_vae_score(
     A vote draws a factor, the value of it that a random example has, and `batch` examples with that value, and names
     the code with the least variance among them, each in units of its variance over all training examples. A code stands
     for the factor that fixed it most often in the votes from the training examples; the score is the share of votes
-    from the test examples that this gets right. Codes that never vary take no part; if all are such, the score is 0.
+    from the test examples that this gets right. Codes that never vary, or vary less than `threshold` says, take no
+    part; if all are such, the score is 0.
 
     Args:
       train_codes, train_factors, test_codes, test_factors: [N, d], [N, K], [M, d] and [M, K]. Held fixed is a discrete
@@ -33,14 +35,17 @@ def factor_vae_score(
       kinds: as for `dci`.
       train_votes, test_votes: number of votes.
       batch: examples a vote, drawn with replacement.
+      threshold: least standard deviation of a code over the training examples, in the code's units. disentanglement_lib
+        has 0; the scripts of DisDiff have .05.
       seed: of the draws.
 
     Raises:
-      ValueError: for input that `factors.prepare` refuses, or a factor of which no two examples share a value.
+      ValueError: for input that `factors.prepare` refuses, a threshold below 0, or a factor of which no two examples
+        share a value.
     """
     problem = prepare(train_codes, train_factors, test_codes, test_factors, kinds)
     variances = problem.train_codes.var(axis=0, dtype=np.float64)
-    active = variances > 0
+    active = kept_columns(problem.train_codes, threshold)
     if not active.any():
         return 0.0
     rng = np.random.default_rng(seed)
@@ -53,6 +58,22 @@ def factor_vae_score(
         tables.append(_votes(scaled, as_classes(factors, problem.kinds), votes, batch, rng))
     named = tables[0].argmax(axis=1)
     return float(tables[1][np.arange(len(named)), named].sum() / test_votes)
+
+
+def kept_columns(train_codes: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+    """Which of codes [N, d] take part in the score, bool [d]: those that vary, by `threshold` at least.
+
+    The standard deviation is the unbiased variance's root, as disentanglement_lib's. At 0 that keeps all codes, of
+    which one that never varies divides 0 by 0; here it is left out.
+
+    Raises:
+      ValueError: for a threshold below 0 or not finite.
+    """
+    if not 0 <= threshold < np.inf:
+        raise ValueError(f"threshold={threshold}: give a standard deviation, 0 or more")
+    variances = train_codes.var(axis=0, dtype=np.float64)
+    unbiased = variances * len(train_codes) / max(1, len(train_codes) - 1)
+    return (variances > 0) & (np.sqrt(unbiased) >= threshold)
 
 
 def _votes(codes: np.ndarray, classes: np.ndarray, votes: int, batch: int, rng: np.random.Generator) -> np.ndarray:

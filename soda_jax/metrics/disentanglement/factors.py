@@ -133,6 +133,27 @@ def factor_kinds(factors: np.ndarray, kinds: Kinds = "auto") -> tuple[str, ...]:
     return tuple(chosen)
 
 
+def draw_varying(factors: np.ndarray, count: int, rng: np.random.Generator, replace: bool = False) -> np.ndarray:
+    """`count` random rows of factors [N, K] in random order, among them two values of each factor that has them.
+
+    At random a rare value is missed now and then, and its factor then has nothing to tell. For each such factor the
+    first row in random order with another value takes a place. Only `replace` draws a row more than once.
+    """
+    order = rng.permutation(len(factors))
+    if replace:
+        order = np.concatenate([rng.integers(len(factors), size=count), order])
+    needed: list[int] = []
+    while True:
+        rows = np.concatenate([np.array(needed, order.dtype), order[~np.isin(order, needed)]])
+        drawn, rest = rows[:count], rows[count:]
+        lacking = np.flatnonzero((factors[drawn] == factors[drawn[0]]).all(axis=0))
+        found = [rest[factors[rest, k] != factors[drawn[0], k]][:1] for k in lacking]
+        wanted = list(dict.fromkeys(int(row[0]) for row in found if len(row)))
+        if not wanted or len(needed) + len(wanted) > count:
+            return drawn
+        needed += wanted
+
+
 def binned(columns: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Each column of [N, d] cut into equally wide bins from its least to its greatest value: int [N, d], 0..bins-1."""
     columns = columns.astype(np.float64)

@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
 
+from soda_jax import build
+from soda_jax.evaluation.evaluate import evaluate
 from soda_jax.evaluation.evaluators import disentanglement
-from soda_jax.evaluation.evaluators.disentanglement import Disentanglement
+from soda_jax.evaluation.evaluators.disentanglement import Disentanglement, Evaluator, pca_figures
+from soda_jax.evaluation.feature_sets import FeatureSet
+from soda_jax.evaluation.interface import FeatureContext, FeatureRow
 from soda_jax.metrics.bootstrap import Estimate
-from soda_jax.metrics.disentanglement import DCI, boosting, dci, mig, sap
+from soda_jax.metrics.disentanglement import DCI, boosting, dci, mig, pca_scores, sap
+from soda_jax.metrics.disentanglement.factors import draw_varying
+from tests import tiny, tiny_checkpoint
+from tests.evaluation.test_splits import Split
 
 NAMES = ("hue", "size", "shape")
 
@@ -140,11 +147,11 @@ def test_draws_hold_two_values_of_every_factor(factors):
     missed = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        rows = disentanglement._draw_varying(labels, 100, rng)
+        rows = draw_varying(labels, 100, rng)
         assert len(set(rows.tolist())) == 100 and (np.ptp(labels[rows], axis=0) == 1).all()
         missed += bool((np.ptp(labels[np.random.default_rng(seed).permutation(200)[:100]], axis=0) == 0).any())
     assert missed > 10  # which is what they mend
-    few = disentanglement._draw_varying(labels, 2, np.random.default_rng(0))
+    few = draw_varying(labels, 2, np.random.default_rng(0))
     assert len(set(few.tolist())) == 2  # as well as it can
 
 
@@ -199,3 +206,97 @@ def test_a_factor_keeps_its_kind_in_halves(monkeypatch):
     factors = np.stack([np.arange(150) % 120, np.arange(150) % 2], axis=1)
     Disentanglement(repeats=2).run(codes, factors, codes, factors)
     assert seen == [("continuous", "discrete")] * 3
+
+
+def test_draws_with_replacement_hold_two_values_too():
+    labels = np.zeros((50, 5), int)
+    labels[np.arange(5) * 7, range(5)] = 1
+    repeated = 0
+    for seed in range(20):
+        rows = draw_varying(labels, 50, np.random.default_rng(seed), replace=True)
+        assert len(rows) == 50 and (np.ptp(labels[rows], axis=0) == 1).all()
+        repeated += len(set(rows.tolist())) < 45
+    assert repeated == 20  # about a third of the rows are missed
+
+
+def test_principal_components_are_those_of_the_metric():
+    split, sections = data(), [(0, 3), (3, 6)]
+    found = Disentanglement(NAMES, jobs=1, seed=5).by_pca(*split, sections, 1, seeds=2, threshold=0.1)
+    reference = pca_scores(*split, sections, 1, seeds=(5, 6), threshold=0.1, jobs=1)
+    assert found.by_seed() == reference.by_seed() and found.pruned == reference.pruned
+    np.testing.assert_array_equal(found.importance, reference.importance)
+    figures = pca_figures(found)
+    assert set(figures) == {f"disentanglement/pca1/{name}" for name in ("d", "c", "i", "factor_vae")}
+    estimate, values = figures["disentanglement/pca1/d"], found.by_seed()["d"]
+    assert (estimate.value, estimate.count, estimate.over) == (np.mean(values), 2, "random draws")
+    assert estimate.low <= min(values) < max(values) <= estimate.high
+    alone = pca_figures(Disentanglement(NAMES, jobs=1, seed=5).by_pca(*split, sections, 1, seeds=1, threshold=0.1))
+    assert alone["disentanglement/pca1/d"] == values[0]  # no interval of one draw
+
+
+def test_principal_components_leave_out_a_factor_of_one_value():
+    codes_train, factors_train, codes_test, factors_test = data()
+    constant = factors_train * [1, 0, 1]
+    found = Disentanglement(NAMES, jobs=1).by_pca(codes_train, constant, codes_test, factors_test, [(0, 3), (3, 6)], 2)
+    assert found.importance.shape == (4, 3) and not found.importance[:, 1].any() and found.importance[:, 2].any()
+    with pytest.raises(ValueError, match="seeds"):
+        Disentanglement().by_pca(*data(), [(0, 3), (3, 6)], 1, seeds=0)
+
+
+def evaluator_of(tmp_path, num_sections, **settings):
+    config = tiny.get_config(**{"eval__dci_repeats": 0} | settings)
+    return Evaluator(FeatureContext(config.eval, config.probe, None, str(tmp_path), num_sections))
+
+
+def row_of(kind):
+    codes_train, factors_train, codes_test, factors_test = data()
+    sets = [
+        FeatureSet(codes.astype(np.float32), factors, (2, 3, 4), NAMES)
+        for codes, factors in ((codes_train, factors_train), (codes_test, factors_test))
+    ]
+    return FeatureRow(kind, *sets, lambda: None)
+
+
+def pca_names(figures):
+    return {name.split("/")[1] for name in figures if "/pca" in name}
+
+
+def test_what_the_evaluator_measures_of_sections(tmp_path, capsys):
+    run = evaluator_of(tmp_path, 2, eval__dci_pca=(1, 3), eval__dci_seeds=2, eval__dci_sections=False).run
+    trained, untrained, pixels = (run(row_of(kind)) for kind in ("trained", "untrained", "pixels"))
+    assert pca_names(trained) == pca_names(untrained) == {"pca1", "pca3"} and not pca_names(pixels)
+    assert not [name for name in trained if "section" in name]
+    assert trained["disentanglement/pca1/d"].count == 2 and isinstance(untrained["disentanglement/pca1/d"], float)
+    assert np.load(tmp_path / "dci_pca1_importance.npy").shape == (2, 3)
+    assert np.load(tmp_path / "dci_pca3_importance.npy").shape == (6, 3)
+    printed = capsys.readouterr().out
+    assert "DCI of each section's first 1 principal components: 2 codes, fast trees, 2 draws" in printed
+    assert "the FactorVAE score leaves out 0 codes" in printed
+
+
+def test_what_the_evaluator_says_of_other_codes(tmp_path, capsys):
+    assert not pca_names(evaluator_of(tmp_path, 0, eval__dci_pca=(1, 3)).run(row_of("trained")))
+    assert "no DCI of sections' principal components ((1, 3)): the codes have no sections" in capsys.readouterr().out
+    assert not pca_names(evaluator_of(tmp_path, 2, eval__dci_pca=()).run(row_of("trained")))
+    assert "principal components" not in capsys.readouterr().out
+    narrow = evaluator_of(tmp_path, 3, eval__dci_pca=(3,)).run(row_of("trained"))
+    assert not pca_names(narrow) and "disentanglement/section_0/d" in narrow
+    assert "no DCI of each section's first 3 principal components: a section has 2 codes" in capsys.readouterr().out
+    assert not pca_names(evaluator_of(tmp_path, 1, eval__dci_pca=(1,)).run(row_of("trained")))
+    assert "one column alone shows no completeness" in capsys.readouterr().out
+
+
+def test_a_run_has_the_figures_of_its_sections(tmp_path, monkeypatch):
+    found = {"train": Split(60, 0), "test": Split(25, 1)}
+    monkeypatch.setattr(build, "dataset", lambda config, split: found[split])
+    settings = {"eval__baselines": False, "eval__dci_repeats": 0, "eval__dci_pca": (1,), "eval__dci_seeds": 2}
+    plain = {"data__augment_source": False, "data__augment_target": False}
+    config = tiny.get_config(eval__evaluators=("disentanglement",), **settings, **plain)
+    tiny_checkpoint.write(tmp_path, config, 3)
+    row = evaluate(config, str(tmp_path))["SODA"]
+    for name in ("d", "c", "i", "factor_vae"):
+        figure = row[f"disentanglement/pca1/{name}"]
+        assert 0 <= figure.low <= figure.value <= figure.high <= 1 and figure.count == 2
+    importance = np.load(tmp_path / "dci_pca1_importance.npy")
+    assert importance.shape == (3, 2)  # sections by factors
+    np.testing.assert_allclose(importance.sum(axis=0), 1, atol=1e-6)
