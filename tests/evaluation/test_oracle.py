@@ -35,12 +35,19 @@ class Unlabelled(Squares):
 
 
 def trained(folder, **changes):
-    options = {"name": "squares", "split": "train", "steps": 60, "folder": folder} | changes
+    options = {"name": "squares", "split": "train", "steps": 80, "folder": folder} | changes
     return oracle.load_or_train(Squares(400, 0), SPEC, **options)
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def few_at_a_time():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "BATCH", 16)
+        yield
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, few_at_a_time):
     folder = tmp_path_factory.mktemp("oracles")
     return folder, trained(folder)
 
@@ -68,7 +75,7 @@ def test_it_is_trained_once(kept, monkeypatch):
     with pytest.raises(TypeError):  # other settings are another oracle
         trained(folder, split="train@0-50%")
     with pytest.raises(TypeError):
-        trained(folder, steps=61)
+        trained(folder, steps=81)
 
 
 def test_a_file_of_other_weights_is_trained_again(kept, monkeypatch, tmp_path):
@@ -83,11 +90,11 @@ def test_a_file_of_other_weights_is_trained_again(kept, monkeypatch, tmp_path):
     monkeypatch.setattr(oracle, "_train", train)
     (tmp_path / file.name).write_bytes(file.read_bytes()[:-100])  # cut short
     trained(tmp_path)
-    assert short == [60]
+    assert short == [80]
     (tmp_path / file.name).unlink()
     oracle.CachedArray.load_or_build(tmp_path / file.name, lambda: np.full(3, np.nan, np.float32))  # sound, of nothing
     trained(tmp_path)
-    assert short == [60, 60]
+    assert short == [80, 80]
 
 
 def test_what_shows_no_factors(tmp_path):
@@ -108,6 +115,7 @@ def test_scenes(tmp_path):
         policy="same", source_resolution=32, target_resolution=32, augment_source=False, augment_target=False
     )
     train, test = (Scenes(tmp_path, split, resolution=32) for split in ("train", "test"))
-    reader = oracle.load_or_train(train, spec, name="scenes", split="train", steps=2000, folder=tmp_path)
+    steps = 2000 * 64 // oracle.BATCH
+    reader = oracle.load_or_train(train, spec, name="scenes", split="train", steps=steps, folder=tmp_path)
     accuracy = reader.accuracy(test, spec, 1000)
     assert all(share.value >= 0.97 for share in accuracy.values()), accuracy

@@ -8,8 +8,8 @@ import pytest
 
 from soda_jax.evaluation import record as evaluation_record
 from soda_jax.evaluation.record import table, write
-from soda_jax.workdir.digest import weights_digest
 from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.workdir.digest import weights_digest
 from tests import tiny
 
 ACCURACY = Estimate(0.5, 0.4, 0.6, 100)

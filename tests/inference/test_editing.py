@@ -104,15 +104,17 @@ def test_resampling_drops_a_range_and_draws_it_anew(model):
     np.testing.assert_array_equal(frames.reshape(expected.shape), expected)
 
 
-def test_inverted_noise_gives_the_image_back(model):
-    start = model.invert(IMAGES, sampling_steps=20, iterations=8)
+def test_inverted_noise_gives_the_image_back(tmp_path_factory):
+    # Random weights that predict v on the linear schedule: with eps their errors are divided by next to nothing.
+    model = loaded(tmp_path_factory, diffusion__schedule="linear", diffusion__prediction="v")
+    start = model.invert(IMAGES, sampling_steps=20)
     assert start.shape == (3, SIDE, SIDE, 3) and start.dtype == np.float32
     codes = model.encode(IMAGES)
     still = measured(np.ones(WIDTH), codes, name="still", kind="test")
     back = model.edit(IMAGES, {still: 0.0}, start=start, sampling_steps=20)
     fresh = model.edit(IMAGES, {still: 0.0}, sampling_steps=20)
     errors = [np.abs(images.astype(int) - IMAGES).mean() for images in (back, fresh)]
-    assert errors[0] < 3 and errors[1] > 20  # of 255; the weights are random, so fresh noise tells nothing
+    assert errors[0] < 1 and errors[1] > 20  # of 255; fresh noise tells nothing of the images
     pair = model.interpolate(IMAGES, IMAGES[::-1], 3, start=(start, start[::-1]), sampling_steps=20)
     np.testing.assert_array_equal(pair[:, 0], back)
 
