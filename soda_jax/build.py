@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,8 +21,9 @@ from soda_jax.models.aggregation import (
     TransformerAggregator,
     pick_present,
 )
-from soda_jax.models.baselines import Decoder, EncoderDecoder
-from soda_jax.models.encoding import EncodingModel
+from soda_jax.models.baselines import Decoder, EncoderDecoder, Palette, UnconditionalDiffusion
+from soda_jax.models.capabilities import LATENT, can
+from soda_jax.models.families import FAMILIES
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
@@ -29,6 +31,7 @@ from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
 from soda_jax.objectives import optim
+from soda_jax.objectives.denoising import DenoisingObjective
 from soda_jax.objectives.objective import Objective
 from soda_jax.objectives.probe import OnlineProbe, ProbeTask
 from soda_jax.objectives.regression import RegressionObjective
@@ -37,7 +40,7 @@ from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 
 
-def model(config: ConfigDict) -> EncodingModel:
+def model(config: ConfigDict) -> nn.Module:
     """The model of `config.model`."""
     return objective(config).model
 
@@ -63,13 +66,29 @@ def _encoder_decoder(config: ConfigDict) -> RegressionObjective:
     return RegressionObjective(model=network, source_noise=config.data.source_noise)
 
 
+def _unconditional_diffusion(config: ConfigDict) -> DenoisingObjective:
+    return DenoisingObjective(UnconditionalDiffusion(_denoiser(config, modulation="layer")), diffusion(config))
+
+
+def _palette(config: ConfigDict) -> DenoisingObjective:
+    network = Palette(_denoiser(config, modulation="layer"))
+    return DenoisingObjective(network, diffusion(config), source_noise=config.data.source_noise)
+
+
 # By `config.model.family`, as `models.families.FAMILIES` lists them.
-_FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {"soda": _soda, "encdec": _encoder_decoder}
+_FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
+    "soda": _soda,
+    "encdec": _encoder_decoder,
+    "autoenc": _encoder_decoder,
+    "uncond": _unconditional_diffusion,
+    "palette": _palette,
+}
 
 
 def _encoding(config: ConfigDict) -> dict[str, Any]:
-    """The fields of `EncodingModel`."""
+    """The fields that models with an encoder share."""
     return {
+        "title": FAMILIES[config.model.family].title,
         "encoder": _encoder(config),
         "aggregator": _aggregator(config.model.aggregation),
         "latent_dropout": config.model.latent_dropout,
@@ -128,13 +147,14 @@ def _blocks(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _denoiser(config: ConfigDict) -> UNet:
+def _denoiser(config: ConfigDict, **changes: Any) -> UNet:
+    """The UNet; `changes` override fields of `ModulatedBlocks`."""
     return UNet(
         time_dim=config.model.denoiser.time_dim,
         num_timesteps=config.diffusion.num_timesteps,
         num_tokens=config.model.modulation.num_tokens,
         pose=pose_encoding(config),
-        **_blocks(config),
+        **(_blocks(config) | changes),
     )
 
 
@@ -190,7 +210,7 @@ def dataset(config: ConfigDict, split: str, bad_files: str | None = None) -> Dat
 def view_spec(config: ConfigDict) -> ViewSpec:
     data = config.data
     return ViewSpec(
-        policy=data.view_policy,
+        policy=FAMILIES[config.model.family].view_policy or data.view_policy,
         num_sources=data.num_sources,
         min_sources=data.min_sources,
         source_resolution=data.source_resolution,
@@ -232,7 +252,10 @@ def probe_task(config: ConfigDict, labels: Mapping[str, Labels]) -> ProbeTask | 
     return ProbeTask(kind, tuple(labels[kind].sizes), tuple(labels[kind].names))
 
 
-def _online_probe(config: ConfigDict, labels: Mapping[str, Labels]) -> OnlineProbe | None:
+def _online_probe(config: ConfigDict, trained: nn.Module, labels: Mapping[str, Labels]) -> OnlineProbe | None:
+    """The probe beside a model that has latents to read; None for others, and where there is nothing to predict."""
+    if not can(trained, LATENT):
+        return None
     task, settings = probe_task(config, labels), config.probe
     if task is None:
         return None
@@ -247,8 +270,9 @@ def _online_probe(config: ConfigDict, labels: Mapping[str, Labels]) -> OnlinePro
 
 def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> TrainStep:
     """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
+    optimised = objective(config)
     return TrainStep(
-        objective=objective(config),
+        objective=optimised,
         optimizer=optim.adamw(
             schedule(config),
             b1=config.optim.b1,
@@ -261,7 +285,7 @@ def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | No
         microbatches=config.train.grad_accum_steps,
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
-        probe=_online_probe(config, labels),
+        probe=_online_probe(config, optimised.model, labels),
         mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
     )
 
@@ -275,13 +299,13 @@ class Condition(NamedTuple):
 
 def sampler(
     config: ConfigDict,
-    soda: SODA,
+    trained: nn.Module,
     *,
     num_steps: int | None = None,
     guidance_on: str | None = None,
     **options: Any,
 ) -> Callable[..., Any]:
-    """The jitted sampling function of `soda`; `options` override those of `config.sampling`.
+    """The jitted sampling function of a model with a denoiser; `options` override those of `config.sampling`.
 
     A model with poses takes a `Condition` for z and `Masks` for the section mask. `guidance_on` (the config's by
     default) says what its unconditional prediction drops: the "latent", the "pose" or "both". Its cameras are encoded
@@ -290,18 +314,18 @@ def sampler(
     resolution = config.data.resolution
 
     def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
-        if soda.pose is None:
-            return soda.apply(variables, x_t, t, z, masks, method="denoise")[0]
+        if trained.pose is None:
+            return trained.apply(variables, x_t, t, z, masks, method="denoise")[0]
         target_conditions = {"target_camera": z.camera, "pose_mask": masks.pose}
-        return soda.apply(variables, x_t, t, z.z, masks.sections, **target_conditions, method="denoise")[0]
+        return trained.apply(variables, x_t, t, z.z, masks.sections, **target_conditions, method="denoise")[0]
 
     def one_source(key: jax.Array, condition: Any) -> Any:
-        z = condition if soda.pose is None else condition.z
+        z = condition if trained.pose is None else condition.z
         z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
-        return z if soda.pose is None else condition._replace(z=z)
+        return z if trained.pose is None else condition._replace(z=z)
 
     def encode_camera(condition: Condition) -> Condition:
-        encoded = soda.pose.encoded(condition.camera, (resolution, resolution), soda.denoiser.dtype)
+        encoded = trained.pose.encoded(condition.camera, (resolution, resolution), trained.denoiser.dtype)
         return condition._replace(camera=encoded)
 
     settings = {"method": config.sampling.method} | options
@@ -312,21 +336,21 @@ def sampler(
         diffusion(config),
         image_shape=(resolution, resolution, 3),
         num_steps=config.sampling.num_steps if num_steps is None else num_steps,
-        unconditional=_unconditional(config, soda, guidance_on),
-        prepare=None if soda.pose is None else encode_camera,
-        choose=one_source if soda.keeps_sources else None,
+        unconditional=_unconditional(config, trained, guidance_on),
+        prepare=None if trained.pose is None else encode_camera,
+        choose=one_source if trained.keeps_sources else None,
         **settings,
     )
 
 
-def _unconditional(config: ConfigDict, soda: SODA, guidance_on: str | None) -> Callable[[Any], Any]:
+def _unconditional(config: ConfigDict, trained: nn.Module, guidance_on: str | None) -> Callable[[Any], Any]:
     """From the masks of a sample those of its unconditional prediction (section 3.3 "Guidance")."""
     dropped = config.sampling.guidance_on if guidance_on is None else guidance_on
     if dropped not in GUIDANCE:
         raise ValueError(f"guidance_on={dropped!r}: choose one of {', '.join(GUIDANCE)}")
-    if soda.pose is None and dropped != "latent":
+    if trained.pose is None and dropped != "latent":
         raise ValueError(f"guidance_on={dropped!r}: this model takes no poses (config.model.pose); use 'latent'")
-    if soda.pose is None or dropped == "both":
+    if trained.pose is None or dropped == "both":
         return drop_all
     field = "sections" if dropped == "latent" else "pose"
 

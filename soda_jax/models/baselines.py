@@ -55,14 +55,15 @@ class EncoderDecoder(EncodingModel, kw_only=True):
 
     Attributes:
       decoder: a `Decoder`.
+      title: the model's name in tables and messages.
     """
 
     decoder: nn.Module
+    title: str = "EncDec"
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        {capabilities.LATENT, capabilities.SECTIONS, capabilities.DECODE}
+        {capabilities.LATENT, capabilities.SECTIONS, capabilities.SOURCE, capabilities.DECODE}
     )
-    title: ClassVar[str] = "EncDec"
 
     @property
     def generator(self) -> nn.Module:
@@ -83,3 +84,82 @@ class EncoderDecoder(EncodingModel, kw_only=True):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """See `Decoder.__call__`."""
         return self.decoder(z, section_mask, train_ids)
+
+
+class UnconditionalDiffusion(nn.Module):
+    """eps = D(x_t, t): the denoiser alone, without encoder and latent (F.1 "Unconditional Diffusion"; DDAE).
+
+    Attributes:
+      denoiser: a UNet without poses; its blocks are modulated by the timestep only.
+      title: the model's name in tables and messages.
+    """
+
+    denoiser: nn.Module
+    title: str = "Uncond"
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {capabilities.NOISE, capabilities.UNCONDITIONAL, capabilities.DENOISER}
+    )
+    pose: ClassVar[None] = None
+    keeps_sources: ClassVar[bool] = False
+
+    @property
+    def generator(self) -> nn.Module:
+        """What makes images."""
+        return self.denoiser
+
+    @property
+    def num_sections(self) -> int:
+        return self.denoiser.num_sections
+
+    def __call__(self, source: jax.Array, source_mask: jax.Array, target: jax.Array) -> jax.Array:
+        """Initialises every parameter: `denoise` in evaluation mode. Returns eps."""
+        return self.denoise(target, jnp.ones(target.shape[:1], jnp.int32), None, None)[0]
+
+    def denoise(
+        self,
+        x_t: jax.Array,
+        t: jax.Array,
+        z: jax.Array | None,
+        section_mask: jax.Array | None,
+        train_ids: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """See `UNet.__call__`; `z` and `section_mask` are not read: there is no latent."""
+        return self.denoiser(x_t, t, None, None, train_ids)
+
+
+class Palette(UnconditionalDiffusion):
+    """eps = D([x_t, x'], t): the denoiser sees the source beside the noised target (F.1; Saharia et al. 2022)."""
+
+    title: str = "Palette"
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({capabilities.SOURCE, capabilities.NOISE, capabilities.DENOISER})
+
+    def __call__(self, source: jax.Array, source_mask: jax.Array, target: jax.Array) -> jax.Array:
+        """Initialises every parameter: `guide` and `denoise` in evaluation mode. Returns eps."""
+        z = self.guide(source, source_mask)
+        z = jnp.broadcast_to(z, target.shape)
+        return self.denoise(target, jnp.ones(target.shape[:1], jnp.int32), z, None)[0]
+
+    def guide(self, source: jax.Array, source_mask: jax.Array) -> jax.Array:
+        """What `denoise` takes for these sources: the first view at the target's size, [B, H, W, 3].
+
+        Args:
+          source: [B, n, h, w, 3] ImageNet-normalised views.
+          source_mask: [B, n], not read: the first view is always there.
+        """
+        size = (self.denoiser.resolution, self.denoiser.resolution)
+        first = source[:, 0]
+        # Antialiased where it shrinks; nothing happens at the same size.
+        return jax.image.resize(first, (first.shape[0], *size, first.shape[-1]), "linear")
+
+    def denoise(
+        self,
+        x_t: jax.Array,
+        t: jax.Array,
+        z: jax.Array,
+        section_mask: jax.Array | None,
+        train_ids: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """See `UNet.__call__`; `z` is what `guide` gives, and `section_mask` is not read."""
+        return self.denoiser(x_t, t, None, None, train_ids, source=z)

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 from soda_jax.config.checks.rules import check_choices, check_items, check_names, check_ranges, problem
 from soda_jax.config.evaluators import EVALUATORS, wanted
 from soda_jax.metrics.registry import IMAGE_METRICS
-from soda_jax.models.capabilities import CAPABILITIES
 from soda_jax.models.families import FAMILIES
 
 
@@ -31,17 +30,10 @@ def check(config: ConfigDict) -> Iterator[str]:
         yield from check_choices(config, entry.choices)
         yield from check_items(config, entry.items)
         yield from entry.check(config)
-        if name in config.eval.evaluators and not _offers(config, entry.capability):
-            remedy = f"{name} needs {CAPABILITIES[entry.capability]}, which config.model.family="
-            yield problem(config, "eval.evaluators", f"{remedy}{config.model.family!r} has not; leave it out")
         if name in config.eval.evaluators and "cameras" in entry.needs and config.data.view_policy != "camera":
             remedy = f"{name} needs config.data.view_policy='camera' on a set with cameras; leave it out"
             yield problem(config, "eval.evaluators", remedy)
+    if config.model.family not in FAMILIES:
+        return  # which is reported elsewhere
     if wanted(config, "images") and not config.eval.image_metrics:
         yield problem(config, "eval.image_metrics", f"name at least one of {', '.join(IMAGE_METRICS)}")
-
-
-def _offers(config: ConfigDict, capability: str) -> bool:
-    """Whether the config's family has the capability; an unknown family is reported elsewhere."""
-    family = FAMILIES.get(config.model.family)
-    return not capability or family is None or capability in family.capabilities

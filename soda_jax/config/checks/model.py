@@ -34,8 +34,7 @@ def check(config: ConfigDict) -> Iterator[str]:
     yield from check_choices(config, {"model.family": tuple(FAMILIES)})
     if config.model.family not in FAMILIES:
         return
-    if not FAMILIES[config.model.family].capabilities & {capabilities.NOISE}:
-        yield from _check_decoder(config)
+    yield from _check_family(config)
     yield from _check_encoder(config)
     yield from _check_denoiser(config)
     yield from _check_modulation(config)
@@ -116,6 +115,37 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     if bad:
         remedy = f"must divide the channels of every attention layer; it does not divide {bad}"
         yield problem(config, "model.denoiser.head_dim", remedy)
+
+
+def _check_family(config: ConfigDict) -> Iterator[str]:
+    """What the family cannot take."""
+    family = FAMILIES[config.model.family]
+    if capabilities.NOISE not in family.capabilities:
+        yield from _check_decoder(config)
+    if capabilities.LATENT not in family.capabilities:
+        yield from _check_without_latent(config)
+    if family.view_policy and config.data.view_policy not in ("augment", family.view_policy):
+        remedy = f"config.model.family={config.model.family!r} shows views of policy {family.view_policy!r}; use that"
+        yield problem(config, "data.view_policy", remedy)
+
+
+def _check_without_latent(config: ConfigDict) -> Iterator[str]:
+    """What a denoiser without an encoder cannot take."""
+    family = f"config.model.family={config.model.family!r}"
+    for field in ("grid", "vector"):
+        if config.model.pose[field] != "none":
+            yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
+    if config.probe.kind not in ("auto", "none"):
+        remedy = (
+            f"{family} has no latent that an online probe could read; use 'auto', with which "
+            "config.eval.feature='denoiser' still has the dataset's labels in --mode=evaluate"
+        )
+        yield problem(config, "probe.kind", remedy)
+    if config.train.monitor.startswith("probe"):
+        yield problem(config, "train.monitor", f"{family} has no latent that a probe could read; watch eval/loss")
+    offered = FAMILIES[config.model.family].capabilities
+    if capabilities.SOURCE in offered and config.data.num_sources != 1:
+        yield problem(config, "data.num_sources", f"{family} sees one source beside the target; use 1")
 
 
 def _check_decoder(config: ConfigDict) -> Iterator[str]:
