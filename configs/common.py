@@ -42,7 +42,8 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 0.5
 
     config.model = ConfigDict()
-    config.model.family = "soda"  # or "encdec": the target decoded from the latent, without diffusion (F.1)
+    # Or a baseline (docs/baselines.md): encdec, autoenc, uncond, palette, vae_{beta,annealed,factor,tc,dip1,dip2}.
+    config.model.family = "soda"
     config.model.dtype = "float32"  # of activations; "bfloat16" keeps parameters, norms, loss and EMA in float32
     config.model.attention = "auto"  # "xla", "cudnn", or "auto": cuDNN's fused one in 16 bits where it works
     config.model.latent_dim = 2048
@@ -73,6 +74,17 @@ def get_config() -> ConfigDict:
     config.model.modulation.merge_by_section = True  # sum, concat: merge a block's own section (False: the whole z)
     config.model.modulation.num_tokens = 16  # cross_attention: number of sub-vectors of z
     config.model.modulation.resample_section = "leave"  # level whose section drives a resampling block; or "enter"
+    config.model.vae = ConfigDict()  # of the families vae_*; the defaults are from disentanglement_lib's ranges
+    config.model.vae.likelihood = "gaussian"  # of the pixels, or "bernoulli"
+    config.model.vae.beta = 4.0  # vae_beta: weight of the KL; vae_tc: of the total correlation
+    config.model.vae.annealed_gamma = 1000.0
+    config.model.vae.annealed_capacity = 25.0  # nats, reached after annealed_steps
+    config.model.vae.annealed_steps = 100_000
+    config.model.vae.factor_gamma = 10.0
+    config.model.vae.factor_width = 1000  # of the discriminator's six layers
+    config.model.vae.factor_learning_rate = 1e-4  # of the discriminator
+    config.model.vae.dip_lambda_od = 10.0
+    config.model.vae.dip_lambda_d = placeholder(float)  # None: 10 lambda_od for vae_dip1, lambda_od for vae_dip2
     config.model.aggregation = ConfigDict()
     config.model.aggregation.name = "mean"  # mean, transformer, stochastic (a random source at each sampling step)
     config.model.aggregation.depth = 2

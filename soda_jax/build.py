@@ -21,7 +21,14 @@ from soda_jax.models.aggregation import (
     TransformerAggregator,
     pick_present,
 )
-from soda_jax.models.baselines import Decoder, EncoderDecoder, Palette, UnconditionalDiffusion
+from soda_jax.models.baselines import (
+    Decoder,
+    Discriminator,
+    EncoderDecoder,
+    Palette,
+    UnconditionalDiffusion,
+    VariationalAutoencoder,
+)
 from soda_jax.models.capabilities import LATENT, can
 from soda_jax.models.families import FAMILIES
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
@@ -30,7 +37,7 @@ from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
-from soda_jax.objectives import optim
+from soda_jax.objectives import optim, vae
 from soda_jax.objectives.denoising import DenoisingObjective
 from soda_jax.objectives.objective import Objective
 from soda_jax.objectives.probe import OnlineProbe, ProbeTask
@@ -75,6 +82,42 @@ def _palette(config: ConfigDict) -> DenoisingObjective:
     return DenoisingObjective(network, diffusion(config), source_noise=config.data.source_noise)
 
 
+def _vae(config: ConfigDict) -> vae.VaeObjective:
+    return vae.VaeObjective(**_variational(config))
+
+
+def _vae_factor(config: ConfigDict) -> vae.FactorVaeObjective:
+    settings = config.model.vae
+    return vae.FactorVaeObjective(
+        **_variational(config),
+        gamma=settings.factor_gamma,
+        discriminator=Discriminator(settings.factor_width),
+        adversary_optimizer=optax.adam(settings.factor_learning_rate, b1=0.5, b2=0.9),
+    )
+
+
+def _variational(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `VaeObjective` that all VAEs have in common."""
+    encoding = _encoding(config)
+    # The encoder gives means and log-variances, and codes are drawn from them in place of dropout.
+    encoding |= {"encoder": encoding["encoder"].clone(latent_dim=2 * config.model.latent_dim), "latent_dropout": 0.0}
+    bernoulli = config.model.vae.likelihood == "bernoulli"
+    network = VariationalAutoencoder(decoder=Decoder(**_blocks(config)), bernoulli=bernoulli, **encoding)
+    regulariser = _REGULARISERS[config.model.family](config.model.vae)
+    return {"model": network, "regulariser": regulariser, "source_noise": config.data.source_noise}
+
+
+# By the families that have one, from `config.model.vae`.
+_REGULARISERS: dict[str, Callable[[ConfigDict], vae.Regulariser]] = {
+    "vae_beta": lambda s: vae.Beta(s.beta),
+    "vae_annealed": lambda s: vae.Annealed(s.annealed_gamma, s.annealed_capacity, s.annealed_steps),
+    "vae_factor": lambda s: vae.Beta(1.0),
+    "vae_tc": lambda s: vae.TotalCorrelation(s.beta),
+    "vae_dip1": lambda s: vae.Covariance(s.dip_lambda_od, s.dip_lambda_d, of_codes=False),
+    "vae_dip2": lambda s: vae.Covariance(s.dip_lambda_od, s.dip_lambda_d, of_codes=True),
+}
+
+
 # By `config.model.family`, as `models.families.FAMILIES` lists them.
 _FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
     "soda": _soda,
@@ -82,6 +125,12 @@ _FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
     "autoenc": _encoder_decoder,
     "uncond": _unconditional_diffusion,
     "palette": _palette,
+    "vae_beta": _vae,
+    "vae_annealed": _vae,
+    "vae_factor": _vae_factor,
+    "vae_tc": _vae,
+    "vae_dip1": _vae,
+    "vae_dip2": _vae,
 }
 
 
