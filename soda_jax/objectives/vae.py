@@ -3,7 +3,7 @@
     z = mean + exp(log-variance / 2) eps,  L = -log p(x_0 | z) + R
 
 -log p is summed over pixels and channels, up to a constant: half the squared error of images in [0, 1] (a Gaussian of
-deviation 1), or the cross-entropy (Bernoulli). R is in nats too: beside a mean over pixels the posterior would collapse.
+deviation 1), or the cross-entropy (Bernoulli). R is in nats too: beside a mean over pixels the posterior collapses.
 The regularisers are those of Locatello et al. 2019 (disentanglement_lib), which the paper ran.
 
   family        R, with KL = E KL(q(z | x') || N(0, 1))
