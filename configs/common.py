@@ -164,7 +164,12 @@ def get_config() -> ConfigDict:
     config.eval.test_examples = 0  # of test_split for --mode=evaluate; 0 is all of it
     # What --mode=evaluate runs: names of soda_jax/config/evaluators.py, which says what each gives.
     config.eval.evaluators = ("knn", "linear_probe", "few_shot", "reconstruction")
-    config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
+    # Or any named intermediate of the encoder, e.g. "pooled"; or "denoiser": of the grid below the block and noise
+    # level that do best by k-NN on held-out training images.
+    config.eval.feature = "latent"
+    config.eval.denoiser_blocks = ("middle", "up")  # all of these paths (or down), or blocks by name, e.g. "up_16_0"
+    config.eval.denoiser_levels = (0.01, 0.03, 0.1, 0.2, 0.3)  # timesteps, as shares of diffusion.num_timesteps
+    config.eval.denoiser_examples = 10_000  # of train_split, to choose on; 0 is all of it
     config.eval.baselines = True  # also the untrained encoder and raw pixels
     config.eval.feature_memory_gib = 4.0  # features beyond it go to a file in the workdir, removed afterwards
     config.eval.knn_k = (20, 200)

@@ -49,6 +49,9 @@ ADDED_FIELDS = {
         "turntable_altitude": None,
     },
     "eval": {
+        "denoiser_blocks": ("middle", "up"),
+        "denoiser_levels": (0.01, 0.03, 0.1, 0.2, 0.3),
+        "denoiser_examples": 10_000,
         "novel_view_sources": (1, 3, 5, 7, 9),
         "novel_view_examples": 64,
         "novel_view_targets": 2,

@@ -23,7 +23,7 @@ RATE, ADVERSARY_RATE = 0.1, 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Line(Objective):
-    """y = slope x + shift: squares are the loss, the variance of y the batch's term, and the critic guesses the mean."""
+    """y = slope x + shift: squares are the loss, the variance the batch's term, and the critic guesses the mean."""
 
     model: None = None
     weight: float = 1.0
