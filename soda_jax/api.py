@@ -17,7 +17,7 @@ from soda_jax.inference import requests
 from soda_jax.inference.cameras import Cameras, source_camera, target_camera
 from soda_jax.inference.editing import LatentEditing
 from soda_jax.inference.engine import Inference, Variables
-from soda_jax.models.capabilities import SECTIONS, require
+from soda_jax.models.capabilities import LATENT, SECTIONS, can, require
 from soda_jax.models.modulation import mix_sections
 from soda_jax.models.pose import Camera, PoseEncoding, first_present
 from soda_jax.parallel import sharding
@@ -102,8 +102,8 @@ class LoadedModel(LatentEditing):
 
     @property
     def num_sections(self) -> int:
-        """Sections of the latent, innermost (pose, structure) first."""
-        return self.inference.num_sections
+        """Sections of the latent, innermost (pose, structure) first; 0 of a model without them."""
+        return self.inference.num_sections if can(self.inference.model, SECTIONS) else 0
 
     def encode(
         self,
@@ -150,6 +150,8 @@ class LoadedModel(LatentEditing):
     ) -> np.ndarray:
         """Encodes images and samples from their latents, [N, H, W, 3] at the model's resolution.
 
+        A model that sees its sources without encoding them samples from these.
+
         Args:
           guidance_scale: strength s of guidance (the paper: 2 to 3; 1 is none, at half the cost); the config's by
             default.
@@ -164,7 +166,12 @@ class LoadedModel(LatentEditing):
           ValueError: for images or settings that are not as described.
         """
         as_float = np.issubdtype(np.asarray(images).dtype, np.floating)
-        return self.sample(self.encode(images), guidance_scale, steps, seed=seed, method=method, as_float=as_float)
+        if can(self.inference.model, LATENT):
+            return self.sample(self.encode(images), guidance_scale, steps, seed=seed, method=method, as_float=as_float)
+        source = requests.source_views(images, self.config.data.source_resolution, self.config.data.eval_crop)
+        options = requests.sampling_options(guidance_scale, steps, seed, 0, method)
+        found = self.inference.sample(self.variables, self.inference.guide(self.variables, source), **options)["images"]
+        return (found + 1.0) / 2.0 if as_float else inputs.to_uint8(found)
 
     def novel_view(
         self,

@@ -1,35 +1,42 @@
 """Builds a run's parts from its config: the one place where config fields reach the modules."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
+from soda_jax.config import ConfigError, parse_encoder_name
 from soda_jax.data.datasets import Dataset, Labels, entry_of, load_dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
-from soda_jax.diffusion.inversion import make_inverter
-from soda_jax.diffusion.sampler import Denoise, Masks, drop_all, make_sampler
 from soda_jax.models.aggregation import (
     MeanAggregator,
     StochasticAggregator,
     TransformerAggregator,
-    pick_present,
 )
-from soda_jax.models.baselines import Decoder, EncoderDecoder
-from soda_jax.models.encoding import EncodingModel
-from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
+from soda_jax.models.baselines import (
+    Decoder,
+    Discriminator,
+    EncoderDecoder,
+    Palette,
+    UnconditionalDiffusion,
+    VariationalAutoencoder,
+)
+from soda_jax.models.capabilities import LATENT, can
+from soda_jax.models.families import FAMILIES
+from soda_jax.models.pose import PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
-from soda_jax.objectives import optim
+from soda_jax.objectives import optim, vae
+from soda_jax.objectives.denoising import DenoisingObjective
 from soda_jax.objectives.objective import Objective
 from soda_jax.objectives.probe import OnlineProbe, ProbeTask
 from soda_jax.objectives.regression import RegressionObjective
@@ -38,7 +45,7 @@ from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 
 
-def model(config: ConfigDict) -> EncodingModel:
+def model(config: ConfigDict) -> nn.Module:
     """The model of `config.model`."""
     return objective(config).model
 
@@ -64,13 +71,71 @@ def _encoder_decoder(config: ConfigDict) -> RegressionObjective:
     return RegressionObjective(model=network, source_noise=config.data.source_noise)
 
 
+def _unconditional_diffusion(config: ConfigDict) -> DenoisingObjective:
+    return DenoisingObjective(UnconditionalDiffusion(_denoiser(config, modulation="layer")), diffusion(config))
+
+
+def _palette(config: ConfigDict) -> DenoisingObjective:
+    network = Palette(_denoiser(config, modulation="layer"))
+    return DenoisingObjective(network, diffusion(config), source_noise=config.data.source_noise)
+
+
+def _vae(config: ConfigDict) -> vae.VaeObjective:
+    return vae.VaeObjective(**_variational(config))
+
+
+def _vae_factor(config: ConfigDict) -> vae.FactorVaeObjective:
+    settings = config.model.vae
+    return vae.FactorVaeObjective(
+        **_variational(config),
+        gamma=settings.factor_gamma,
+        discriminator=Discriminator(settings.factor_width),
+        adversary_optimizer=optax.adam(settings.factor_learning_rate, b1=0.5, b2=0.9),
+    )
+
+
+def _variational(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `VaeObjective` that all VAEs have in common."""
+    encoding = _encoding(config)
+    # The encoder gives means and log-variances, and codes are drawn from them in place of dropout.
+    encoding |= {"encoder": encoding["encoder"].clone(latent_dim=2 * config.model.latent_dim), "latent_dropout": 0.0}
+    bernoulli = config.model.vae.likelihood == "bernoulli"
+    network = VariationalAutoencoder(decoder=Decoder(**_blocks(config)), bernoulli=bernoulli, **encoding)
+    regulariser = _REGULARISERS[config.model.family](config.model.vae)
+    return {"model": network, "regulariser": regulariser, "source_noise": config.data.source_noise}
+
+
+# By the families that have one, from `config.model.vae`.
+_REGULARISERS: dict[str, Callable[[ConfigDict], vae.Regulariser]] = {
+    "vae_beta": lambda s: vae.Beta(s.beta),
+    "vae_annealed": lambda s: vae.Annealed(s.annealed_gamma, s.annealed_capacity, s.annealed_steps),
+    "vae_factor": lambda s: vae.Beta(1.0),
+    "vae_tc": lambda s: vae.TotalCorrelation(s.beta),
+    "vae_dip1": lambda s: vae.Covariance(s.dip_lambda_od, s.dip_lambda_d, of_codes=False),
+    "vae_dip2": lambda s: vae.Covariance(s.dip_lambda_od, s.dip_lambda_d, of_codes=True),
+}
+
+
 # By `config.model.family`, as `models.families.FAMILIES` lists them.
-_FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {"soda": _soda, "encdec": _encoder_decoder}
+_FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
+    "soda": _soda,
+    "encdec": _encoder_decoder,
+    "autoenc": _encoder_decoder,
+    "uncond": _unconditional_diffusion,
+    "palette": _palette,
+    "vae_beta": _vae,
+    "vae_annealed": _vae,
+    "vae_factor": _vae_factor,
+    "vae_tc": _vae,
+    "vae_dip1": _vae,
+    "vae_dip2": _vae,
+}
 
 
 def _encoding(config: ConfigDict) -> dict[str, Any]:
-    """The fields of `EncodingModel`."""
+    """The fields that models with an encoder share."""
     return {
+        "title": FAMILIES[config.model.family].title,
         "encoder": _encoder(config),
         "aggregator": _aggregator(config.model.aggregation),
         "latent_dropout": config.model.latent_dropout,
@@ -129,13 +194,14 @@ def _blocks(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _denoiser(config: ConfigDict) -> UNet:
+def _denoiser(config: ConfigDict, **changes: Any) -> UNet:
+    """The UNet; `changes` override fields of `ModulatedBlocks`."""
     return UNet(
         time_dim=config.model.denoiser.time_dim,
         num_timesteps=config.diffusion.num_timesteps,
         num_tokens=config.model.modulation.num_tokens,
         pose=pose_encoding(config),
-        **_blocks(config),
+        **(_blocks(config) | changes),
     )
 
 
@@ -191,7 +257,7 @@ def dataset(config: ConfigDict, split: str, bad_files: str | None = None) -> Dat
 def view_spec(config: ConfigDict) -> ViewSpec:
     data = config.data
     return ViewSpec(
-        policy=data.view_policy,
+        policy=FAMILIES[config.model.family].view_policy or data.view_policy,
         num_sources=data.num_sources,
         min_sources=data.min_sources,
         source_resolution=data.source_resolution,
@@ -233,7 +299,10 @@ def probe_task(config: ConfigDict, labels: Mapping[str, Labels]) -> ProbeTask | 
     return ProbeTask(kind, tuple(labels[kind].sizes), tuple(labels[kind].names))
 
 
-def _online_probe(config: ConfigDict, labels: Mapping[str, Labels]) -> OnlineProbe | None:
+def _online_probe(config: ConfigDict, trained: nn.Module, labels: Mapping[str, Labels]) -> OnlineProbe | None:
+    """The probe beside a model that has latents to read; None for others, and where there is nothing to predict."""
+    if not can(trained, LATENT):
+        return None
     task, settings = probe_task(config, labels), config.probe
     if task is None:
         return None
@@ -248,8 +317,9 @@ def _online_probe(config: ConfigDict, labels: Mapping[str, Labels]) -> OnlinePro
 
 def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> TrainStep:
     """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
+    optimised = objective(config)
     return TrainStep(
-        objective=objective(config),
+        objective=optimised,
         optimizer=optim.adamw(
             schedule(config),
             b1=config.optim.b1,
@@ -262,116 +332,6 @@ def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | No
         microbatches=config.train.grad_accum_steps,
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
-        probe=_online_probe(config, labels),
+        probe=_online_probe(config, optimised.model, labels),
         mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
     )
-
-
-class Condition(NamedTuple):
-    """What guides the samples of a model with poses: latents [B, d] (or as the model keeps them) and target cameras."""
-
-    z: jax.Array
-    camera: Camera | EncodedCamera
-
-
-def sampler(
-    config: ConfigDict,
-    soda: SODA,
-    *,
-    num_steps: int | None = None,
-    guidance_on: str | None = None,
-    **options: Any,
-) -> Callable[..., Any]:
-    """The jitted sampling function of `soda`; `options` override those of `config.sampling`.
-
-    A model with poses takes a `Condition` for z and `Masks` for the section mask. `guidance_on` (the config's by
-    default) says what its unconditional prediction drops: the "latent", the "pose" or "both". Its cameras are encoded
-    once for all steps, which keeps a grid of `config.model.pose.encoding_dim` channels on the device.
-    """
-    resolution = config.data.resolution
-
-    def one_source(key: jax.Array, condition: Any) -> Any:
-        z = condition if soda.pose is None else condition.z
-        z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
-        return z if soda.pose is None else condition._replace(z=z)
-
-    settings = {"method": config.sampling.method} | options
-    if settings["method"] == "ddim":
-        settings.setdefault("eta", config.sampling.eta)
-    return make_sampler(
-        _sampling_denoise(soda),
-        diffusion(config),
-        image_shape=(resolution, resolution, 3),
-        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
-        unconditional=_unconditional(config, soda, guidance_on),
-        prepare=_camera_encoder(config, soda),
-        choose=one_source if soda.keeps_sources else None,
-        **settings,
-    )
-
-
-def inverter(
-    config: ConfigDict,
-    soda: SODA,
-    *,
-    num_steps: int | None = None,
-    guidance_on: str | None = None,
-    **options: Any,
-) -> Callable[..., jax.Array]:
-    """The jitted inversion of `sampler`'s deterministic DDIM; `options` are `iterations` and `guided`.
-
-    Raises:
-      ValueError: the model draws another source's latent at each step, so no one chain leads to an image.
-    """
-    if soda.keeps_sources:
-        raise ValueError(
-            "config.model.aggregation.name='stochastic': each step of sampling draws a source by the image's seed, so "
-            "an image has no x_T of its own; invert with a model of 'mean' or 'transformer' aggregation"
-        )
-    return make_inverter(
-        _sampling_denoise(soda),
-        diffusion(config),
-        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
-        unconditional=_unconditional(config, soda, guidance_on),
-        prepare=_camera_encoder(config, soda),
-        **options,
-    )
-
-
-def _sampling_denoise(soda: SODA) -> Denoise:
-    """The denoiser as sampling and inversion call it."""
-
-    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
-        if soda.pose is None:
-            return soda.apply(variables, x_t, t, z, masks, method="denoise")[0]
-        target_conditions = {"target_camera": z.camera, "pose_mask": masks.pose}
-        return soda.apply(variables, x_t, t, z.z, masks.sections, **target_conditions, method="denoise")[0]
-
-    return denoise
-
-
-def _camera_encoder(config: ConfigDict, soda: SODA) -> Callable[[Condition], Condition] | None:
-    """Encodes a condition's cameras once for all steps; None for a model without poses."""
-    shape = (config.data.resolution, config.data.resolution)
-
-    def encode_camera(condition: Condition) -> Condition:
-        return condition._replace(camera=soda.pose.encoded(condition.camera, shape, soda.denoiser.dtype))
-
-    return None if soda.pose is None else encode_camera
-
-
-def _unconditional(config: ConfigDict, soda: SODA, guidance_on: str | None) -> Callable[[Any], Any]:
-    """From the masks of a sample those of its unconditional prediction (section 3.3 "Guidance")."""
-    dropped = config.sampling.guidance_on if guidance_on is None else guidance_on
-    if dropped not in GUIDANCE:
-        raise ValueError(f"guidance_on={dropped!r}: choose one of {', '.join(GUIDANCE)}")
-    if soda.pose is None and dropped != "latent":
-        raise ValueError(f"guidance_on={dropped!r}: this model takes no poses (config.model.pose); use 'latent'")
-    if soda.pose is None or dropped == "both":
-        return drop_all
-    field = "sections" if dropped == "latent" else "pose"
-
-    def drop(masks: Masks) -> Masks:
-        return masks._replace(**{field: jnp.zeros_like(getattr(masks, field))})
-
-    return drop

@@ -115,7 +115,7 @@ def test_tools_are_commands():
 def test_families_are_asked_for_what_they_can_do(family):
     """Only models, objectives and what builds and checks them may know a family by its name or class."""
     assert FAMILIES[family].capabilities <= set(CAPABILITIES)
-    named = re.compile(rf"[\"']{family}[\"']|\b{FAMILIES[family].__name__}\(")
+    named = re.compile(rf"[\"']{family}[\"']|\b{FAMILIES[family].model.__name__}\(")
     for name, room, modules in FILES:
         if room in ("training", "evaluation", "inference", "api", "reporting"):
             assert not {"soda_jax.models.baselines", "soda_jax.models.soda"} & modules, name

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import EachItem, check_items, problem
 from soda_jax.metrics.disentanglement.boosting import METHODS
-from soda_jax.models.capabilities import LATENT, NOISE
+from soda_jax.models.capabilities import CAPABILITIES, LATENT, NOISE, SOURCE
+from soda_jax.models.families import FAMILIES
 
 PROBE_VIEWS = ("none", "cached", "epoch")
 INF = float("inf")
@@ -31,7 +32,7 @@ class EvaluatorEntry:
       heading: of its figures in reports; their names start with the evaluator's.
       accuracies: whether the figures are accuracies and F1 by label, as `metrics.classification` names them.
       needs: what the dataset must have beside images, and beside labels where features are read: "cameras".
-      capability: what the model must be able to do (`models.capabilities`); "" for what every model can.
+      capabilities: what the model must be able to do (`models.capabilities`), beside the features that it reads.
       ranges: bounds, both included, of numbers in `config.eval` that no other evaluator has, by the whole field's name.
       choices: values that its other fields may have.
       items: what its tuples must hold.
@@ -44,7 +45,7 @@ class EvaluatorEntry:
     heading: str
     accuracies: bool = False
     needs: tuple[str, ...] = ()
-    capability: str = ""
+    capabilities: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     choices: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     items: dict[str, EachItem] = dataclasses.field(default_factory=dict)
@@ -125,13 +126,14 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         reads="images",
         gives="How like its target each sample is, by `config.eval.image_metrics` (the paper's 4.2.1).",
         heading="Reconstruction",
+        capabilities=(SOURCE,),
         ranges={"eval.reconstruction_examples": (0, INF)},
     ),
     "diversity": EvaluatorEntry(
         reads="images",
         gives="How far apart samples from one latent are, that is, what the latent leaves open.",
         heading="Diversity",
-        capability=NOISE,
+        capabilities=(NOISE, SOURCE),
         ranges={"eval.diversity_seeds": (2, INF)},
     ),
     "novel_view": EvaluatorEntry(
@@ -139,6 +141,7 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         gives="How like the truth objects look to requested cameras, by the number of sources (the paper's 4.2.2).",
         heading="Novel views",
         needs=("cameras",),
+        capabilities=(LATENT,),
         ranges={"eval.novel_view_examples": (0, INF), "eval.novel_view_targets": (1, INF)},
         items={"eval.novel_view_sources": EachItem(int, 1, INF, "numbers of sources, each at least 1")},
     ),
@@ -165,10 +168,34 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
     ),
 }
 
+# Of these a family is measured by what it can serve.
+DEFAULT = ("knn", "linear_probe", "few_shot", "reconstruction")
+
 
 def wanted(config: ConfigDict, reads: str) -> list[str]:
-    """Those of `config.eval.evaluators` that read "features", or "images", in the order in which they run."""
-    return [name for name, entry in EVALUATORS.items() if entry.reads == reads and name in config.eval.evaluators]
+    """Those of `config.eval.evaluators` that read "features", or "images", in the order in which they run.
+
+    Of the default ones those that the model's family can serve; other choices must be possible (`impossible`).
+    """
+    chosen = tuple(config.eval.evaluators)
+    names = [name for name, entry in EVALUATORS.items() if entry.reads == reads and name in chosen]
+    return [name for name in names if chosen != DEFAULT or _lacking(config, name) is None]
+
+
+def impossible(config: ConfigDict) -> Iterator[str]:
+    """A line for each of `config.eval.evaluators` that the model's family cannot serve."""
+    for name in config.eval.evaluators:
+        lacking = _lacking(config, name) if name in EVALUATORS else None
+        if lacking is not None and tuple(config.eval.evaluators) != DEFAULT:
+            family = f"config.model.family={config.model.family!r}"
+            remedy = f"{name} needs {CAPABILITIES[lacking]}, which {family} has not; leave it out"
+            yield problem(config, "eval.evaluators", remedy)
+
+
+def _lacking(config: ConfigDict, name: str) -> str | None:
+    """The first capability that an evaluator needs and the model's family lacks."""
+    offered = FAMILIES[config.model.family].capabilities
+    return next((needed for needed in EVALUATORS[name].capabilities if needed not in offered), None)
 
 
 def table_rows() -> list[tuple[str, str, str]]:

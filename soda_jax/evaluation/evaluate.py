@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from soda_jax import config as config_lib
-from soda_jax.config.evaluators import wanted
+from soda_jax.config.evaluators import impossible, wanted
 from soda_jax.evaluation import record
 from soda_jax.evaluation.features import FeatureEvaluation
 from soda_jax.evaluation.images import ImageEvaluation
@@ -44,6 +44,8 @@ def evaluate(
     """
     workdir = run_folder(workdir)
     config_lib.validate(config)  # training's batch need not fit the devices here
+    if lines := list(impossible(config)):  # training had no reason to mind
+        raise config_lib.ConfigError("\n".join(lines))
     step, meta = read_meta(workdir, checkpoint_step(workdir, step))
     check_same_model(workdir, meta, config)
     mesh = sharding.make_mesh(devices)

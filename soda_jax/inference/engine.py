@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from soda_jax import build, inputs, rngs
 from soda_jax.diffusion.inversion import invert_in_batches
 from soda_jax.diffusion.sampler import Masks, sample_in_batches
+from soda_jax.inference import sampling
 from soda_jax.inference.cameras import shown_camera
-from soda_jax.models.capabilities import DECODE, LATENT, NOISE, can, require
+from soda_jax.models.capabilities import DECODE, GUIDANCE, LATENT, NOISE, SOURCE, UNCONDITIONAL, can, require
 from soda_jax.models.pose import Camera
 from soda_jax.parallel import sharding
 
@@ -40,6 +41,7 @@ class Inference:
         self.eval_batch_size = sharding.round_up(config.eval.batch_size, self.mesh)
         self.sample_batch_size = sharding.round_up(config.sampling.batch_size, self.mesh)
         self._encode = jax.jit(self._encode_batch, static_argnums=2, out_shardings=sharding.replicated(self.mesh))
+        self._guide_batch = jax.jit(self._guide_of, out_shardings=sharding.replicated(self.mesh))
         self._decode_batch = jax.jit(
             lambda variables, z, section_mask: self.model.apply(variables, z, section_mask, method="decode")[0],
             out_shardings=sharding.replicated(self.mesh),
@@ -113,6 +115,10 @@ class Inference:
         # Grids and tokens become one vector each by their mean, as the encoder's own pooling does.
         return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value
 
+    def _guide_of(self, variables: Variables, batch: dict[str, jax.Array]) -> jax.Array:
+        source = inputs.normalise_source(batch["source"])
+        return self.model.apply(variables, source, batch["source_mask"], method="guide")
+
     def _put_sources(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """What the encoder reads of a batch, of which this process holds its part, on the devices."""
         return sharding.put_batch(self._read(batch), self.mesh)
@@ -173,10 +179,7 @@ class Inference:
           conditioning, absent ones zeros.
         """
         require(self.model, LATENT, "encode")
-        batch = {
-            "source": source,
-            "source_mask": np.ones(source.shape[:2], bool) if source_mask is None else source_mask,
-        }
+        batch = _sources(source, source_mask)
         if source_camera is not None:
             self._require_pose("source_camera")
             fields = {f"source_{name}": getattr(source_camera, name) for name in self.model.pose.fields}
@@ -186,9 +189,30 @@ class Inference:
                 batch["source_pose_mask"] = np.asarray(source_pose_mask, bool)
         elif source_pose_mask is not None:
             raise ValueError("source_pose_mask is given, but source_camera is None; give both, or neither")
-        count, size = len(source), self._batch_size(len(source), self.eval_batch_size)
+        return self._of_sources(batch, lambda part: self._encode(variables, part, "z"))
+
+    def _of_sources(
+        self, batch: dict[str, np.ndarray], function: Callable[[dict[str, jax.Array]], jax.Array]
+    ) -> np.ndarray:
+        """What `function` gives of a request's sources, computed in padded batches."""
+        count, size = len(batch["source"]), self._batch_size(len(batch["source"]), self.eval_batch_size)
         parts = ({key: value[r] for key, value in batch.items()} for r in _padded_rows(count, size))
-        return np.concatenate([np.asarray(self._encode(variables, self._put_whole(p), "z")) for p in parts])[:count]
+        return np.concatenate([np.asarray(function(self._put_whole(part))) for part in parts])[:count]
+
+    def guide(
+        self, variables: Variables, source: np.ndarray, source_mask: np.ndarray | None = None, **conditions: Any
+    ) -> np.ndarray:
+        """What `sample` takes as z for images of these sources: latents, or the sources as the denoiser sees them.
+
+        Arguments as for `encode`, of which this is the other name where the model has latents.
+
+        Raises:
+          ValueError: the model's images have no source.
+        """
+        require(self.model, SOURCE, "an image of source views")
+        if can(self.model, LATENT):
+            return self.encode(variables, source, source_mask, **conditions)
+        return self._of_sources(_sources(source, source_mask), lambda part: self._guide_batch(variables, part))
 
     def conditions(self, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A data batch's cameras as keyword arguments of (`encode`, `sample`); none for a model without poses."""
@@ -216,7 +240,7 @@ class Inference:
         start: np.ndarray | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
-        """Images for latents z [N, d] (or as `encode` gives them).
+        """Images for latents z [N, d] (or as `guide` gives them).
 
         Args:
           section_mask: [N, sections] 0/1, the sections that guide; all by default.
@@ -228,13 +252,14 @@ class Inference:
           indices: int [N] in place of `first_index`: image i is drawn from (seed, indices[i]), so that several images
             may share their noise.
           start: float [N, H, W, 3], the noise x_T to start from, as `invert` gives it; by default it is drawn, too.
-          **options: `method`, `eta`, `num_frames`, `clip_x0` of `make_sampler`, `guidance_on` of `build.sampler`.
+          **options: `method`, `eta`, `num_frames`, `clip_x0` of `make_sampler`, `guidance_on` of `sampling.sampler`.
 
         Returns:
           `images` float32 [N, H, W, 3] in [-1, 1], and `frames` [num_frames, N, H, W, 3] if asked for.
 
         Raises:
-          ValueError: for cameras that the model does not take, or lacks, and for a `start` of another shape.
+          ValueError: for cameras that the model does not take, or lacks, guidance that it has not, or a `start` of
+            another shape.
         """
         if not can(self.model, NOISE):
             self._check_camera(target_camera, pose_mask)
@@ -242,7 +267,7 @@ class Inference:
             for name in [name for name, value in given.items() if value]:
                 require(self.model, NOISE, name)
             return self._decode(variables, z, section_mask)
-        scale = self.config.sampling.guidance_scale if guidance_scale is None else guidance_scale
+        scale = self._guidance_scale(guidance_scale)
         condition, mask = self._condition(z, section_mask, target_camera, pose_mask)
         return sample_in_batches(
             # At scale 1 guidance would only double the cost.
@@ -282,7 +307,7 @@ class Inference:
           images: [N, H, W, 3] of the model's resolution, uint8, or float in [-1, 1].
           section_mask, target_camera, pose_mask, num_steps: as of `sample`.
           guidance_scale: that of the samples; any but 1 doubles the cost, and asks for more iterations.
-          **options: `iterations` of `make_inverter`, `guidance_on` of `build.inverter`.
+          **options: `iterations` of `make_inverter`, `guidance_on` of `sampling.inverter`.
 
         Raises:
           ValueError: for images of another size or range, a model that does not sample from noise, one that draws
@@ -311,7 +336,14 @@ class Inference:
         if self.model.pose is None:
             return z, mask
         camera, shown = shown_camera(self.model.pose, len(z), camera, pose_mask)
-        return build.Condition(z, camera), Masks(mask, shown)
+        return sampling.Condition(z, camera), Masks(mask, shown)
+
+    def _guidance_scale(self, asked: float | None) -> float:
+        if not can(self.model, GUIDANCE):
+            if asked not in (None, 1.0):
+                require(self.model, GUIDANCE, f"guidance_scale={asked}")
+            return 1.0
+        return self.config.sampling.guidance_scale if asked is None else asked
 
     def _decode(self, variables: Variables, z: np.ndarray, section_mask: np.ndarray | None) -> dict[str, np.ndarray]:
         """`sample` of a model that makes one image of each latent."""
@@ -330,14 +362,15 @@ class Inference:
         seen from there.
 
         Raises:
-          ValueError: the model does not sample from noise.
+          ValueError: the model does not sample from noise, or not without a source.
         """
         require(self.model, NOISE, "unconditional sampling")
+        require(self.model, UNCONDITIONAL, "unconditional sampling")
         guided_on = options.get("guidance_on") or self.config.sampling.guidance_on
         if options.get("target_camera") is None or guided_on == "latent":
             # Both predictions that guidance compares would be the same one: half of the work is for nothing.
             options = options | {"guidance_scale": 1.0}
-        z = np.zeros((count, *self.latent_shape), np.float32)
+        z = np.zeros((count, *self.guide_shape), np.float32)
         return self.sample(variables, z, np.zeros((count, self.num_sections), np.float32), **options)
 
     def _check_camera(self, camera: Camera | None, pose_mask: np.ndarray | None) -> None:
@@ -353,21 +386,36 @@ class Inference:
 
     @functools.cached_property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one latent: (d,), or (tokens, channels) without a bottleneck."""
+        """Shape of one latent: (d,), or (tokens, channels) without a bottleneck.
+
+        Raises:
+          ValueError: the model has none.
+        """
+        require(self.model, LATENT, "z")
+        return self.guide_shape
+
+    @functools.cached_property
+    def guide_shape(self) -> tuple[int, ...]:
+        """Shape of what guides one image, as `guide` gives it; (0,) where nothing does."""
+        if not can(self.model, SOURCE):
+            return (0,)
         data = self.config.data
         source = jax.ShapeDtypeStruct(
             (1, data.num_sources, data.source_resolution, data.source_resolution, 3), "float32"
         )
         mask = jax.ShapeDtypeStruct((1, data.num_sources), bool)
-        encode = functools.partial(self.model.apply, method="encode")
-        return jax.eval_shape(encode, self.abstract_variables(), source, mask)[0].shape[1:]
+        method = "encode" if can(self.model, LATENT) else "guide"
+        found = jax.eval_shape(
+            functools.partial(self.model.apply, method=method), self.abstract_variables(), source, mask
+        )
+        return (found[0] if can(self.model, LATENT) else found).shape[1:]
 
     def sampler(self, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
         """The compiled sampler for these settings, made once."""
         num_steps = self.config.sampling.num_steps if num_steps is None else num_steps
         key = (num_steps, *sorted(options.items()))
         if key not in self._samplers:
-            self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
+            self._samplers[key] = sampling.sampler(self.config, self.model, num_steps=num_steps, **options)
         return self._samplers[key]
 
     def inverter(self, num_steps: int | None = None, **options: Any) -> Callable[..., Any]:
@@ -375,8 +423,16 @@ class Inference:
         num_steps = self.config.sampling.num_steps if num_steps is None else num_steps
         key = (num_steps, *sorted(options.items()))
         if key not in self._inverters:
-            self._inverters[key] = build.inverter(self.config, self.model, num_steps=num_steps, **options)
+            self._inverters[key] = sampling.inverter(self.config, self.model, num_steps=num_steps, **options)
         return self._inverters[key]
+
+
+def _sources(source: np.ndarray, source_mask: np.ndarray | None) -> dict[str, np.ndarray]:
+    """A request's sources, all present by default, under a batch's keys."""
+    return {
+        "source": source,
+        "source_mask": np.ones(source.shape[:2], bool) if source_mask is None else source_mask,
+    }
 
 
 def _padded_rows(count: int, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """PNG grids: source | target | reconstruction or novel view | unconditional sample, one row an example.
 
+Columns that the model cannot fill are left out.
 Where the model takes cameras, the unconditional sample is a new object as the target's camera sees it ("pose only").
 """
 
@@ -16,7 +17,7 @@ from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.inference.pictures import Picture, PictureContext
-from soda_jax.models.capabilities import NOISE, can
+from soda_jax.models.capabilities import SOURCE, UNCONDITIONAL, can
 
 MIN_SIDE = 96  # smaller images are enlarged a whole number of times, so that a person can see them
 PADDING = 4
@@ -48,16 +49,14 @@ class GridWriter:
         """The grid, uint8 [H, W, 3]."""
         batch, real = self._batch, self._batch["mask"]
         source_conditions, target_conditions = self._inference.conditions(batch)
-        z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
-        columns = {
-            "source": batch["source"][:, 0],
-            "target": batch["target"],
-            self._third: self._images(self._inference.sample(variables, z, seed=seed, **target_conditions)),
-        }
-        if can(self._inference.model, NOISE):
+        columns = {"source": batch["source"][:, 0], "target": batch["target"]}
+        if can(self._inference.model, SOURCE):
+            z = self._inference.guide(variables, batch["source"], batch["source_mask"], **source_conditions)
+            columns[self._third] = self._images(self._inference.sample(variables, z, seed=seed, **target_conditions))
+        if can(self._inference.model, UNCONDITIONAL):
             # With a camera, what no source guides is still seen from the target's.
             name = "pose only" if target_conditions else "unconditional"
-            sampled = self._inference.sample_unconditional(variables, len(z), seed=seed, **target_conditions)
+            sampled = self._inference.sample_unconditional(variables, len(real), seed=seed, **target_conditions)
             columns[name] = self._images(sampled)
         return image_grid({name: images[real] for name, images in columns.items()})
 

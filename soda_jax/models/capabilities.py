@@ -4,15 +4,23 @@ from typing import Any
 
 LATENT = "latent"
 SECTIONS = "sections"
+SOURCE = "source"
 NOISE = "noise"
+UNCONDITIONAL = "unconditional"
+GUIDANCE = "guidance"
 DECODE = "decode"
+DENOISER = "denoiser"
 
 # What each of them gives, as messages say it.
 CAPABILITIES = {
     LATENT: "latents of images",
     SECTIONS: "latents in sections, which can be dropped and mixed",
-    NOISE: "sampling from noise: unconditional images, guidance, several images of one latent",
+    SOURCE: "images of given source views",
+    NOISE: "sampling from noise, step by step",
+    UNCONDITIONAL: "images of noise alone, without a source",
+    GUIDANCE: "guidance towards the source",
     DECODE: "one image of each latent, without noise",
+    DENOISER: "features of the denoiser's blocks (config.eval.feature='denoiser')",
 }
 
 
@@ -24,7 +32,10 @@ def can(model: Any, capability: str) -> bool:
 def require(model: Any, capability: str, wanted: str) -> None:
     """Raises ValueError, naming what there is instead, if `model` lacks the capability that `wanted` needs."""
     if not can(model, capability):
-        offered = "; ".join(CAPABILITIES[name] for name in CAPABILITIES if name in model.capabilities)
-        raise ValueError(
-            f"{wanted} needs a model with {CAPABILITIES[capability]}. This model, {model.title}, offers {offered}"
-        )
+        raise ValueError(f"{wanted} needs a model with {CAPABILITIES[capability]}. This model, {offers(model)}")
+
+
+def offers(model: Any) -> str:
+    """What `model`, or a family, can do: "SODA, offers latents of images; ..."."""
+    offered = "; ".join(CAPABILITIES[name] for name in CAPABILITIES if name in model.capabilities)
+    return f"{model.title}, offers {offered}"

@@ -66,11 +66,11 @@ def is_sectioned(kind: str, by_section: bool) -> bool:
     return kind == "layer" or (kind in ("sum", "concat") and by_section)
 
 
-def block_latent(kind: str, z: jax.Array, section: int, num_sections: int, by_section: bool) -> jax.Array | None:
+def block_latent(kind: str, z: jax.Array | None, section: int, num_sections: int, by_section: bool) -> jax.Array | None:
     """The part of the (masked) latent that a block of `section` is modulated by; None if it is not."""
     # Layer modulation (Section 3.2.1): z_i drives a pair of layers, one on the way down and its mirror on the way up.
     # `unet_layout` gives both of them one section.
-    if kind in ("cross_attention", "broadcast"):
+    if z is None or kind in ("cross_attention", "broadcast"):
         return None
     return split_sections(z, num_sections)[section] if is_sectioned(kind, by_section) else z
 

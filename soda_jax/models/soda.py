@@ -18,12 +18,23 @@ class SODA(EncodingModel, kw_only=True):
 
     Attributes:
       denoiser: a UNet. Where it takes poses, so does the encoder.
+      title: the model's name in tables and messages.
     """
 
     denoiser: nn.Module
+    title: str = "SODA"
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({capabilities.LATENT, capabilities.SECTIONS, capabilities.NOISE})
-    title: ClassVar[str] = "SODA"
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            capabilities.LATENT,
+            capabilities.SECTIONS,
+            capabilities.SOURCE,
+            capabilities.NOISE,
+            capabilities.UNCONDITIONAL,
+            capabilities.GUIDANCE,
+            capabilities.DENOISER,
+        }
+    )
 
     @property
     def pose(self) -> PoseEncoding | None:

@@ -266,7 +266,7 @@ class ModulatedBlocks(nn.Module):
         self,
         spec: BlockSpec,
         h: jax.Array,
-        z: jax.Array,
+        z: jax.Array | None,
         train_ids: jax.Array | None,
         *,
         t_emb: jax.Array | None = None,
@@ -276,7 +276,7 @@ class ModulatedBlocks(nn.Module):
         """The residual block of `spec`, with the attention that follows it; call it from a compact `__call__`.
 
         Args:
-          h: [B, H, W, C] activations; z: [B, d] the masked latent.
+          h: [B, H, W, C] activations; z: [B, d] the masked latent, or None.
           t_emb: [B, T] embedded timesteps; None in a network that denoises nothing.
           pose: [B, p] embedded poses; tokens: [B, K, C] of the latent, for cross-attention.
         """
@@ -328,28 +328,31 @@ class UNet(ModulatedBlocks):
         self,
         x_t: jax.Array,
         t: jax.Array,
-        z: jax.Array,
-        section_mask: jax.Array,
+        z: jax.Array | None,
+        section_mask: jax.Array | None,
         train_ids: jax.Array | None = None,
         camera: Camera | EncodedCamera | None = None,
         pose_mask: jax.Array | None = None,
+        source: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Predicts the noise.
 
         Args:
           x_t: [B, H, W, 3] noised target.
           t: int [B] timesteps in 1..num_timesteps.
-          z: [B, d] latent, or [B, K, C] tokens (no bottleneck; `cross_attention` only).
+          z: [B, d] latent, or [B, K, C] tokens (no bottleneck; `cross_attention` only); None for a denoiser without
+            a latent, of modulation `layer`, whose blocks are then modulated by the timestep alone.
           section_mask: [B, num_sections] 0/1; dropped sections are zeroed.
           train_ids: [B] ids in training, None in evaluation.
           camera: of the targets, also encoded already; None where no target's pose is known.
           pose_mask: [B] bool, False where the target's pose is hidden; None hides none.
+          source: [B, H, W, 3] image that is concatenated to x_t; None for none.
 
         Returns:
           (eps [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
         """
         # Masked once, before anything reads z: no variant can see a dropped section.
-        z = mask_latent(z, section_mask)
+        z = None if z is None else mask_latent(z, section_mask)
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
         h = nn.Conv(
@@ -358,7 +361,7 @@ class UNet(ModulatedBlocks):
             kernel_init=truncated_normal_init,
             dtype=self.dtype,
             name="conv_in",
-        )(x_t.astype(self.dtype))
+        )((x_t if source is None else jnp.concatenate([x_t, source], axis=-1)).astype(self.dtype))
         if self.modulation == "broadcast":
             # "w/o modulation" (Appendix G.1, spatial broadcasting): every pixel gets the whole z as further channels.
             z_everywhere = rearrange(z.astype(h.dtype), "b d -> b 1 1 d")

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from soda_jax import inputs
 from soda_jax.models.baselines import EncoderDecoder
-from soda_jax.objectives.objective import Batch, Loss, Variables, encode_sources, initial_variables
+from soda_jax.objectives.objective import Batch, Loss, Objective, Variables, encode_sources, initial_variables
 from soda_jax.rngs import Draws
 
 
 @dataclasses.dataclass(frozen=True)
-class RegressionObjective:
+class RegressionObjective(Objective):
     """The squared error of a target that is decoded from the latent of its sources.
 
     Attributes:

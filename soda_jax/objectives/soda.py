@@ -14,12 +14,12 @@ from soda_jax import inputs
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.models.aggregation import pick_present
 from soda_jax.models.soda import SODA
-from soda_jax.objectives.objective import Batch, Loss, Variables, encode_sources, initial_variables
+from soda_jax.objectives.objective import Batch, Loss, Objective, Variables, encode_sources, initial_variables
 from soda_jax.rngs import Draws
 
 
 @dataclasses.dataclass(frozen=True)
-class SodaObjective:
+class SodaObjective(Objective):
     """The denoising loss of a target, guided by the latent of its sources.
 
     Attributes:
@@ -50,12 +50,7 @@ class SodaObjective:
         if not train and self.model.keeps_sources:
             # Table 5, stochastic conditioning: each sampling step sees one source at random, and so does this loss.
             z = pick_present(z, draw("source", lambda key: jax.random.uniform(key, z.shape[1:2])))
-        # 3.1: x_0 in [-1, 1]; t is uniform on 1..T and eps ~ N(0, I).
-        x_0 = inputs.normalise_target(batch["target"])
-        t = draw("timestep", lambda key: jax.random.randint(key, (), 1, self.diffusion.num_steps + 1))
-        eps = draw("noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
-        # 3.1: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, the sample of q(x_t | x_0).
-        x_t = self.diffusion.q_sample(x_0, t, eps)
+        x_t, t, x_0, eps = noised_target(self.diffusion, batch, draw)
         # 3.1: eps_theta = D(x_t, t, z, c), modulated by z's sections (3.2.1); 3.3: c is the target's camera.
         predicted, _ = self.model.apply(
             variables,
@@ -68,10 +63,7 @@ class SodaObjective:
             method="denoise",
             rngs={"dropout": draw.stream("denoiser_dropout")} if train else None,
         )
-        # 3.1, Appendix B: || eps - eps_theta ||^2, unweighted; with prediction="v" (our addition) that of v.
-        with jax.named_scope("loss"):
-            error = predicted - self.diffusion.target(x_0, t, eps)
-            return Loss(jnp.square(error).mean(axis=(1, 2, 3)), features, batch_stats)
+        return Loss(denoising_error(self.diffusion, predicted, x_0, t, eps), features, batch_stats)
 
     def _section_mask(self, draw: Draws) -> jax.Array:
         """Which sections the denoiser sees, [B, sections]; what it does not see is zeros.
@@ -98,3 +90,23 @@ class SodaObjective:
             "source_pose_mask": draw("source_pose_mask", lambda key: jax.random.bernoulli(key, keep_rate, views)),
             "pose_mask": draw("pose_mask", lambda key: jax.random.bernoulli(key, keep_rate)),
         }
+
+
+def noised_target(diffusion: Diffusion, batch: Batch, draw: Draws) -> tuple[jax.Array, ...]:
+    """(x_t, t, x_0, eps) of a batch's targets: what a denoiser is shown, and what it was made of."""
+    # 3.1: x_0 in [-1, 1]; t is uniform on 1..T and eps ~ N(0, I).
+    x_0 = inputs.normalise_target(batch["target"])
+    t = draw("timestep", lambda key: jax.random.randint(key, (), 1, diffusion.num_steps + 1))
+    eps = draw("noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
+    # 3.1: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, the sample of q(x_t | x_0).
+    return diffusion.q_sample(x_0, t, eps), t, x_0, eps
+
+
+def denoising_error(
+    diffusion: Diffusion, predicted: jax.Array, x_0: jax.Array, t: jax.Array, eps: jax.Array
+) -> jax.Array:
+    """The loss of each example, [B], of what a denoiser predicted."""
+    # 3.1, Appendix B: || eps - eps_theta ||^2, unweighted; with prediction="v" (our addition) that of v.
+    with jax.named_scope("loss"):
+        error = predicted - diffusion.target(x_0, t, eps)
+        return jnp.square(error).mean(axis=(1, 2, 3))

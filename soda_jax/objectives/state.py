@@ -17,16 +17,26 @@ class ProbeState:
 
 
 @flax.struct.dataclass
+class AdversaryState:
+    """What an objective trains against its model: parameters and optimiser."""
+
+    params: Any
+    opt_state: Any
+
+
+@flax.struct.dataclass
 class TrainState:
     """State of a run after `step` steps.
 
     Attributes:
       step: int32 scalar.
-      params: the model's parameters (`encoder`, `denoiser`, and `aggregator` where it has any).
+      params: the parameters that the optimiser moves (`encoder`, `denoiser`, and `aggregator` where it has any).
       batch_stats: running BatchNorm statistics of the encoder.
       opt_state: optimiser's state.
-      ema_params, ema_batch_stats: exponential moving averages; what evaluation, sampling and users get.
+      ema_params, ema_batch_stats: exponential moving averages; what evaluation, sampling and users get. Frozen
+        parameters stand here alone, as they are.
       probe: online probes, or None.
+      adversary: of an objective that has one, or None; a checkpoint without it has no such item.
     """
 
     step: jax.Array
@@ -36,6 +46,7 @@ class TrainState:
     ema_params: Any
     ema_batch_stats: Any
     probe: ProbeState | None
+    adversary: AdversaryState | None = None
 
     @property
     def ema_variables(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """One training step as pure functions: gradients over microbatches, optimiser, EMA and the online probe.
 
-It knows no model: an `Objective` says what the loss of a batch is.
+It knows no model: an `Objective` says what the loss of a batch is, and which parameters are frozen or an adversary's.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,18 @@ from einops import rearrange
 from jax.sharding import Mesh
 
 from soda_jax import rngs
-from soda_jax.objectives.objective import Batch, Objective
+from soda_jax.objectives.objective import ADVERSARY, FROZEN, MAIN, Batch, Objective, Variables, by_role, merged
 from soda_jax.objectives.probe import OnlineProbe
-from soda_jax.objectives.state import ProbeState, TrainState, ema_decay_at, ema_update
+from soda_jax.objectives.state import AdversaryState, ProbeState, TrainState, ema_decay_at, ema_update
 from soda_jax.parallel import sharding
+
+
+class Trained(NamedTuple):
+    """What a step moves, or its gradients: the model's parameters, the probes' and the adversary's (None without)."""
+
+    params: Any
+    probe: Any
+    adversary: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +56,19 @@ class TrainStep:
           ValueError: the batch lacks what the objective's model needs.
         """
         variables = self.objective.init(rngs.stream(self.root, "init", 0), batch)
-        params, batch_stats = variables["params"], variables["batch_stats"]
+        roles, batch_stats = by_role(variables["params"], self.objective.roles), variables["batch_stats"]
+        params, adversary = roles[MAIN], roles[ADVERSARY]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
             opt_state=self.optimizer.init(params),
-            ema_params=params,
+            ema_params=merged(params, roles[FROZEN]),
             ema_batch_stats=batch_stats,
             probe=self._init_probe(variables, batch),
+            adversary=AdversaryState(adversary, self.objective.adversary_optimizer.init(adversary))
+            if adversary
+            else None,
         )
 
     def _init_probe(self, variables: Any, batch: Batch) -> ProbeState | None:
@@ -74,10 +86,8 @@ class TrainStep:
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """One step on a global batch; returns the new state and scalar metrics (`grad_norms` is a vector)."""
         grads, batch_stats, probe_stats, metrics = self.gradients(state, batch)
-        model_grads, probe_grads = grads
-        with jax.named_scope("optimizer"):
-            updates, opt_state = self.optimizer.update(model_grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+        model_grads, probe_grads, _ = grads
+        moved = self.apply(state, grads).replace(batch_stats=batch_stats)
         probe = state.probe
         if probe is not None:
             with jax.named_scope("probe_optimizer"):
@@ -90,30 +100,45 @@ class TrainStep:
             metrics["grad_norms"] = jnp.stack(list(module_norms(model_grads).values()))
         with jax.named_scope("ema"):
             decay = ema_decay_at(state.step, self.ema_decay, self.ema_warmup)
-            ema_params = ema_update(state.ema_params, params, decay)
+            averaged = by_role(state.ema_params, self.objective.roles)
+            ema_params = merged(ema_update(averaged[MAIN], moved.params, decay), averaged[FROZEN])
             ema_batch_stats = ema_update(state.ema_batch_stats, batch_stats, decay)
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema_params=ema_params,
-            ema_batch_stats=ema_batch_stats,
-            probe=probe,
-        )
-        return new_state, metrics
+        return moved.replace(ema_params=ema_params, ema_batch_stats=ema_batch_stats, probe=probe), metrics
 
-    def gradients(self, state: TrainState, batch: Batch) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
-        """(gradients of model and probe, batch statistics of each, metrics): means over the microbatches, in a scan."""
-        trained = (state.params, None if state.probe is None else state.probe.params)
+    def apply(self, state: TrainState, grads: Trained) -> TrainState:
+        """The state one step on, with the model's and the adversary's parameters moved and all else as it was."""
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(grads.params, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        adversary = state.adversary
+        if adversary is not None:
+            with jax.named_scope("adversary_optimizer"):
+                updates, adversary_opt = self.objective.adversary_optimizer.update(
+                    grads.adversary, adversary.opt_state, adversary.params
+                )
+                adversary = AdversaryState(optax.apply_updates(adversary.params, updates), adversary_opt)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, adversary=adversary)
+
+    def frozen(self, state: TrainState) -> Any:
+        """The parameters that no step moves; {} without any."""
+        return by_role(state.ema_params, self.objective.roles)[FROZEN]
+
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[Trained, Any, Any, dict[str, jax.Array]]:
+        """(gradients, batch statistics of model and probe, metrics): means over the microbatches, in a scan."""
+        trained = Trained(
+            state.params,
+            None if state.probe is None else state.probe.params,
+            None if state.adversary is None else state.adversary.params,
+        )
+        frozen = self.frozen(state)
         if self.mesh is not None:
             # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
-            trained = sharding.gather(trained, self.mesh)
+            trained, frozen = sharding.gather((trained, frozen), self.mesh)
         grad_fn = jax.value_and_grad(self._loss, has_aux=True)
         stats = (state.batch_stats, None if state.probe is None else state.probe.batch_stats)
 
         def of_microbatch(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
-            (_, (new_stats, metrics)), grads = grad_fn(trained, *stats, microbatch, state.step)
+            (_, (new_stats, metrics)), grads = grad_fn(trained, frozen, *stats, microbatch, state.step)
             if self.mesh is not None:
                 grads = sharding.scatter(grads, self.mesh)
             return new_stats, (grads, metrics)
@@ -136,21 +161,26 @@ class TrainStep:
         return grads, *stats, metrics
 
     def _loss(
-        self, trained: Any, batch_stats: Any, probe_stats: Any, batch: Batch, step: jax.Array
+        self, trained: Trained, frozen: Any, batch_stats: Any, probe_stats: Any, batch: Batch, step: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """What is differentiated: the objective's loss and, behind a stop-gradient, the probes'."""
-        params, probe_params = trained
+        """What is differentiated: the objective's loss and, behind stop-gradients, the probes' and the adversary's."""
         draw = rngs.Draws(self.root, step, batch["id"])
+        params = merged(trained.params, frozen, trained.adversary)
         found = self.objective.loss({"params": params, "batch_stats": batch_stats}, batch, draw, train=True)
         total = found.per_example.mean()
-        metrics = {"loss": total}
+        if found.whole is not None:
+            total += found.whole
+        metrics = {"loss": total} | found.metrics
         if self.probe is not None:
             with jax.named_scope("probe"):
                 probe_total, probe_stats, probe_metrics = self.probe.loss(
-                    probe_params, probe_stats, found.features, batch, draw
+                    trained.probe, probe_stats, found.features, batch, draw
                 )
             total += probe_total
             metrics |= probe_metrics
+        if found.adversary is not None:
+            total += found.adversary
+            metrics["adversary/loss"] = found.adversary
         return total, ((found.batch_stats, probe_stats), metrics)
 
     def evaluate(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
@@ -163,12 +193,20 @@ class TrainStep:
         """
         mask = batch["mask"]
         draw = rngs.Draws(self.root, 0, batch["index"], prefix="eval_")
-        found = self.objective.loss(state.ema_variables, batch, draw, train=False)
+        found = self.objective.loss(self._averages(state), batch, draw, train=False)
         sums = {"count": mask.sum(), "loss": jnp.sum(found.per_example * mask)}
         if self.probe is None:
             return sums
         hits = self.probe.hits(state.probe, found.features, batch)
         return sums | {name: jnp.sum(right & mask[:, None], axis=0) for name, right in hits.items()}
+
+    @staticmethod
+    def _averages(state: TrainState) -> Variables:
+        """What an evaluation computes with: the averaged weights, and the adversary as it is."""
+        variables = state.ema_variables
+        if state.adversary is None:
+            return variables
+        return variables | {"params": merged(variables["params"], state.adversary.params)}
 
 
 def module_norms(grads: Any) -> dict[str, jax.Array]:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,8 @@ from tabulate import tabulate
 from soda_jax.config import validate
 from soda_jax.inference.engine import Inference
 from soda_jax.latents.sections import section_sizes
-from soda_jax.models.capabilities import NOISE, can
-from soda_jax.models.encoding import EncodingModel
+from soda_jax.models.capabilities import GUIDANCE, LATENT, NOISE, SOURCE, can
+from soda_jax.models.families import FAMILIES
 from soda_jax.models.modulation import is_sectioned
 from soda_jax.models.unet import ModulatedBlocks
 from soda_jax.parallel import sharding
@@ -31,7 +32,7 @@ PARTS = (
 )
 POSE_PART = "modulation by pose"  # of models that take poses as vectors; a grid widens the layers that read it
 DENOISER_PARTS = (*PARTS[2:5], POSE_PART)
-PAPER_MILLIONS = {"imagenet2012": {"encoder trunk": 94, "denoiser, modulation included": 36}}
+PAPER_DATASET = "imagenet2012"  # that the paper counts the parameters of
 _Abstract = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 
 
@@ -96,7 +97,7 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
     return float(lowered.cost_analysis()["flops"])
 
 
-def counted_model(config: ConfigDict) -> tuple[EncodingModel, Any]:
+def counted_model(config: ConfigDict) -> tuple[nn.Module, Any]:
     """The model whose FLOPs stand for those of `config`, and its variables' shapes.
 
     It is the same function without rematerialisation or a fused attention: what is computed again counts as no work,
@@ -111,10 +112,10 @@ def counted_model(config: ConfigDict) -> tuple[EncodingModel, Any]:
     return inference.model, jax.tree.map(lambda x: _Abstract(x.shape, dtype=x.dtype), inference.abstract_variables())
 
 
-def model_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> dict[str, float]:
+def model_flops(model: nn.Module, variables: Any, data: ConfigDict) -> dict[str, float]:
     """FLOPs of "encode" (one source view), "train" (one example, forward and backward) and "generate" (one call).
 
-    What is called is the denoiser, or the decoder.
+    What is called is the denoiser, or the decoder. A model without an encoder has no "encode".
 
     For "train" see `train_flops`.
 
@@ -128,24 +129,33 @@ def model_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> dict[
         return model.apply(variables, source, jnp.ones(source.shape[:2], bool), method="encode")[0]
 
     views, *images = _one_example(model, data)
-    encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
-    shape = encoded.out_info.shape
-    z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
-    return {
-        "encode": flops_of(encoded),
-        "train": train_flops(model, variables, data),
-        "generate": flops_of(lower(functools.partial(_generated, model), variables, z, *images)),
-    }
+    found = {"train": train_flops(model, variables, data)}
+    if can(model, LATENT):
+        encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
+        shape = encoded.out_info.shape
+        z = _Abstract(shape[:1] + shape[2:] if model.keeps_sources else shape, dtype=encoded.out_info.dtype)
+        found["encode"] = flops_of(encoded)
+    else:
+        z = jax.eval_shape(functools.partial(_guide, model), variables, views)
+    found["generate"] = flops_of(lower(functools.partial(_generated, model), variables, z, *images))
+    return found
 
 
-def _generated(model: EncodingModel, variables: Any, z: jax.Array, x_t: Any, t: Any, mask: Any, **options: Any) -> Any:
+def _guide(model: nn.Module, variables: Any, source: Any) -> Any:
+    """What a model without latents takes in their place: the source as its denoiser sees it, or nothing."""
+    if not can(model, SOURCE):
+        return None
+    return model.apply(variables, source, jnp.ones(source.shape[:2], bool), method="guide")
+
+
+def _generated(model: nn.Module, variables: Any, z: jax.Array, x_t: Any, t: Any, mask: Any, **options: Any) -> Any:
     """One call of the network that makes images: of a decoder, which takes no x_t and t, or of a denoiser."""
     if can(model, NOISE):
         return model.apply(variables, x_t, t, z, mask, **options, method="denoise")[0]
     return model.apply(variables, z, mask, **options, method="decode")[0]
 
 
-def train_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> float:
+def train_flops(model: nn.Module, variables: Any, data: ConfigDict) -> float:
     """FLOPs of training on one example, with all its views, and of the gradient of every parameter.
 
     The optimizer's update, which a batch shares, is left out, and so is the making of ray grids. Arguments as in
@@ -155,7 +165,10 @@ def train_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> float
     def squared_output(params: Any, stats: Any, source: Any, x_t: Any, t: Any, mask: Any, key: Any) -> jax.Array:
         state, rngs = {"params": params, "batch_stats": stats}, {"dropout": key}
         ids, present = jnp.zeros((1,), jnp.int32), jnp.ones(source.shape[:2], bool)
-        (z, _), _ = model.apply(state, source, present, ids, method="encode", rngs=rngs, mutable=["batch_stats"])
+        if can(model, LATENT):
+            (z, _), _ = model.apply(state, source, present, ids, method="encode", rngs=rngs, mutable=["batch_stats"])
+        else:
+            z = _guide(model, state, source)
         return jnp.mean(jnp.square(_generated(model, state, z, x_t, t, mask, train_ids=ids, rngs=rngs) - x_t))
 
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -163,7 +176,7 @@ def train_flops(model: EncodingModel, variables: Any, data: ConfigDict) -> float
     return flops_of(lower(jax.grad(squared_output), params, stats, *_one_example(model, data), key))
 
 
-def _one_example(model: EncodingModel, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _one_example(model: nn.Module, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of one example's (source views, x_t, t, section mask)."""
     return (
         _Abstract((1, data.num_sources, data.source_resolution, data.source_resolution, 3)),
@@ -173,8 +186,8 @@ def _one_example(model: EncodingModel, data: ConfigDict) -> tuple[jax.ShapeDtype
     )
 
 
-def parameter_table(counts: Mapping[str, int], dataset: str, generator: str = "denoiser") -> str:
-    """Formats `count_parameters`; for ImageNet's SODA the paper's figures stand beside ours."""
+def parameter_table(counts: Mapping[str, int], paper: Mapping[str, int], generator: str = "denoiser") -> str:
+    """Formats `count_parameters`, with the paper's figures in millions beside ours where there are any."""
     rows = {name: counts[name] for name in PARTS[:5]}
     rows |= {name: counts[name] for name in (POSE_PART,) if name in counts}
     rows["denoiser, modulation included"] = sum(counts.get(name, 0) for name in DENOISER_PARTS)
@@ -185,8 +198,7 @@ def parameter_table(counts: Mapping[str, int], dataset: str, generator: str = "d
         if count or generator == "denoiser" or name not in counts
     ]
     headers = ["parameters", "count", "here"]
-    if dataset in PAPER_MILLIONS:
-        paper = PAPER_MILLIONS[dataset]
+    if paper:
         headers.append("the paper's")
         table = [[*row, f"{paper[row[0]]}M" if row[0] in paper else ""] for row in table]
     return tabulate(table, headers, colalign=("left", *["right"] * (len(headers) - 1)), disable_numparse=True)
@@ -214,15 +226,16 @@ def section_table(generator: ModulatedBlocks, latent_dim: int) -> str:
     return tabulate(table, ["section", "dims", "width", "pixels", "blocks it drives (0 is the innermost)"])
 
 
-def flops_table(flops: Mapping[str, float], config: ConfigDict, denoises: bool = True) -> str:
-    """Formats `model_flops`; a guided sampling step is two calls of the denoiser."""
+def flops_table(flops: Mapping[str, float], config: ConfigDict, denoises: bool = True, guides: bool = True) -> str:
+    """Formats `model_flops` of a model that denoises and takes guidance, or not.
+
+    A guided sampling step is two calls of the denoiser.
+    """
     views, source, target = config.data.num_sources, config.data.source_resolution, config.data.resolution
-    table = [
-        [f"encode one source view, {source} px", flops["encode"]],
-        [f"train on one example, {views} source view(s), forward and backward", flops["train"]],
-    ]
+    table = [[f"encode one source view, {source} px", flops["encode"]]] if "encode" in flops else []
+    table.append([f"train on one example, {views} source view(s), forward and backward", flops["train"]])
     if denoises:
-        steps, guided = config.sampling.num_steps, config.sampling.guidance_scale != 1.0
+        steps, guided = config.sampling.num_steps, guides and config.sampling.guidance_scale != 1.0
         step = flops["generate"] * (2 if guided else 1)
         calls = "guided: two denoiser evaluations" if guided else "unguided: one denoiser evaluation"
         table += [
@@ -241,11 +254,13 @@ def describe(config: ConfigDict) -> str:
     model, variables = counted_model(config)
     counts = count_parameters(variables["params"], config.model.denoiser.time_dim)
     generator = "denoiser" if can(model, NOISE) else "decoder"
+    paper = FAMILIES[config.model.family].paper_millions if config.data.name == PAPER_DATASET else {}
+    no_latent = f"{model.title} has no encoder and no latent: the denoiser's blocks are modulated by the timestep alone"
     return "\n\n".join(
         (
-            parameter_table(counts, config.data.name if can(model, NOISE) else "", generator),
-            section_table(model.generator, config.model.latent_dim),
-            flops_table(model_flops(model, variables, config.data), config, can(model, NOISE)),
+            parameter_table(counts, paper, generator),
+            section_table(model.generator, config.model.latent_dim) if can(model, LATENT) else no_latent,
+            flops_table(model_flops(model, variables, config.data), config, can(model, NOISE), can(model, GUIDANCE)),
             "FLOPs by XLA's cost analysis of the unoptimised program; a multiply-add counts two.",
         )
     )

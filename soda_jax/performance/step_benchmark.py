@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax import build, inputs
 from soda_jax.inference.engine import Inference
+from soda_jax.models.capabilities import GUIDANCE, LATENT, can, require
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
@@ -139,17 +139,14 @@ def stepper(
     """
 
     def bare_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
-        (grads, _), batch_stats, _, metrics = train_step.gradients(state, batch)
-        updates, opt_state = train_step.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new_state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
-        return new_state, metrics
+        grads, batch_stats, _, metrics = train_step.gradients(state, batch)
+        return train_step.apply(state, grads).replace(batch_stats=batch_stats), metrics
 
     if bare:
         train_step = dataclasses.replace(train_step, probe=None)
     state = initial_state(train_step, mesh, batch)
     if bare:
-        state = state.replace(ema_params=None, ema_batch_stats=None)
+        state = state.replace(ema_params=train_step.frozen(state), ema_batch_stats=None)
     step = jax.jit(
         bare_step if bare else train_step.step,
         donate_argnums=0,
@@ -172,7 +169,12 @@ def initial_state(train_step: TrainStep, mesh: Mesh, batch: dict[str, Any]) -> T
 
 
 def encode(bench: Bench) -> Row:
-    """Latents of batches that come from the host, as evaluation and `soda_jax.load` make them."""
+    """Latents of batches that come from the host, as evaluation and `soda_jax.load` make them.
+
+    Raises:
+      ValueError: the model has none.
+    """
+    require(bench.inference.model, LATENT, "--only=encode")
     inference, size = bench.inference, bench.inference.eval_batch_size
     variables = inference.untrained_variables()
     batch = synthetic_batch(bench.config, inference.mesh, size)
@@ -194,9 +196,10 @@ def sample(bench: Bench, num_steps: int) -> dict[str, Any]:
       over that call.
     """
     inference, config = bench.inference, bench.config
-    size, scale = inference.sample_batch_size, config.sampling.guidance_scale
+    size = inference.sample_batch_size
+    scale = config.sampling.guidance_scale if can(inference.model, GUIDANCE) else 1.0
     variables = inference.untrained_variables()
-    z = np.random.default_rng(0).standard_normal((size, *inference.latent_shape)).astype(np.float32)
+    z = np.random.default_rng(0).standard_normal((size, *inference.guide_shape)).astype(np.float32)
     pose = inference.model.pose
     camera = None
     if pose is not None:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from soda_jax import build
 from soda_jax.config import ConfigError, parse_encoder_name
 from soda_jax.latents.sections import section_sizes
-from soda_jax.models.capabilities import NOISE, can
+from soda_jax.models.capabilities import LATENT, NOISE, can
 from soda_jax.parallel import sharding
 from soda_jax.performance.plan import probe_labels
 from soda_jax.performance.step_benchmark import Bench, stepper, synthetic_batch
@@ -78,7 +78,7 @@ def specification(config: ConfigDict) -> dict[str, Any]:
     encoder, denoiser = config.model.encoder, config.model.denoiser
     known = family == "resnet" and depth in (18, 34) and width == 1 and encoder.small_stem and encoder.norm == "batch"
     plain = config.model.modulation.kind == "layer" and config.model.modulation.use_scale
-    denoises = can(build.model(config), NOISE)
+    denoises = all(can(build.model(config), capability) for capability in (NOISE, LATENT))
     if not (denoises and known and plain and config.data.num_sources == 1 and build.pose_encoding(config) is None):
         raise ConfigError(
             "the PyTorch reference is SODA (config.model.family) with a resnet18 or resnet34, "

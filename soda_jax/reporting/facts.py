@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from soda_jax.models.capabilities import LATENT, SOURCE
 from soda_jax.models.families import FAMILIES
 from soda_jax.reporting.comparison import millions
 from soda_jax.reporting.workdir import RunData
@@ -35,11 +36,14 @@ def _splits(flat: dict[str, Any]) -> str:
 
 def _model(flat: dict[str, Any]) -> Fact:
     source, target = flat["data.source_resolution"], flat["data.resolution"]
-    detail = (
-        f"{target} px targets from {source} px sources, {flat['model.modulation.kind'].replace('_', ' ')} modulation"
-    )
     family = FAMILIES.get(flat.get("model.family", "soda"))
     title = family.title if family is not None else flat["model.family"]
+    if family is not None and SOURCE not in family.capabilities:
+        return "Model", title, f"{target} px images"
+    detail = f"{target} px targets from {source} px sources"
+    if family is not None and LATENT not in family.capabilities:
+        return "Model", title, detail
+    detail += f", {flat['model.modulation.kind'].replace('_', ' ')} modulation"
     return "Model", f"{title}, {flat['model.encoder.name']}, latent {flat['model.latent_dim']:,}", detail
 
 

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 from tabulate import tabulate
 
+from soda_jax.models.capabilities import LATENT, SOURCE, can
 from soda_jax.objectives.step import TrainStep
 from soda_jax.training.monitor import Monitor
 
@@ -27,8 +28,9 @@ def report(
     if train_step.probe is not None and "probe/mean" in results:
         print(f"\nOnline linear probe, accuracy on held-out '{split}' examples:")
         print(probe_table(train_step, results))
-    print(f"\nReconstructions: {grid if grid is not None else 'none drawn'}")
-    print(f"Load the encoder with soda_jax.load({workdir!r})")
+    model = train_step.objective.model
+    print(f"\n{'Reconstructions' if can(model, SOURCE) else 'Samples'}: {grid if grid is not None else 'none drawn'}")
+    print(f"Load the {'encoder' if can(model, LATENT) else 'model'} with soda_jax.load({workdir!r})")
     if monitor.best_step is not None:
         print(
             f"Best {monitor.metric} on '{monitor.split}': {monitor.best:.4f} at step {monitor.best_step}; "

@@ -70,7 +70,8 @@ class Saver:
         Raises:
           NonFiniteLossError: the last update made the parameters overflow.
         """
-        if not self._params_finite(state.params):
+        adversary = None if state.adversary is None else state.adversary.params
+        if not self._params_finite((state.params, adversary)):
             raise health.NonFiniteLossError(
                 f"the update of step {step} made the parameters overflow; nothing of it is saved, "
                 f"{self._last_good()}. {health.NON_FINITE_REMEDY}"

@@ -161,6 +161,8 @@ def _one_copy(state: TrainState) -> TrainState:
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    if state.adversary is None:  # as in checkpoints from before there were any
+        del fields["adversary"]
     ema = {name: fields.pop(name) for name in EMA_FIELDS}
     return ema, fields
 

@@ -8,6 +8,7 @@ import pytest
 from soda_jax.config import ConfigError
 from soda_jax.configs import common, quickstart
 from soda_jax.inference.engine import Inference
+from soda_jax.models.families import FAMILIES
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
@@ -118,12 +119,12 @@ def test_variants_without_sections_say_so(kind, says):
 
 def test_parameter_table_shows_the_papers_figures_for_imagenet_only():
     counts = dict.fromkeys(describe.PARTS, 1_000_000)
-    table = describe.parameter_table(counts, "imagenet2012")
+    table = describe.parameter_table(counts, FAMILIES["soda"].paper_millions)
     rows = {line[:30].strip(): line[30:].split() for line in table.splitlines()}
     assert rows["encoder trunk"] == ["1,000,000", "1.0M", "94M"]
     assert rows["denoiser, modulation included"] == ["3,000,000", "3.0M", "36M"]
     assert rows["total"] == ["6,000,000", "6.0M"]
-    assert "paper" not in describe.parameter_table(counts, "cifar10")
+    assert "paper" not in describe.parameter_table(counts, {})
 
 
 def test_a_guided_step_is_two_calls():

@@ -34,8 +34,8 @@ def check(config: ConfigDict) -> Iterator[str]:
     yield from check_choices(config, {"model.family": tuple(FAMILIES)})
     if config.model.family not in FAMILIES:
         return
-    if not FAMILIES[config.model.family].capabilities & {capabilities.NOISE}:
-        yield from _check_decoder(config)
+    yield from _check_family(config)
+    yield from _check_vae(config)
     yield from _check_encoder(config)
     yield from _check_denoiser(config)
     yield from _check_modulation(config)
@@ -118,6 +118,37 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
         yield problem(config, "model.denoiser.head_dim", remedy)
 
 
+def _check_family(config: ConfigDict) -> Iterator[str]:
+    """What the family cannot take."""
+    family = FAMILIES[config.model.family]
+    if capabilities.NOISE not in family.capabilities:
+        yield from _check_decoder(config)
+    if capabilities.LATENT not in family.capabilities:
+        yield from _check_without_latent(config)
+    if family.view_policy and config.data.view_policy not in ("augment", family.view_policy):
+        remedy = f"config.model.family={config.model.family!r} shows views of policy {family.view_policy!r}; use that"
+        yield problem(config, "data.view_policy", remedy)
+
+
+def _check_without_latent(config: ConfigDict) -> Iterator[str]:
+    """What a denoiser without an encoder cannot take."""
+    family = f"config.model.family={config.model.family!r}"
+    for field in ("grid", "vector"):
+        if config.model.pose[field] != "none":
+            yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
+    if config.probe.kind not in ("auto", "none"):
+        remedy = (
+            f"{family} has no latent that an online probe could read; use 'auto', with which "
+            "config.eval.feature='denoiser' still has the dataset's labels in --mode=evaluate"
+        )
+        yield problem(config, "probe.kind", remedy)
+    if config.train.monitor.startswith("probe"):
+        yield problem(config, "train.monitor", f"{family} has no latent that a probe could read; watch eval/loss")
+    offered = FAMILIES[config.model.family].capabilities
+    if capabilities.SOURCE in offered and config.data.num_sources != 1:
+        yield problem(config, "data.num_sources", f"{family} sees one source beside the target; use 1")
+
+
 def _check_decoder(config: ConfigDict) -> Iterator[str]:
     """What a family that decodes its latents, in place of denoising, cannot take."""
     family = f"config.model.family={config.model.family!r}"
@@ -130,6 +161,16 @@ def _check_decoder(config: ConfigDict) -> Iterator[str]:
     for field in ("grid", "vector"):
         if config.model.pose[field] != "none":
             yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
+
+
+def _check_vae(config: ConfigDict) -> Iterator[str]:
+    yield from check_choices(config, {"model.vae.likelihood": ("gaussian", "bernoulli")})
+    inf = float("inf")
+    weights = ("beta", "annealed_gamma", "annealed_capacity", "factor_gamma", "dip_lambda_od", "factor_learning_rate")
+    yield from check_ranges(config, {f"model.vae.{field}": (0, inf) for field in weights})
+    yield from check_ranges(config, {f"model.vae.{field}": (1, inf) for field in ("annealed_steps", "factor_width")})
+    if config.model.vae.dip_lambda_d is not None:
+        yield from check_ranges(config, {"model.vae.dip_lambda_d": (0, inf)})
 
 
 def _check_modulation(config: ConfigDict) -> Iterator[str]:

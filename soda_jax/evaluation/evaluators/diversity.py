@@ -76,7 +76,7 @@ class Diversity:
         batches = whole_batches(self._dataset, self._spec, batch_size=size, limit=self._limit, what="diversity")
         for batch in batches:
             source_conditions, target_conditions = self._inference.conditions(batch)
-            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
+            z = self._inference.guide(variables, batch["source"], batch["source_mask"], **source_conditions)
             draws = (
                 self._inference.sample(variables, z, seed=seed + number, first_index=first, **target_conditions)
                 for number in range(self._seeds)

@@ -73,7 +73,7 @@ class Reconstruction:
         scores = ImageScores(self._metrics)
         for first, batch in self._batches("reconstruction"):
             source_conditions, target_conditions = self._inference.conditions(batch)
-            z = self._inference.encode(variables, batch["source"], batch["source_mask"], **source_conditions)
+            z = self._inference.guide(variables, batch["source"], batch["source_mask"], **source_conditions)
             # Noise by the place in the list of examples: no two share it, and the batch size does not change it.
             sampled = self._inference.sample(variables, z, seed=seed, first_index=first, **target_conditions)["images"]
             scores.add(sampled, batch["target"], batch["mask"])
