@@ -33,6 +33,7 @@ from soda_jax.evaluation.probe_fit import Views
 from soda_jax.evaluation.progress import num_batches, shown
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference, Variables
+from soda_jax.models.capabilities import SECTIONS, can
 from soda_jax.models.modulation import is_sectioned
 
 CALIBRATION_BATCHES = 50  # BatchNorm's average forgets its start by 0.9 ** 50
@@ -108,7 +109,7 @@ class FeatureEvaluation:
     def _num_sections(self) -> int:
         """Of the features; 0 where they are no latent that is cut into sections."""
         modulation = self._config.model.modulation
-        sectioned = is_sectioned(modulation.kind, modulation.merge_by_section)
+        sectioned = can(self._inference.model, SECTIONS) and is_sectioned(modulation.kind, modulation.merge_by_section)
         return self._inference.num_sections if sectioned and self._config.eval.feature in ("latent", "z") else 0
 
     def _encoder(self, variables: Variables) -> Extract:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 from soda_jax.models.baselines import EncoderDecoder, Palette, UnconditionalDiffusion
+from soda_jax.models.frozen import FrozenSODA
 from soda_jax.models.soda import SODA
 
 
@@ -38,4 +39,5 @@ FAMILIES: dict[str, Family] = {
     "autoenc": Family(EncoderDecoder, "AutoEnc", view_policy="same", paper_millions=_TOTAL),
     "uncond": Family(UnconditionalDiffusion, "Uncond", paper_millions=_TOTAL),
     "palette": Family(Palette, "Palette", paper_millions=_TOTAL),
+    "frozen": Family(FrozenSODA, "unCLIP"),
 }
