@@ -58,6 +58,10 @@ def get_config() -> ConfigDict:
     config.model.encoder.patch_size = 16  # ViT only
     config.model.encoder.remat = "none"  # activations computed again for the gradient: none, products, blocks
     config.model.encoder.lr_multiplier = 1.0  # learning-rate equalisation; 2 for ImageNet
+    config.model.frozen = ConfigDict()  # family "frozen" only: where its encoder comes from
+    # The folder of a run of ours, or a .safetensors file with model.encoder.name = clip_vit_{b32,b16,l14}.
+    config.model.frozen.path = ""
+    config.model.frozen.activation = "quick_gelu"  # clip_vit: as OpenAI's weights want it; "gelu" for OpenCLIP's own
     config.model.denoiser = ConfigDict()
     config.model.denoiser.channels = 64
     config.model.denoiser.multipliers = (1, 1, 2, 3, 4)

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from soda_jax import inputs
 from soda_jax.config import ConfigError, parse_encoder_name
 from soda_jax.data.datasets import Dataset, Labels, entry_of, load_dataset
 from soda_jax.data.views import ViewSpec
@@ -28,7 +29,9 @@ from soda_jax.models.baselines import (
     VariationalAutoencoder,
 )
 from soda_jax.models.capabilities import LATENT, can
+from soda_jax.models.clip import ClipTower
 from soda_jax.models.families import FAMILIES
+from soda_jax.models.frozen import FrozenSODA
 from soda_jax.models.pose import PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
@@ -37,6 +40,7 @@ from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
 from soda_jax.objectives import optim, vae
 from soda_jax.objectives.denoising import DenoisingObjective
+from soda_jax.objectives.frozen import FrozenObjective
 from soda_jax.objectives.objective import Objective
 from soda_jax.objectives.probe import OnlineProbe, ProbeTask
 from soda_jax.objectives.regression import RegressionObjective
@@ -56,14 +60,14 @@ def objective(config: ConfigDict) -> Objective:
 
 
 def _soda(config: ConfigDict) -> SodaObjective:
-    return SodaObjective(
-        model=SODA(denoiser=_denoiser(config), **_encoding(config)),
-        diffusion=diffusion(config),
-        source_noise=config.data.source_noise,
-        latent_mask_rate=config.diffusion.latent_mask_rate,
-        layer_mask_rate=config.diffusion.layer_mask_rate,
-        pose_mask_rate=config.diffusion.pose_mask_rate,
-    )
+    return SodaObjective(model=SODA(denoiser=_denoiser(config), **_encoding(config)), **_denoising(config))
+
+
+def _frozen(config: ConfigDict) -> FrozenObjective:
+    # Nothing of the encoder learns, so there is no rate to equalise.
+    encoding = _encoding(config) | {"encoder_lr_multiplier": 1.0}
+    network = FrozenSODA(denoiser=_denoiser(config), latent_dim=config.model.latent_dim, **encoding)
+    return FrozenObjective(model=network, **_denoising(config))
 
 
 def _encoder_decoder(config: ConfigDict) -> RegressionObjective:
@@ -129,7 +133,19 @@ _FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
     "vae_tc": _vae,
     "vae_dip1": _vae,
     "vae_dip2": _vae,
+    "frozen": _frozen,
 }
+
+
+def _denoising(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `SodaObjective` beside its model."""
+    return {
+        "diffusion": diffusion(config),
+        "source_noise": config.data.source_noise,
+        "latent_mask_rate": config.diffusion.latent_mask_rate,
+        "layer_mask_rate": config.diffusion.layer_mask_rate,
+        "pose_mask_rate": config.diffusion.pose_mask_rate,
+    }
 
 
 def _encoding(config: ConfigDict) -> dict[str, Any]:
@@ -143,10 +159,19 @@ def _encoding(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _encoder(config: ConfigDict) -> ResNet | ViT:
+def _encoder(config: ConfigDict) -> ResNet | ViT | ClipTower:
     encoder, dtype = config.model.encoder, jnp.dtype(config.model.dtype)
     family, variant, width = parse_encoder_name(encoder.name)
     latent_dim = config.model.latent_dim if config.model.bottleneck else None
+    if family == "clip":
+        return ClipTower(
+            variant=variant,
+            activation=config.model.frozen.activation,
+            source_mean=tuple(inputs.IMAGENET_MEAN.tolist()),
+            source_std=tuple(inputs.IMAGENET_STD.tolist()),
+            attention=config.model.attention,
+            dtype=dtype,
+        )
     if family == "vit":
         return ViT(
             variant=variant,

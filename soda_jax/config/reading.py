@@ -15,9 +15,16 @@ from soda_jax.models import pose
 
 # Sections and fields that a checkpoint's weights depend on, and those that its whole training state depends on.
 MODEL_FIELDS = ("model", "diffusion", "data.resolution")
-# Of these the fields that say only how it is computed: any value gives the same model.
-COMPUTE_FIELDS = ("model.attention", "model.encoder.remat", "model.denoiser.remat")
-STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kind", "probe.raw_pixels")
+# Of these the fields that say only how it is computed, or where weights once came from: any value gives the same model.
+COMPUTE_FIELDS = ("model.attention", "model.encoder.remat", "model.denoiser.remat", "model.frozen.path")
+STATE_FIELDS = (
+    *MODEL_FIELDS,
+    "model.frozen.path",
+    "data.name",
+    "data.source_resolution",
+    "probe.kind",
+    "probe.raw_pixels",
+)
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
@@ -27,6 +34,7 @@ ADDED_FIELDS = {
         "pose": dataclasses.asdict(pose.PoseEncoding(grid="none")),
         "attention": "xla",
         "encoder": {"remat": "none"},
+        "frozen": {"path": "", "activation": "quick_gelu"},
         "denoiser": {"norm_groups": 32, "remat": "none"},
         "vae": {
             "likelihood": "gaussian",

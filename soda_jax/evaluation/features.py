@@ -35,7 +35,7 @@ from soda_jax.evaluation.progress import num_batches, shown
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.denoiser import DenoiserFeatures
 from soda_jax.inference.engine import Inference, Variables
-from soda_jax.models.capabilities import DENOISER, LATENT, can, require
+from soda_jax.models.capabilities import DENOISER, LATENT, SECTIONS, can, require
 from soda_jax.models.modulation import is_sectioned
 
 DENOISER_FEATURE = "denoiser"  # the value of config.eval.feature
@@ -151,7 +151,7 @@ class FeatureEvaluation:
     def _num_sections(self) -> int:
         """Of the features; 0 where they are no latent that is cut into sections."""
         modulation = self._config.model.modulation
-        sectioned = is_sectioned(modulation.kind, modulation.merge_by_section)
+        sectioned = can(self._inference.model, SECTIONS) and is_sectioned(modulation.kind, modulation.merge_by_section)
         return self._inference.num_sections if sectioned and self._config.eval.feature in ("latent", "z") else 0
 
     def _encoder(self, variables: Variables) -> Extract:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 
 from soda_jax.models.baselines import EncoderDecoder, Palette, UnconditionalDiffusion, VariationalAutoencoder
+from soda_jax.models.frozen import FrozenSODA
 from soda_jax.models.soda import SODA
 
 
@@ -44,4 +45,5 @@ FAMILIES: dict[str, Family] = {
     "vae_tc": Family(VariationalAutoencoder, "beta-TCVAE"),
     "vae_dip1": Family(VariationalAutoencoder, "DIP-VAE (I)"),
     "vae_dip2": Family(VariationalAutoencoder, "DIP-VAE (II)"),
+    "frozen": Family(FrozenSODA, "unCLIP"),
 }

@@ -9,6 +9,7 @@ global batch) turns dropout and batch statistics on and keys the random masks; `
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -193,13 +194,20 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-LayerNorm transformer block on tokens [B, N, C], with stochastic depth on both branches."""
+    """Pre-LayerNorm transformer block on tokens [B, N, C], with stochastic depth on both branches.
+
+    Attributes:
+      activation: of the MLP.
+      epsilon: what LayerNorm adds to the variance.
+    """
 
     num_heads: int
     mlp_multiplier: int = 4
     drop_path: float = 0.0
     kernel_init: Any = nn.initializers.xavier_uniform()
     attention: str = "xla"
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu
+    epsilon: float = 1e-6
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -215,14 +223,14 @@ class TransformerBlock(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        y = attention(nn.LayerNorm(dtype=self.dtype, name="norm1")(x), context_mask=token_mask)
+        y = attention(nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm1")(x), context_mask=token_mask)
         x = x + DropPath(self.drop_path, name="drop_path1")(y, train_ids)
-        y = nn.LayerNorm(dtype=self.dtype, name="norm2")(x)
+        y = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm2")(x)
         y = nn.Dense(
             width * self.mlp_multiplier,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="mlp_in",
         )(y)
-        y = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_out")(nn.gelu(y))
+        y = nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name="mlp_out")(self.activation(y))
         return x + DropPath(self.drop_path, name="drop_path2")(y, train_ids)

@@ -59,6 +59,8 @@ def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]
         size = int(np.prod(leaf.shape))
         if path[0] == "encoder":
             counts["projection" if path[1] == "projection" else "encoder trunk"] += size
+        elif path[0] == "projection":  # of a frozen encoder's vector
+            counts["projection"] += size
         elif path[0] == "aggregator":
             counts["aggregator"] += size
         elif "pose" in path or path[1].startswith("pose_mlp"):

@@ -9,6 +9,7 @@ from soda_jax import config as config_lib
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
+from soda_jax.training.frozen import installed, pretrained_encoder
 from soda_jax.workdir.checkpoint import Checkpointer
 from soda_jax.workdir.meta import check_same_labels, check_same_model
 
@@ -24,16 +25,22 @@ def initial_state(
     """(state, data position): the last checkpoint's, or a new run's.
 
     Raises:
-      ValueError: the checkpoint is of another model or other labels, or beyond `config.train.num_steps`.
+      ValueError: the checkpoint is of another model or other labels, or beyond `config.train.num_steps`; or a new run
+        is to freeze an encoder that is missing or another one.
     """
     example = {key: value[:1] for key, value in batch.items()}
     step, meta = checkpointer.step, checkpointer.meta
     if step is None:
-        placement = sharding.replicated(mesh)
+        abstract, placement = jax.eval_shape(train_step.init, example), sharding.replicated(mesh)
+        found = pretrained_encoder(config) if train_step.frozen(abstract) else None
         if train_step.mesh is not None:
-            placement = sharding.state_sharding(jax.eval_shape(train_step.init, example), mesh)
+            placement = sharding.state_sharding(abstract, mesh)
         init = jax.jit(train_step.init, out_shardings=placement, compiler_options=sharding.run_once_options())
-        return init(example), 0
+        state = init(example)
+        if found is not None:
+            print(f"the encoder is that of {found.origin}, and stays so")
+            state = installed(state, found, mesh)
+        return state, 0
     check_same_model(workdir, meta, config, config_lib.STATE_FIELDS)
     if train_step.probe is not None:
         check_same_labels(workdir, meta, train_step.probe.task.kind, train_step.probe.task.sizes)

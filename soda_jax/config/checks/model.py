@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import check_choices, check_ranges, does_not_divide, problem
-from soda_jax.models import capabilities, layers, modulation, pose, positional, rays, unet, vit
+from soda_jax.models import capabilities, clip, layers, modulation, pose, positional, rays, unet, vit
 from soda_jax.models.families import FAMILIES
 from soda_jax.models.resnet import STAGE_SIZES
 
@@ -15,14 +15,19 @@ GUIDANCE = ("latent", "pose", "both")
 
 
 def parse_encoder_name(name: str) -> tuple[str, int | str, int]:
-    """Splits an encoder's name: ("resnet", depth, width) or ("vit", variant, 1); ValueError on any other."""
+    """Splits an encoder's name: ("resnet", depth, width), or ("vit" or "clip", variant, 1); ValueError on any other."""
     if name.startswith("resnet"):
         depth, _, width = name.removeprefix("resnet").partition("x")
         if depth in map(str, STAGE_SIZES) and (_is_width(width) or "x" not in name):
             return "resnet", int(depth), int(width or 1)
     if name.startswith("vit_") and name.removeprefix("vit_") in vit.VARIANTS:
         return "vit", name.removeprefix("vit_"), 1
-    raise ValueError(f"use resnet{{{','.join(map(str, STAGE_SIZES))}}}[x2] or vit_{{{','.join(vit.VARIANTS)}}}")
+    if name.startswith("clip_") and name.removeprefix("clip_") in clip.VARIANTS:
+        return "clip", name.removeprefix("clip_"), 1
+    raise ValueError(
+        f"use resnet{{{','.join(map(str, STAGE_SIZES))}}}[x2], vit_{{{','.join(vit.VARIANTS)}}} or "
+        f"clip_{{{','.join(clip.VARIANTS)}}}"
+    )
 
 
 def _is_width(text: str) -> bool:
@@ -37,6 +42,7 @@ def check(config: ConfigDict) -> Iterator[str]:
     yield from _check_family(config)
     yield from _check_vae(config)
     yield from _check_encoder(config)
+    yield from _check_frozen(config)
     yield from _check_denoiser(config)
     yield from _check_modulation(config)
     yield from _check_pose(config)
@@ -171,6 +177,24 @@ def _check_vae(config: ConfigDict) -> Iterator[str]:
     yield from check_ranges(config, {f"model.vae.{field}": (1, inf) for field in ("annealed_steps", "factor_width")})
     if config.model.vae.dip_lambda_d is not None:
         yield from check_ranges(config, {"model.vae.dip_lambda_d": (0, inf)})
+
+
+def _check_frozen(config: ConfigDict) -> Iterator[str]:
+    """What a frozen encoder cannot take, and the encoder that nothing else can."""
+    yield from check_choices(config, {"model.frozen.activation": tuple(clip.ACTIVATIONS)})
+    if config.model.family != "frozen":
+        if config.model.encoder.name.startswith("clip_"):
+            yield problem(config, "model.encoder.name", "is not trained here; use config.model.family='frozen'")
+        return
+    family = "config.model.family='frozen'"
+    if not config.model.bottleneck:
+        yield problem(config, "model.bottleneck", f"{family} takes one vector of its encoder; use True")
+    if config.model.aggregation.name == "transformer":
+        remedy = f"would be trained on top of the encoder, of which {family} trains nothing; use 'mean' or 'stochastic'"
+        yield problem(config, "model.aggregation.name", remedy)
+    for field in ("grid", "vector"):
+        if config.model.pose[field] != "none":
+            yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
 
 
 def _check_modulation(config: ConfigDict) -> Iterator[str]:
