@@ -29,6 +29,7 @@ ADDED_FIELDS = {
         "encoder": {"remat": "none"},
         "denoiser": {"norm_groups": 32, "remat": "none"},
     },
+        "modulation": {"embed_sections": False},
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {
         "guidance_on": "latent",
@@ -102,7 +103,8 @@ def from_dict(tree: dict[str, Any]) -> ConfigDict:
         given = {key: fill(node[key], added[key]) for key in added if isinstance(added[key], dict) and key in node}
         return added | node | given
 
-    filled = fill(tree, {section: added for section, added in ADDED_FIELDS.items() if section in tree})
+    known = {name: added for name, added in ADDED_FIELDS.items() if name in tree or not isinstance(added, dict)}
+    filled = fill(tree, known)
     return ConfigDict(untangle(filled)).lock()
 
 

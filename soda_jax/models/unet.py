@@ -17,7 +17,9 @@ from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, remater
 from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
+    LatentEmbedding,
     block_latent,
+    is_sectioned,
     mask_latent,
 )
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
@@ -279,6 +281,7 @@ class UNet(ModulatedBlocks):
       time_dim: width of the timestep's embedding.
       num_timesteps: T, the timesteps being 1..T.
       num_tokens: number of sub-vectors of z for `cross_attention`.
+      embed_sections: whether each section, or whatever else blocks see of z, is first mapped to `time_dim`.
       pose: how the target's camera enters, as a grid after the first layer, as a vector at every residual block, or
         both; None where it does not.
     """
@@ -286,6 +289,7 @@ class UNet(ModulatedBlocks):
     time_dim: int = 512
     num_timesteps: int = 1000
     num_tokens: int = 16
+    embed_sections: bool = False
     pose: PoseEncoding | None = None
 
     @nn.compact
@@ -314,7 +318,7 @@ class UNet(ModulatedBlocks):
           (eps [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
         """
         # Masked once, before anything reads z: no variant can see a dropped section.
-        z = mask_latent(z, section_mask)
+        z = self._embed_latent(mask_latent(z, section_mask))
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
         h = nn.Conv(
@@ -352,6 +356,16 @@ class UNet(ModulatedBlocks):
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp1")(x)
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(nn.gelu(x))
         return nn.gelu(x)
+
+    def _embed_latent(self, z: jax.Array) -> jax.Array:
+        """Each part of z that modulates a block, or that pixels attend to, at the width of the timestep's embedding."""
+        if not self.embed_sections or self.modulation == "broadcast":  # there z itself is what pixels are given
+            return z
+        if self.modulation == "cross_attention":
+            num_parts = self.num_tokens
+        else:
+            num_parts = self.num_sections if is_sectioned(self.modulation, self.modulate_by_section) else 1
+        return LatentEmbedding(self.time_dim, num_parts, self.dtype, name="latent_embedding")(z)
 
     def _embed_pose(
         self, camera: Camera | EncodedCamera | None, pose_mask: jax.Array | None, batch_size: int
