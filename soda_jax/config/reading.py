@@ -21,6 +21,7 @@ STATE_FIELDS = (*MODEL_FIELDS, "data.name", "data.source_resolution", "probe.kin
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
+    "variant": "",
     "train": {"fsdp": 1, "monitor": "", "patience": 0},
     "model": {
         "family": "soda",
@@ -28,8 +29,8 @@ ADDED_FIELDS = {
         "attention": "xla",
         "encoder": {"remat": "none"},
         "denoiser": {"norm_groups": 32, "remat": "none"},
-    },
         "modulation": {"embed_sections": False},
+    },
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {
         "guidance_on": "latent",
