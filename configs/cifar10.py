@@ -37,6 +37,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config.model.denoiser.channels = 128
     config.model.denoiser.multipliers = (1, 2, 2, 2)
     config.model.denoiser.attention_resolutions = (16,)
+    config.model.modulation.embed_sections = False  # as measured; in the paper's configs it is on
 
     config.data.name = "cifar10"
     config.data.eval_split = "test"

@@ -12,6 +12,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
+    config.variant = ""  # the name of the paper's variant that this run was asked to be (--variant)
 
     config.train = ConfigDict()
     config.train.num_steps = 500_000
@@ -76,6 +77,8 @@ def get_config() -> ConfigDict:
     config.model.modulation.kind = "layer"  # layer, full, sum, concat, cross_attention, broadcast
     config.model.modulation.use_scale = True  # False: bias only
     config.model.modulation.merge_by_section = True  # sum, concat: merge a block's own section (False: the whole z)
+    # What a block of the denoiser sees of z is first mapped to the width of the timestep's embedding.
+    config.model.modulation.embed_sections = True
     config.model.modulation.num_tokens = 16  # cross_attention: number of sub-vectors of z
     config.model.modulation.resample_section = "leave"  # level whose section drives a resampling block; or "enter"
     config.model.vae = ConfigDict()  # of the families vae_*; the defaults are from disentanglement_lib's ranges

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.time_dim = 128
     config.model.denoiser.dropout = 0.0
     config.model.denoiser.norm_groups = 1  # a narrow denoiser keeps an image's colours in large groups
+    config.model.modulation.embed_sections = False  # a section is not narrower than what its blocks need
     # At 32 px the paper's schedule and loss leave hardly any weight on the steps at which only the latent tells what is
     # in the image; half of the linear schedule's show next to nothing else.
     config.diffusion.schedule = "linear"

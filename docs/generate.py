@@ -152,7 +152,7 @@ def variants() -> str:
     """A table of the paper's named variants."""
     from soda_jax.config.variants import table_rows
 
-    return _table(("in the paper", "where", "set"), table_rows())
+    return _table(("`--variant`", "in the paper", "data", "sets"), table_rows())
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -225,6 +225,7 @@ def _denoiser(config: ConfigDict, **changes: Any) -> UNet:
         time_dim=config.model.denoiser.time_dim,
         num_timesteps=config.diffusion.num_timesteps,
         num_tokens=config.model.modulation.num_tokens,
+        embed_sections=config.model.modulation.embed_sections,
         pose=pose_encoding(config),
         **(_blocks(config) | changes),
     )

@@ -27,6 +27,11 @@ def define_config_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHold
     return holder
 
 
+def given_fields(values: flags.FlagValues = flags.FLAGS) -> set[str]:
+    """The fields, with dotted names, that --config.FIELD=VALUE gave."""
+    return set(config_flags.get_override_values(values["config"]))
+
+
 class _ConfigParser(flags.ArgumentParser):
     """Finds our configs by name, and says what is wrong in a line where the library would show a traceback."""
 

@@ -8,13 +8,17 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from soda_jax.cli import available_cores, cpu_devices, define_config_flag, parse_flags
+from soda_jax.cli import available_cores, cpu_devices, define_config_flag, given_fields, parse_flags
+from soda_jax.config import variants
 from soda_jax.parallel import distributed
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import run_folder
 from soda_jax.workdir.lock import explain_write_error
 
 _CONFIG = define_config_flag()
+_VARIANT = flags.DEFINE_string(
+    "variant", None, "A model or training of the paper's tables, as 'w/o bottleneck'; explicit --config.FIELDs win."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images; running again resumes.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample", "plan"], "What to do.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -52,7 +56,7 @@ def run(argv: list[str]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
-        _act(_CONFIG.value, workdir)
+        _act(variants.chosen(_CONFIG.value, _VARIANT.value, given_fields()), workdir)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

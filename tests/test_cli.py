@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from soda_jax import cli
+from soda_jax.config import variants
 from soda_jax.reporting import recipes
 from soda_jax.tools.drill import __main__ as drill
 
@@ -60,6 +61,23 @@ def run(program, folder, path=ROOT):
     command = [sys.executable, "-c", program]
     environment["PYTHONPATH"] = str(path)
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=120)
+
+
+def test_explicit_fields_win_over_a_variant_wherever_they_stand(monkeypatch):
+    for line in (
+        ("--config=cifar10", "--config.model.modulation.kind=sum", "--config.seed=3"),
+        ("--config=configs/cifar10.py", "--config.seed=3", "--config.model.modulation.kind", "sum"),
+    ):
+        values = flags.FlagValues()
+        holder = cli.define_config_flag(values)
+        monkeypatch.setattr(sys, "argv", ["command", *line])
+        values(sys.argv)
+        assert cli.given_fields(values) == {"model.modulation.kind", "seed"}
+        config = variants.chosen(holder.value, "w/o layer modulation", cli.given_fields(values))
+        assert (config.model.modulation.kind, config.variant) == ("sum", "w/o layer modulation")
+        config = variants.chosen(holder.value, "w/o bottleneck", {"seed"})
+        assert (config.model.modulation.kind, config.model.bottleneck, config.seed) == ("cross_attention", False, 3)
+    assert parse(monkeypatch, "--config=cifar10").variant == ""
 
 
 @pytest.mark.parametrize(

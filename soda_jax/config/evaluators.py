@@ -30,7 +30,7 @@ class EvaluatorEntry:
       reads: "features" of both splits with their labels, or "images" sampled for the held-out split.
       gives: one sentence for docs.
       heading: of its figures in reports; their names start with the evaluator's.
-      accuracies: whether the figures are accuracies and F1 by label, as `metrics.classification` names them.
+      accuracies: whether the figures are accuracies and the like by label, as `metrics.classification` names them.
       needs: what the dataset must have beside images, and beside labels where features are read: "cameras".
       capabilities: what the model must be able to do (`models.capabilities`), beside the features that it reads.
       ranges: bounds, both included, of numbers in `config.eval` that no other evaluator has, by the whole field's name.
@@ -87,7 +87,7 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
     ),
     "linear_probe": EvaluatorEntry(
         reads="features",
-        gives="Accuracy and F1 of a linear classifier trained on the frozen features (the paper's E.1).",
+        gives="Accuracy, F1 and average precision of a linear classifier on the frozen features (the paper's E.1).",
         heading="Linear probe",
         accuracies=True,
         ranges={

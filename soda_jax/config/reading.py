@@ -28,6 +28,7 @@ STATE_FIELDS = (
 
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
+    "variant": "",
     "train": {"fsdp": 1, "monitor": "", "patience": 0},
     "model": {
         "family": "soda",
@@ -48,6 +49,7 @@ ADDED_FIELDS = {
             "dip_lambda_od": 10.0,
             "dip_lambda_d": None,
         },
+        "modulation": {"embed_sections": False},
     },
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {
@@ -147,7 +149,8 @@ def from_dict(tree: dict[str, Any]) -> ConfigDict:
         given = {key: fill(node[key], added[key]) for key in added if isinstance(added[key], dict) and key in node}
         return added | node | given
 
-    filled = fill(tree, {section: added for section, added in ADDED_FIELDS.items() if section in tree})
+    known = {name: added for name, added in ADDED_FIELDS.items() if name in tree or not isinstance(added, dict)}
+    filled = fill(tree, known)
     return ConfigDict(untangle(filled)).lock()
 
 

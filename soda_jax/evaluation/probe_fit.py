@@ -46,6 +46,18 @@ class Weights(NamedTuple):
     statistics: Statistics
 
 
+class Answers(NamedTuple):
+    """What R probes say of N examples with H labels, or one of them without the first axis.
+
+    Attributes:
+      ranks: how many classes come before the right one, int32 [R, N, H].
+      scores: of two-way labels, the logit of class 1 less that of class 0, float32 [R, N, H]; None with other labels.
+    """
+
+    ranks: np.ndarray
+    scores: np.ndarray | None
+
+
 @dataclasses.dataclass(frozen=True)
 class ProbeOptions:
     """How a probe is fitted (SODA, E.1 and Table 12).
@@ -124,14 +136,20 @@ def fit(
 
 def ranks(weights: Weights, features: np.ndarray, labels: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     """How many classes each probe puts before the right one, int32 [R, N, H]."""
+    return answers(weights, features, labels, sizes).ranks
+
+
+def answers(weights: Weights, features: np.ndarray, labels: np.ndarray, sizes: tuple[int, ...]) -> Answers:
+    """What each probe says of the features, in the light of the labels int [N, H]."""
     size = min(_rows_at_a_time(features.shape[1]), -(-len(features) // 256) * 256)
     found = []
     for start in range(0, len(features), size):
         x, y = features[start : start + size], labels[start : start + size]
         padding = ((0, size - len(x)), (0, 0))  # one program serves every block
-        block = _rank_block(weights, np.pad(x, padding), np.pad(y, padding), sizes=sizes)
-        found.append(np.asarray(block)[:, : len(x)])
-    return np.concatenate(found, axis=1)
+        block = _answer_block(weights, np.pad(x, padding), np.pad(y, padding), sizes=sizes)
+        found.append([np.asarray(part)[:, : len(x)] for part in block])
+    ranks, scores = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return Answers(ranks, scores if set(sizes) == {2} else None)
 
 
 def _rows_at_a_time(width: int) -> int:
@@ -217,11 +235,12 @@ def _train(carry, features, labels, bits, normaliser, rates, first, total, *, si
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
-def _rank_block(weights, features, labels, *, sizes):
+def _answer_block(weights, features, labels, *, sizes):
     x = (features - weights.statistics.mean) / weights.statistics.std
     logits = stack_heads(_logits(weights.kernel, weights.bias, x), sizes)
     labels = jnp.broadcast_to(labels[:, None], logits.shape[:-1])
-    return jnp.moveaxis(class_ranks(logits, labels), 1, 0)
+    scores = logits[..., -1] - logits[..., 0]  # of two-way labels: log p(1) / p(0)
+    return jnp.moveaxis(class_ranks(logits, labels), 1, 0), jnp.moveaxis(scores, 1, 0)
 
 
 def _logits(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ of the paper goes through one seam: `block_latent` chooses what a block sees of 
   cross_attention  nothing; z is a set of tokens          t modulates; attention layers attend to the tokens
   broadcast        nothing; z is tiled over the image     t modulates; z is concatenated to the linearly mapped RGB
 
+With `LatentEmbedding`, what a block sees is first mapped to the width of the timestep's embedding.
+
 `use_scale=False` is the bias-only form ("w/o scale modulation"). Latent projections carry no bias, so a zeroed z (or
 section) is exactly the identity modulation, which is what guidance extrapolates from. A pose given as a vector adds a
 last (scale, bias) of its own to every kind, likewise without biases.
@@ -73,6 +75,38 @@ def block_latent(kind: str, z: jax.Array | None, section: int, num_sections: int
     if z is None or kind in ("cross_attention", "broadcast"):
         return None
     return split_sections(z, num_sections)[section] if is_sectioned(kind, by_section) else z
+
+
+class LatentEmbedding(nn.Module):
+    """Maps each part of z to the width of the timestep's embedding, which the blocks' own projections then start from.
+
+    The paper does not state this step; its parameter counts do (REPRODUCTION.md "Parameters"). There are no biases: a
+    zeroed part stays zeros, and so the identity.
+
+    Attributes:
+      width: of the timestep's embedding.
+      num_parts: sections or sub-vectors of z, each with a map of its own that all its blocks share; 1 for a z that
+        every block sees whole.
+    """
+
+    width: int
+    num_parts: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """Maps z [B, d] to [B, num_parts * width], its parts in their order, or a grid of tokens [B, K, C] by one map.
+
+        `split_sections` into `num_parts` gives the mapped parts back.
+        """
+
+        def linear(name: str) -> nn.Dense:
+            return nn.Dense(self.width, use_bias=False, kernel_init=truncated_normal_init, dtype=self.dtype, name=name)
+
+        if z.ndim == 3:  # places of a feature grid are alike, as those of an image are
+            return linear("tokens")(z)
+        parts = split_sections(z, self.num_parts)
+        return jnp.concatenate([linear(f"part_{index}")(part) for index, part in enumerate(parts)], axis=-1)
 
 
 def apply_modulation(h: jax.Array, modulation: jax.Array, use_scale: bool) -> jax.Array:

@@ -19,6 +19,7 @@ from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, remater
 from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
+    LatentEmbedding,
     block_latent,
     is_sectioned,
     mask_latent,
@@ -250,15 +251,19 @@ class ModulatedBlocks(nn.Module):
                 f"directions from weights need blocks that z modulates, and modulation.kind={self.modulation!r} has "
                 "none; find directions by pca or labels instead"
             )
-        section = section_of_dim(latent_dim, self.num_sections) if self.sectioned else None
+        section = section_of_dim(latent_dim, self.num_sections) if self.sectioned else np.zeros(latent_dim, int)
+        embedding = params.get("latent_embedding")
         columns = []
         for spec in self.layout():
+            part = spec.section if self.sectioned else 0
+            seen = section == part
+            # What the block is given of z: its part itself, or that part mapped to the timestep's width.
+            given = np.eye(seen.sum()) if embedding is None else np.asarray(embedding[f"part_{part}"]["kernel"])
             layers = params[spec.name]["modulation"]
-            # Of "concat", the rows of the timestep's embedding come first.
             kernel = np.asarray(layers["joint"]["kernel"] if "joint" in layers else layers["latent"]["kernel"])
-            seen = np.ones(latent_dim, bool) if section is None else section == spec.section
             column = np.zeros((latent_dim, kernel.shape[1]))
-            column[seen] = kernel[len(kernel) - seen.sum() :]
+            # Of "concat", the rows of the timestep's embedding come first.
+            column[seen] = given @ kernel[-given.shape[1] :]
             columns.append(column)
         return np.concatenate(columns, axis=1)
 
@@ -314,6 +319,7 @@ class UNet(ModulatedBlocks):
       time_dim: width of the timestep's embedding.
       num_timesteps: T, the timesteps being 1..T.
       num_tokens: number of sub-vectors of z for `cross_attention`.
+      embed_sections: whether each section, or whatever else blocks see of z, is first mapped to `time_dim`.
       pose: how the target's camera enters, as a grid after the first layer, as a vector at every residual block, or
         both; None where it does not.
     """
@@ -321,6 +327,7 @@ class UNet(ModulatedBlocks):
     time_dim: int = 512
     num_timesteps: int = 1000
     num_tokens: int = 16
+    embed_sections: bool = False
     pose: PoseEncoding | None = None
 
     @nn.compact
@@ -352,7 +359,7 @@ class UNet(ModulatedBlocks):
           (eps [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
         """
         # Masked once, before anything reads z: no variant can see a dropped section.
-        z = None if z is None else mask_latent(z, section_mask)
+        z = None if z is None else self._embed_latent(mask_latent(z, section_mask))
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
         h = nn.Conv(
@@ -390,6 +397,16 @@ class UNet(ModulatedBlocks):
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp1")(x)
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(nn.gelu(x))
         return nn.gelu(x)
+
+    def _embed_latent(self, z: jax.Array) -> jax.Array:
+        """Each part of z that modulates a block, or that pixels attend to, at the width of the timestep's embedding."""
+        if not self.embed_sections or self.modulation == "broadcast":  # there z itself is what pixels are given
+            return z
+        if self.modulation == "cross_attention":
+            num_parts = self.num_tokens
+        else:
+            num_parts = self.num_sections if is_sectioned(self.modulation, self.modulate_by_section) else 1
+        return LatentEmbedding(self.time_dim, num_parts, self.dtype, name="latent_embedding")(z)
 
     def _embed_pose(
         self, camera: Camera | EncodedCamera | None, pose_mask: jax.Array | None, batch_size: int

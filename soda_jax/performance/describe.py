@@ -65,7 +65,7 @@ def count_parameters(params: Mapping[str, Any], time_dim: int) -> dict[str, int]
             counts["aggregator"] += size
         elif "pose" in path or path[1].startswith("pose_mlp"):
             counts[POSE_PART] = counts.get(POSE_PART, 0) + size
-        elif "latent" in path or path[1].endswith("_cross"):
+        elif "latent" in path or path[1] == "latent_embedding" or path[1].endswith("_cross"):
             counts["modulation by latent"] += size
         elif "joint" in path:
             by_latent = (leaf.shape[0] - time_dim) * leaf.shape[1] if path[-1] == "kernel" else 0

@@ -97,6 +97,7 @@ def specification(config: ConfigDict) -> dict[str, Any]:
         "layer_mask_rate": config.diffusion.layer_mask_rate,
         "blocks": [dataclasses.asdict(block) for block in unet.layout()],
         "sections": section_sizes(config.model.latent_dim, unet.num_sections).tolist(),
+        "embed_sections": unet.embed_sections,
         "abar": build.diffusion(config).abar.tolist(),
         "batch": config.train.batch_size,
         "resolution": config.data.resolution,

@@ -77,7 +77,8 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(inputs, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.time = nn.Linear(spec["time_dim"], 2 * channels)
-        self.latent = nn.Linear(spec["sections"][block["section"]], 2 * channels, bias=False)
+        seen = spec["time_dim"] if spec["embed_sections"] else spec["sections"][block["section"]]
+        self.latent = nn.Linear(seen, 2 * channels, bias=False)
         self.shortcut = nn.Conv2d(inputs, channels, 1) if inputs != channels else None
         self.dropout = nn.Dropout(spec["dropout"])
         self.head_dim = spec["head_dim"]
@@ -118,6 +119,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.specs, self.sections, width = spec["blocks"], spec["sections"], spec["channels"]
         self.time1, self.time2 = (nn.Linear(spec["time_dim"], spec["time_dim"]) for _ in range(2))
+        embedded = spec["sections"] if spec["embed_sections"] else ()
+        self.embeddings = nn.ModuleList(nn.Linear(size, spec["time_dim"], bias=False) for size in embedded)
         half = spec["time_dim"] // 2
         self.register_buffer("frequencies", 10_000.0 ** (-torch.arange(half) / half))
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
@@ -138,6 +141,8 @@ class Denoiser(nn.Module):
         t = self.time1(torch.cat([angles.cos(), angles.sin()], 1))
         t = F.gelu(self.time2(F.gelu(t, approximate="tanh")), approximate="tanh")
         sections = z.split(self.sections, 1)
+        if self.embeddings:
+            sections = [embed(section) for embed, section in zip(self.embeddings, sections, strict=True)]
         x = self.conv_in(x)
         skips = [x]
         for spec, block in zip(self.specs, self.blocks, strict=True):

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from soda_jax.config import variants
 from soda_jax.models.capabilities import LATENT, SOURCE
 from soda_jax.models.families import FAMILIES
 from soda_jax.reporting.comparison import millions
@@ -15,7 +16,7 @@ def facts(data: RunData, flat: dict[str, Any], title: str) -> list[Fact]:
     """The page's summary; what nothing recorded says so."""
     found: list[Fact] = [("Dataset", title or flat.get("data.name", "not recorded"), _splits(flat))]
     if flat:
-        found += [_model(flat), _trained(data, flat)]
+        found += [*_variant(flat), _model(flat), _trained(data, flat)]
     if data.best is not None:
         found.append(_best(data))
     found += [_hardware(data.sessions), _duration(data, flat)]
@@ -32,6 +33,19 @@ def _splits(flat: dict[str, Any]) -> str:
     tested = flat.get("data.test_split") or flat["data.eval_split"]
     watched = f"watched on {flat['data.eval_split']}, " if tested != flat["data.eval_split"] else ""
     return f"{flat['data.train_split']}, {watched}measured on {tested}"
+
+
+def _variant(flat: dict[str, Any]) -> list[Fact]:
+    """The paper's variant that the run was asked to be, and what it has instead of the variant's own values."""
+    name = flat.get("variant", "")
+    if not name:
+        return []
+    try:
+        fields = variants.find(name).fields
+    except ValueError:  # a name of the user's own, or of another release
+        fields = {}
+    other = [f"{field} {flat.get(field)}" for field, value in fields.items() if flat.get(field) != value]
+    return [("Variant", name, f"but with {', '.join(other)}" if other else "")]
 
 
 def _model(flat: dict[str, Any]) -> Fact:

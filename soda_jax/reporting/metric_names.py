@@ -99,7 +99,8 @@ def _setting(base: str, number: str | None) -> str:
 
 def _classification(name: str, base: str, setting: str, parts: list[str]) -> Metric:
     leaf, score, paper = parts[-1], "accuracy", "top1"
-    for ending, wording, key in (("_top5", "top-5 accuracy", "top5"), ("_f1", "F1", "f1")):
+    endings = (("_top5", "top-5 accuracy", "top5"), ("_f1", "F1", "f1"), ("_ap", "average precision", ""))
+    for ending, wording, key in endings:
         if leaf.endswith(ending):
             leaf, score, paper = leaf.removesuffix(ending), wording, key
     words = [*parts[:-1], leaf]
@@ -113,7 +114,7 @@ def _classification(name: str, base: str, setting: str, parts: list[str]) -> Met
         unit=PERCENT,
         digits=2,
         direction="up",
-        paper=f"probe/{paper}" if comparable else "",
+        paper=f"probe/{paper}" if comparable and paper else "",
         main=main,
     )
 

@@ -7,6 +7,7 @@ import pytest
 from soda_jax import config as config_lib
 from soda_jax.config import ConfigError, parse_encoder_name, validate
 from soda_jax.configs import common, quickstart
+from soda_jax.inference.engine import Inference
 from tests import tiny
 
 SCENES = {"data__name": "scenes"}
@@ -288,6 +289,20 @@ def test_configs_of_earlier_releases_describe_models_without_poses():
     found = config_lib.differences(old, posed)
     assert "config.model.pose.grid: 'none' -> 'rays'" in found
     assert config_lib.from_dict(json.loads(config_lib.to_json(posed))).to_dict() == posed.to_dict()
+
+
+def test_configs_of_earlier_releases_describe_models_that_embed_no_sections():
+    config = tiny.get_config()
+    assert config.model.modulation.embed_sections
+    tree = json.loads(config_lib.to_json(config))
+    del tree["model"]["modulation"]["embed_sections"]
+    old = config_lib.from_dict(tree)
+    assert config_lib.differences(old, config) == ["config.model.modulation.embed_sections: False -> True"]
+    ours, theirs = (Inference(each).abstract_variables()["params"]["denoiser"] for each in (config, old))
+    assert "latent_embedding" in ours and "latent_embedding" not in theirs
+    width = config.model.latent_dim // 2  # of one of the three sections: 6, 5, 5
+    assert theirs["middle_0"]["modulation"]["latent"]["kernel"].shape[0] < width
+    assert ours["middle_0"]["modulation"]["latent"]["kernel"].shape[0] == config.model.denoiser.time_dim
 
 
 def test_the_turntables_altitude_is_a_number_or_the_datasets():

@@ -67,6 +67,35 @@ def test_f1_refuses_bad_input():
         classification.binary_f1(np.zeros((3, 2)), np.zeros((3, 2)), mask=np.ones(2))
 
 
+@pytest.mark.parametrize("levels", [2, 7, 1_000_000])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_average_precision_is_that_of_scikit_learn(levels, share, monkeypatch):
+    """With few levels of the scores most are ties; weighted samples in blocks of two or all at once."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, levels, 300).astype(np.float32), rng.random(300) < share
+    (value,) = classification.average_precision(scores, labels)
+    assert value == pytest.approx(metrics.average_precision_score(labels, scores))
+    weights = rng.multinomial(300, np.full(300, 1 / 300), size=5)
+    weights[0] = 1
+    expected = [metrics.average_precision_score(labels, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(classification.average_precision(scores, labels, weights), expected)
+    monkeypatch.setattr(classification, "_WEIGHTS", 600)
+    np.testing.assert_allclose(classification.average_precision(scores, labels, weights), expected)
+
+
+def test_average_precision_at_its_ends():
+    labels = np.array([1, 1, 0, 0, 0])
+    assert classification.average_precision(-np.arange(5.0), labels) == 1.0
+    assert classification.average_precision(np.zeros(5), labels) == 0.4  # one threshold: the share of class 1
+    assert classification.average_precision(np.arange(5.0), np.zeros(5)) == 0.0
+    broken = np.array([np.nan, 3.0, 2.0, 1.0, 0.0])  # comes last
+    assert classification.average_precision(broken, labels) == pytest.approx((1 + 2 / 5) / 2)
+    for shapes in (((3,), (2,), None), ((0,), (0,), None), ((3,), (3,), (1, 2)), ((3, 1), (3, 1), None)):
+        arrays = [None if shape is None else np.zeros(shape) for shape in shapes]
+        with pytest.raises(ValueError, match="of at least one example"):
+            classification.average_precision(*arrays)
+
+
 def test_ranks_count_the_classes_before():
     logits = np.array([[0.0, 3.0, 1.0, 3.0], [5.0, 5.0, 5.0, 5.0], [1.0, 2.0, np.nan, 0.0]], np.float32)
     for labels, expected in (([0, 0, 0], [3, 0, 1]), ([1, 1, 2], [0, 1, 4]), ([3, 3, 1], [1, 3, 0])):
@@ -112,6 +141,39 @@ def test_intervals_are_those_of_copied_resamples(attributes, draws, monkeypatch)
         pair = (found[name].value, found[name].low, found[name].high)
         np.testing.assert_allclose(pair, (plain.value, plain.low, plain.high), rtol=1e-6)
         assert (found[name].count, found[name].over) == (400, "images")
+
+
+def test_estimates_of_scores_have_an_average_precision(attributes):
+    """Of several runs the mean, and with the interval of copied resamples."""
+    ranks, labels = attributes
+    rng = np.random.default_rng(1)
+    margins = (np.where(ranks == 0, 1, -1) * (2 * labels - 1) * rng.random(ranks.shape).round(1)).astype(np.float32)
+    found = classification.classification_estimates(ranks, labels, (2, 2, 2), "abc", scores=margins)
+    assert list(found) == ["a", "b", "c", "a_f1", "b_f1", "c_f1", "a_ap", "b_ap", "c_ap", "mean", "mean_f1", "mean_ap"]
+    expected = [metrics.average_precision_score(*pair) for pair in zip(labels.T, margins.T, strict=True)]
+    np.testing.assert_allclose([found[f"{name}_ap"].value for name in "abc"], expected)
+    assert found["mean_ap"].value == pytest.approx(np.mean(expected))
+    plain = classification.classification_estimates(ranks, labels, (2, 2, 2), "abc")
+    assert plain.items() <= found.items()
+
+    def precision(right, score):
+        return np.array([metrics.average_precision_score(*pair) for pair in zip(right, score, strict=True)])
+
+    copied = bootstrap(precision, labels[:, 0], margins[:, 0])
+    np.testing.assert_allclose((found["a_ap"].low, found["a_ap"].high), (copied.low, copied.high))
+    runs = [np.stack(pair) for pair in ((ranks, ranks), (margins, rng.random(ranks.shape)))]
+    two = classification.classification_estimates(runs[0], labels, (2, 2, 2), "abc", scores=runs[1])
+    other = metrics.average_precision_score(labels, runs[1][1])
+    assert two["mean_ap"].value == pytest.approx((np.mean(expected) + other) / 2)
+
+
+def test_scores_are_of_two_way_labels():
+    ranks = np.zeros((3, 1), int)
+    for sizes, scores in (((3,), ranks), ((2,), np.zeros((3, 2)))):
+        with pytest.raises(ValueError, match=r"give \(3, 1\), as ranks have, of labels of two classes"):
+            classification.classification_estimates(ranks, ranks, sizes, ("a",), scores=scores)
+    (label, f1, ap) = classification.classification_estimates(ranks, ranks, (2,), ("a",), scores=ranks)
+    assert (label, f1, ap) == ("a", "a_f1", "a_ap")
 
 
 def test_estimates_of_classes_have_a_top_5():

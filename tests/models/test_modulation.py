@@ -6,6 +6,7 @@ import pytest
 from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
+    LatentEmbedding,
     apply_modulation,
     block_latent,
     mask_latent,
@@ -61,6 +62,26 @@ def test_tokens_are_dropped_where_every_section_is():
 def test_what_a_block_sees(kind, by_section, seen):
     got = block_latent(kind, jnp.arange(1.0, 6.0)[None], 1, 3, by_section)
     assert (None if got is None else got[0].tolist()) == seen
+
+
+def test_each_part_of_the_latent_has_a_linear_map_of_its_own(random_variables):
+    layer = LatentEmbedding(width=4, num_parts=3)
+    variables = random_variables(layer, Z)
+    kernels = [variables["params"][f"part_{index}"]["kernel"] for index in range(3)]
+    assert [kernel.shape for kernel in kernels] == [(2, 4), (2, 4), (1, 4)]
+    expected = np.concatenate([Z[:, :2] @ kernels[0], Z[:, 2:4] @ kernels[1], Z[:, 4:] @ kernels[2]], axis=-1)
+    embedded = layer.apply(variables, Z)
+    np.testing.assert_allclose(embedded, expected, atol=1e-6)
+    np.testing.assert_array_equal(split_sections(embedded, 3)[1], embedded[:, 4:8])
+    dropped = layer.apply(variables, mask_latent(Z, np.array([[1, 0, 1], [0, 0, 0]])))
+    assert not dropped[0, 4:8].any() and not dropped[1].any()
+    np.testing.assert_array_equal(dropped[0, :4], embedded[0, :4])
+
+
+def test_the_tokens_of_a_grid_share_a_map(random_variables):
+    layer, grid = LatentEmbedding(width=4, num_parts=16), RNG.standard_normal((2, 3, 5)).astype(np.float32)
+    variables = random_variables(layer, grid)
+    np.testing.assert_allclose(layer.apply(variables, grid), grid @ variables["params"]["tokens"]["kernel"], atol=1e-6)
 
 
 def normalised(h):

@@ -61,6 +61,8 @@ VARIANTS = {
     "cross_attention": {"modulation": "cross_attention"},
     "broadcast": {"modulation": "broadcast"},
     "no bottleneck": {"modulation": "cross_attention"},
+    "embedded sections": {"modulation": "layer", "embed_sections": True},
+    "no bottleneck, embedded": {"modulation": "cross_attention", "embed_sections": True},
 }
 
 
@@ -75,7 +77,7 @@ def layer_norms(gradients):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_denoising_loss_of_each_variant_reaches_the_encoder(random_variables, quick_jit, name):
-    encoder = TinyEncoder(bottleneck=name != "no bottleneck")
+    encoder = TinyEncoder(bottleneck=not name.startswith("no bottleneck"))
     model = soda(encoder, denoiser=DENOISER.clone(**VARIANTS[name]), latent_dropout=0.0)
     variables = random_variables(model, *INPUTS)  # its last convolution is not zero
     ids = jnp.arange(2)
@@ -88,8 +90,23 @@ def test_the_denoising_loss_of_each_variant_reaches_the_encoder(random_variables
 
     params = variables["params"]
     norms = layer_norms(quick_jit(jax.grad(loss))(params["encoder"], params["denoiser"]))
-    assert set(norms) == ({"stem"} if name == "no bottleneck" else {"stem", "projection"})
+    assert set(norms) == ({"stem", "projection"} if encoder.bottleneck else {"stem"})
     assert min(norms.values()) > 1e-5, norms
+
+
+def test_the_gradient_reaches_every_embedded_section(random_variables, quick_jit):
+    denoiser = DENOISER.clone(embed_sections=True)
+    z = RNG.standard_normal((2, WIDTH)).astype(np.float32)
+    variables = random_variables(denoiser, X_T, STEPS, z, ALL)
+
+    def loss(variables, z):
+        return jnp.mean(jnp.square(denoiser.apply(variables, X_T, STEPS, z, ALL)[0] - EPS))
+
+    of_weights, of_z = quick_jit(jax.grad(loss, argnums=(0, 1)))(variables, z)
+    norms = layer_norms(of_weights["params"]["latent_embedding"])
+    assert set(norms) == {"part_0", "part_1", "part_2"}
+    assert min(norms.values()) > 1e-5, norms
+    assert np.abs(of_z).min() > 1e-7
 
 
 @pytest.mark.parametrize(

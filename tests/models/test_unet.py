@@ -149,9 +149,11 @@ def changed(before, after):
     return {name for name in before if np.abs(np.asarray(before[name]) - np.asarray(after[name])).max() > 1e-4}
 
 
-def test_a_section_drives_exactly_its_blocks(random_variables, quick_jit):
-    variables = random_variables(SMALL, X_T, STEPS, Z, ALL)
-    run = captured(quick_jit, SMALL, "latent")
+@pytest.mark.parametrize("embed_sections", [False, True])
+def test_a_section_drives_exactly_its_blocks(random_variables, quick_jit, embed_sections):
+    model = SMALL.clone(embed_sections=embed_sections)
+    variables = random_variables(model, X_T, STEPS, Z, ALL)
+    run = captured(quick_jit, model, "latent")
     latents, eps, out = run(variables, STEPS, Z)
     order = [spec.name for spec in SMALL.layout()]
     assert set(latents) == set(order)
@@ -196,6 +198,9 @@ KINDS = {
     "bias only": {"modulation": "layer", "use_scale": False},
     "cross_attention": {},
     "broadcast": {},
+    "embedded sections": {"embed_sections": True},
+    "embedded whole z": {"modulation": "full", "embed_sections": True},
+    "embedded sub-vectors": {"modulation": "cross_attention", "embed_sections": True},
 }
 
 
@@ -214,6 +219,30 @@ def test_masking_every_section_equals_a_zero_latent(random_variables, quick_jit,
     assert np.abs(denoise(Z, TINY_ALL) - masked).max() > 1e-3
     # Each example has its own mask.
     np.testing.assert_allclose(denoise(Z, np.stack([TINY_ALL[0], TINY_NONE[0]]))[1], masked[1], atol=1e-5)
+
+
+def test_one_map_embeds_a_section_for_all_its_blocks():
+    """What blocks project is then as wide as the timestep's embedding; the broadcast z is not mapped."""
+
+    def shapes(name):
+        params = jax.eval_shape(lambda key: variant(name).init(key, *TINY_INPUTS, Z, TINY_ALL), jax.random.key(0))
+        found = traverse_util.flatten_dict(params["params"], sep="/")
+        return {path: leaf.shape for path, leaf in found.items() if "latent" in path or "/key/" in path}
+
+    sections = shapes("embedded sections")
+    maps = {f"latent_embedding/part_{index}/kernel": (5, 16) for index in range(3)}
+    assert maps.items() <= sections.items()
+    assert {shape for path, shape in sections.items() if "modulation/latent" in path} == {(16, 2 * 8)}
+    assert {path for path in sections if "latent_embedding" in path} == set(maps)  # no biases
+    assert {path: shape for path, shape in shapes("embedded whole z").items() if "latent_embedding" in path} == {
+        "latent_embedding/part_0/kernel": (15, 16)
+    }
+    attention = shapes("embedded sub-vectors")
+    assert maps.items() <= attention.items()
+    assert attention["middle_0_cross/attention/key/kernel"] == (16, 1, 8)
+    broadcast = variant("broadcast").clone(embed_sections=True)
+    params = jax.eval_shape(lambda key: broadcast.init(key, *TINY_INPUTS, Z, TINY_ALL), jax.random.key(0))["params"]
+    assert "latent_embedding" not in params
 
 
 def test_a_zero_latent_makes_every_block_the_identity_modulation(random_variables, quick_jit):

@@ -96,6 +96,30 @@ def test_modulation_of_the_imagenet_model_in_closed_form():
     assert sum(counts.values()) == total
 
 
+@pytest.mark.parametrize(
+    ("options", "latent", "ours", "papers"),
+    [
+        ({"modulation": "layer"}, (1, 2048), 35_679_555, 36),
+        ({"modulation": "broadcast"}, (1, 2048), 32_021_891, 32),
+        ({"modulation": "cross_attention"}, (1, 49, 4096), 36_024_835, 35),  # w/o bottleneck
+        ({"modulation": "full"}, (1, 2048), 35_679_555, None),
+        ({"modulation": "sum"}, (1, 2048), 35_679_555, None),
+        ({"modulation": "concat"}, (1, 2048), 35_679_555, None),
+        ({"modulation": "cross_attention"}, (1, 2048), 34_976_259, None),
+    ],
+)
+def test_the_embedding_of_the_sections_gives_the_papers_counts(options, latent, ours, papers):
+    denoiser = IMAGENET_UNET.clone(embed_sections=True, **options)
+    inputs = (Shape((1, 128, 128, 3)), Shape((1,), dtype=jnp.int32), Shape(latent), Shape((1, 16)))
+    params = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == ours
+    assert papers is None or abs(ours / 1e6 / papers - 1) < 0.03
+    counts = describe.count_parameters({"denoiser": params}, denoiser.time_dim)
+    channels = sum(spec.channels for spec in denoiser.layout())
+    if options["modulation"] in ("layer", "full", "sum", "concat"):  # 16 maps of 128 x 512, or one of 2048 x 512
+        assert counts["modulation by latent"] == 2048 * 512 + 512 * 2 * channels
+
+
 def test_sections_of_the_imagenet_latent():
     sections = describe.latent_sections(IMAGENET_UNET, 2048)
     assert [(s.start, s.stop) for s in sections] == [(128 * k, 128 * (k + 1)) for k in range(16)]

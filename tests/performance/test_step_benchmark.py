@@ -169,9 +169,10 @@ def test_without_pytorch_the_reference_says_why(python, tmp_path, monkeypatch):
         pass
 
 
-def test_the_pytorch_reference_is_of_the_same_size_and_trains():
+@pytest.mark.parametrize("embed_sections", [False, True])
+def test_the_pytorch_reference_is_of_the_same_size_and_trains(embed_sections):
     pytest.importorskip("torch")
-    settings = reference_config()
+    settings = reference_config(**{"model.modulation.embed_sections": embed_sections})
     model = Bench(settings, repeats=1, seconds=0.0).inference
     ours = sum(leaf.size for leaf in jax.tree.leaves(model.abstract_variables()["params"]))
     with torch_benchmark.reference(sys.executable, torch_benchmark.specification(settings)) as theirs:

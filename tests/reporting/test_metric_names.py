@@ -13,6 +13,7 @@ from soda_jax.reporting.metric_names import describe
         ("linear_probe/label", "Linear probe", "accuracy", "probe/top1"),
         ("linear_probe/label_top5", "Linear probe", "top-5 accuracy", "probe/top5"),
         ("linear_probe/mean_f1", "Linear probe", "F1, mean of the labels", "probe/f1"),
+        ("linear_probe/mean_ap", "Linear probe", "average precision, mean of the labels", ""),
         ("linear_probe/Wavy_Hair_f1", "Linear probe", "F1, Wavy Hair", ""),
         ("linear_probe/mean", "Linear probe", "accuracy, mean of the labels", ""),
         ("linear_probe/learning_rate", "Linear probe", "learning rate chosen", ""),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from soda_jax.config import variants
 from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.reporting import facts, recipes, workdir
 from soda_jax.workdir.run_record import NO_IMPROVEMENT, RunRecord
@@ -34,6 +35,19 @@ def test_the_best_step(tmp_path):
     assert found[0][2] == "train, watched on validation, measured on test"
     (tmp_path / "best.json").write_text("{")
     assert "Best step" not in [heading for heading, *_ in facts.facts(workdir.read(str(tmp_path)), {}, "")]
+
+
+def test_the_papers_variant_that_a_run_was_asked_to_be(tmp_path):
+    config = tiny.get_config()
+    variants.apply(config, "w/o layer modulation")
+    RunRecord(str(tmp_path), config, 0)
+    flat = recipes.flatten(workdir.read(str(tmp_path)).config)
+    data = workdir.read(str(tmp_path))
+    assert ("Variant", "w/o layer modulation", "") in facts.facts(data, flat, "")
+    other = flat | {"model.modulation.kind": "sum"}
+    assert ("Variant", "w/o layer modulation", "but with model.modulation.kind sum") in facts.facts(data, other, "")
+    assert ("Variant", "mine", "") in facts.facts(data, flat | {"variant": "mine"}, "")
+    assert "Variant" not in [heading for heading, *_ in facts.facts(data, flat | {"variant": ""}, "")]
 
 
 def test_curves_leave_out_what_is_no_number(tmp_path):

@@ -71,8 +71,10 @@ class FewShot:
             if len(self._probe.learning_rates) > 1:
                 held_out = [self._probe.validate(draw, epochs, **settings) for draw in draws]
                 rate = self._probe.learning_rates[int(np.mean(held_out, axis=0).argmax())]
-            ranks = [self._probe.fit_and_rank(draw, test, rate, epochs, **settings) for draw in draws]
-            scores = classification_estimates(np.stack(ranks), test.labels, train.sizes, train.names)
+            said = [self._probe.fit_and_answer(draw, test, rate, epochs, **settings) for draw in draws]
+            ranks = np.stack([one.ranks for one in said])
+            margins = None if said[0].scores is None else np.stack([one.scores for one in said])
+            scores = classification_estimates(ranks, test.labels, train.sizes, train.names, scores=margins)
             prefix = f"few_shot_{100 * share:g}pct"
             results |= {f"{prefix}/{name}": score for name, score in scores.items()}
             results |= {f"{prefix}/learning_rate": rate, f"{prefix}/examples": float(count)}

@@ -92,8 +92,8 @@ class OfflineProbe:
         rate = self.learning_rates[0]
         if len(self.learning_rates) > 1:  # views by epoch cost an epoch of the encoder each
             rate = self.learning_rates[int(self.validate(train, self.epochs, views=views).argmax())]
-        ranks = self.fit_and_rank(train, test, rate, self.epochs, views=views)
-        scores = classification_estimates(ranks, test.labels, train.sizes, train.names)
+        said = self.fit_and_answer(train, test, rate, self.epochs, views=views)
+        scores = classification_estimates(said.ranks, test.labels, train.sizes, train.names, scores=said.scores)
         results: Figures = {f"linear_probe/{name}": score for name, score in scores.items()}
         return results | {"linear_probe/learning_rate": rate}
 
@@ -125,7 +125,7 @@ class OfflineProbe:
         ranks = probe_fit.ranks(weights, train.features[out], train.labels[out], train.sizes)
         return (ranks == 0).mean(axis=(1, 2))
 
-    def fit_and_rank(
+    def fit_and_answer(
         self,
         train: FeatureSet,
         test: FeatureSet,
@@ -135,11 +135,12 @@ class OfflineProbe:
         views: Views | None = None,
         normaliser: Statistics | None = None,
         batch_size: int | None = None,
-    ) -> np.ndarray:
-        """Ranks of the right classes on `test`, int32 [N, H], for a probe trained on all of `train` at one rate."""
+    ) -> probe_fit.Answers:
+        """What a probe trained on all of `train` at one rate says of `test`: ranks and scores [N, H]."""
         rows = np.arange(len(train.features))
         weights = self._fit(train, rows, (rate,), epochs, views, normaliser, batch_size)
-        return probe_fit.ranks(weights, test.features, test.labels, train.sizes)[0]
+        said = probe_fit.answers(weights, test.features, test.labels, train.sizes)
+        return probe_fit.Answers(said.ranks[0], None if said.scores is None else said.scores[0])
 
     def _fit(self, train, rows, rates, epochs, views, normaliser, batch_size) -> probe_fit.Weights:
         # Views may be extracted anew at each call, and the first serve the statistics too.

@@ -11,6 +11,7 @@ from soda_jax.evaluation.evaluators import few_shot
 from soda_jax.evaluation.evaluators.few_shot import FewShot, stratified
 from soda_jax.evaluation.evaluators.linear_probe import OfflineProbe
 from soda_jax.evaluation.feature_sets import FeatureSet
+from soda_jax.evaluation.probe_fit import Answers
 
 
 def make_sets(train=2000, test=800, noise=1.0):
@@ -78,9 +79,22 @@ def test_few_labels_train_for_many_passes(monkeypatch):
     seen = []
     probe = OfflineProbe((1e-3, 1e-2), epochs=7, batch_size=100)
     monkeypatch.setattr(probe, "validate", lambda draw, epochs, **_: seen.append(epochs) or np.zeros(2))
-    monkeypatch.setattr(probe, "fit_and_rank", lambda draw, test, *_, **__: np.zeros((len(test.features), 1), int))
+    right = Answers(np.zeros((5, 1), int), None)
+    monkeypatch.setattr(probe, "fit_and_answer", lambda *_, **__: right)
     FewShot(probe, (0.05, 1.0), seeds=1).run(*make_sets(test=5, train=20_000))
     assert seen == [100, 7]
+
+
+def test_two_way_labels_have_an_average_precision(monkeypatch):
+    """The mean over draws: one ranks every example right, the other says the same of all."""
+    train, test = (
+        dataclasses.replace(each, labels=(each.labels == 0).astype(int), sizes=(2,)) for each in make_sets(100, 50)
+    )
+    probe, ranks = OfflineProbe((1e-3,)), np.zeros((50, 1), int)
+    draws = iter([Answers(ranks, test.labels.astype(np.float32)), Answers(ranks, np.zeros((50, 1), np.float32))])
+    monkeypatch.setattr(probe, "fit_and_answer", lambda *_, **__: next(draws))
+    found = FewShot(probe, (0.5,), seeds=2).run(train, test)["few_shot_50pct/label_ap"]
+    assert found.value == pytest.approx((1 + test.labels.mean()) / 2) and found.over == "images, 2 seeds"
 
 
 def test_bad_input_is_refused():

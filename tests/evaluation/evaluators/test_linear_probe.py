@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score
 from sklearn.preprocessing import StandardScaler
 
 from soda_jax.evaluation import probe_fit
@@ -223,7 +223,7 @@ def test_the_test_split_chooses_nothing():
     assert results[1]["linear_probe/label"].value < 0.1
 
 
-def test_attributes_have_an_f1():
+def test_attributes_have_an_f1_and_an_average_precision():
     """As scikit-learn's logistic regression, on attributes of which one is rare."""
     train, test = make_sets(0.8, heads=2)
     train, test = (
@@ -236,8 +236,13 @@ def test_attributes_have_an_f1():
         reference = LogisticRegression(max_iter=2000).fit(scaler.transform(train.features), train.labels[:, head])
         expected = f1_score(test.labels[:, head], reference.predict(scaler.transform(test.features)))
         assert results[f"linear_probe/{name}_f1"].value == pytest.approx(expected, abs=0.03)
+        logits = reference.decision_function(scaler.transform(test.features))
+        expected = average_precision_score(test.labels[:, head], logits)
+        assert results[f"linear_probe/{name}_ap"].value == pytest.approx(expected, abs=0.03)
     mean = np.mean([results[f"linear_probe/{name}_f1"].value for name in train.names])
     assert results["linear_probe/mean_f1"].value == pytest.approx(mean)
+    mean = np.mean([results[f"linear_probe/{name}_ap"].value for name in train.names])
+    assert results["linear_probe/mean_ap"].value == pytest.approx(mean)
 
 
 def test_statistics_are_exact_far_from_zero():
