@@ -150,7 +150,7 @@ EVALUATORS: dict[str, EvaluatorEntry] = {
         gives="What moving along the latent's directions, and mixing its sections, does: edited images are encoded "
         "again, and their factors read where the dataset has exact ones (the paper's 4.3, E.3).",
         heading="Edits",
-        capability=LATENT,
+        capabilities=(LATENT,),
         ranges={
             "eval.edits_components": (1, INF),
             "eval.edits_examples": (0, INF),
