@@ -230,7 +230,7 @@ def get_config() -> ConfigDict:
     # Where a dataset has exact factors, an oracle reads them off the images; trained once, kept in the cache folder.
     config.eval.edits_factor_examples = 128  # held-out images whose factors are changed and mixed
     config.eval.edits_factor_sigma = 3.0  # how far toward another class
-    config.eval.edits_oracle_steps = 2000  # of training, 64 images each; 0: no oracle
+    config.eval.edits_oracle_steps = 1000  # of training, 64 images each; 0: no oracle
     config.eval.edits_oracle_accuracy = 0.97  # least share of real images right for a factor to be read
 
     return config

@@ -100,7 +100,7 @@ ADDED_FIELDS = {
         "edits_most_leakage": 0.5,
         "edits_factor_examples": 128,
         "edits_factor_sigma": 3.0,
-        "edits_oracle_steps": 2000,
+        "edits_oracle_steps": 1000,
         "edits_oracle_accuracy": 0.97,
     },
     "data": {

@@ -215,7 +215,7 @@ def test_a_guided_model_with_sections(scenes, tmp_path, monkeypatch, capsys):
     config = get_config(scenes)
     tiny_checkpoint.write(tmp_path, config, 2)
     figures = evaluate(config, str(tmp_path))["SODA"]
-    assert asked["name"] == "scenes" and asked["split"] == "train" and asked["steps"] == 2000
+    assert asked["name"] == "scenes" and asked["split"] == "train" and asked["steps"] == 1000
     assert asked["count"] == 384_000
     sections = Inference(config).num_sections
     ranges = sorted({name.split("/")[1] for name in figures if "_sections_" in name})
