@@ -42,7 +42,8 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 0.5
 
     config.model = ConfigDict()
-    config.model.family = "soda"  # or "encdec": the target decoded from the latent, without diffusion (F.1)
+    # Or a baseline (docs/baselines.md): encdec, autoenc, uncond, palette, vae_{beta,annealed,factor,tc,dip1,dip2}.
+    config.model.family = "soda"
     config.model.dtype = "float32"  # of activations; "bfloat16" keeps parameters, norms, loss and EMA in float32
     config.model.attention = "auto"  # "xla", "cudnn", or "auto": cuDNN's fused one in 16 bits where it works
     config.model.latent_dim = 2048
@@ -77,6 +78,17 @@ def get_config() -> ConfigDict:
     config.model.modulation.merge_by_section = True  # sum, concat: merge a block's own section (False: the whole z)
     config.model.modulation.num_tokens = 16  # cross_attention: number of sub-vectors of z
     config.model.modulation.resample_section = "leave"  # level whose section drives a resampling block; or "enter"
+    config.model.vae = ConfigDict()  # of the families vae_*; the defaults are from disentanglement_lib's ranges
+    config.model.vae.likelihood = "gaussian"  # of the pixels, or "bernoulli"
+    config.model.vae.beta = 4.0  # vae_beta: weight of the KL; vae_tc: of the total correlation
+    config.model.vae.annealed_gamma = 1000.0
+    config.model.vae.annealed_capacity = 25.0  # nats, reached after annealed_steps
+    config.model.vae.annealed_steps = 100_000
+    config.model.vae.factor_gamma = 10.0
+    config.model.vae.factor_width = 1000  # of the discriminator's six layers
+    config.model.vae.factor_learning_rate = 1e-4  # of the discriminator
+    config.model.vae.dip_lambda_od = 10.0
+    config.model.vae.dip_lambda_d = placeholder(float)  # None: 10 lambda_od for vae_dip1, lambda_od for vae_dip2
     config.model.aggregation = ConfigDict()
     config.model.aggregation.name = "mean"  # mean, transformer, stochastic (a random source at each sampling step)
     config.model.aggregation.depth = 2
@@ -156,7 +168,12 @@ def get_config() -> ConfigDict:
     config.eval.test_examples = 0  # of test_split for --mode=evaluate; 0 is all of it
     # What --mode=evaluate runs: names of soda_jax/config/evaluators.py, which says what each gives.
     config.eval.evaluators = ("knn", "linear_probe", "few_shot", "reconstruction")
-    config.eval.feature = "latent"  # or any named intermediate of the encoder, e.g. "pooled"
+    # Or any named intermediate of the encoder, e.g. "pooled"; or "denoiser": of the grid below the block and noise
+    # level that do best by k-NN on held-out training images.
+    config.eval.feature = "latent"
+    config.eval.denoiser_blocks = ("middle", "up")  # all of these paths (or down), or blocks by name, e.g. "up_16_0"
+    config.eval.denoiser_levels = (0.01, 0.03, 0.1, 0.2, 0.3)  # timesteps, as shares of diffusion.num_timesteps
+    config.eval.denoiser_examples = 10_000  # of train_split, to choose on; 0 is all of it
     config.eval.baselines = True  # also the untrained encoder and raw pixels
     config.eval.feature_memory_gib = 4.0  # features beyond it go to a file in the workdir, removed afterwards
     config.eval.knn_k = (20, 200)

@@ -1,7 +1,7 @@
 """Builds a run's parts from its config: the one place where config fields reach the modules."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,29 +11,34 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from soda_jax import inputs
-from soda_jax.config import GUIDANCE, ConfigError, parse_encoder_name
+from soda_jax.config import ConfigError, parse_encoder_name
 from soda_jax.data.datasets import Dataset, Labels, entry_of, load_dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.diffusion.gaussian import Diffusion
-from soda_jax.diffusion.sampler import Masks, drop_all, make_sampler
 from soda_jax.models.aggregation import (
     MeanAggregator,
     StochasticAggregator,
     TransformerAggregator,
-    pick_present,
 )
-from soda_jax.models.baselines import Decoder, EncoderDecoder, Palette, UnconditionalDiffusion
+from soda_jax.models.baselines import (
+    Decoder,
+    Discriminator,
+    EncoderDecoder,
+    Palette,
+    UnconditionalDiffusion,
+    VariationalAutoencoder,
+)
 from soda_jax.models.capabilities import LATENT, can
 from soda_jax.models.clip import ClipTower
 from soda_jax.models.families import FAMILIES
 from soda_jax.models.frozen import FrozenSODA
-from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding
+from soda_jax.models.pose import PoseEncoding
 from soda_jax.models.probe import LinearProbe
 from soda_jax.models.resnet import ResNet
 from soda_jax.models.soda import SODA
 from soda_jax.models.unet import UNet
 from soda_jax.models.vit import ViT
-from soda_jax.objectives import optim
+from soda_jax.objectives import optim, vae
 from soda_jax.objectives.denoising import DenoisingObjective
 from soda_jax.objectives.frozen import FrozenObjective
 from soda_jax.objectives.objective import Objective
@@ -79,6 +84,42 @@ def _palette(config: ConfigDict) -> DenoisingObjective:
     return DenoisingObjective(network, diffusion(config), source_noise=config.data.source_noise)
 
 
+def _vae(config: ConfigDict) -> vae.VaeObjective:
+    return vae.VaeObjective(**_variational(config))
+
+
+def _vae_factor(config: ConfigDict) -> vae.FactorVaeObjective:
+    settings = config.model.vae
+    return vae.FactorVaeObjective(
+        **_variational(config),
+        gamma=settings.factor_gamma,
+        discriminator=Discriminator(settings.factor_width),
+        adversary_optimizer=optax.adam(settings.factor_learning_rate, b1=0.5, b2=0.9),
+    )
+
+
+def _variational(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `VaeObjective` that all VAEs have in common."""
+    encoding = _encoding(config)
+    # The encoder gives means and log-variances, and codes are drawn from them in place of dropout.
+    encoding |= {"encoder": encoding["encoder"].clone(latent_dim=2 * config.model.latent_dim), "latent_dropout": 0.0}
+    bernoulli = config.model.vae.likelihood == "bernoulli"
+    network = VariationalAutoencoder(decoder=Decoder(**_blocks(config)), bernoulli=bernoulli, **encoding)
+    regulariser = _REGULARISERS[config.model.family](config.model.vae)
+    return {"model": network, "regulariser": regulariser, "source_noise": config.data.source_noise}
+
+
+# By the families that have one, from `config.model.vae`.
+_REGULARISERS: dict[str, Callable[[ConfigDict], vae.Regulariser]] = {
+    "vae_beta": lambda s: vae.Beta(s.beta),
+    "vae_annealed": lambda s: vae.Annealed(s.annealed_gamma, s.annealed_capacity, s.annealed_steps),
+    "vae_factor": lambda s: vae.Beta(1.0),
+    "vae_tc": lambda s: vae.TotalCorrelation(s.beta),
+    "vae_dip1": lambda s: vae.Covariance(s.dip_lambda_od, s.dip_lambda_d, of_codes=False),
+    "vae_dip2": lambda s: vae.Covariance(s.dip_lambda_od, s.dip_lambda_d, of_codes=True),
+}
+
+
 # By `config.model.family`, as `models.families.FAMILIES` lists them.
 _FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
     "soda": _soda,
@@ -87,6 +128,12 @@ _FAMILIES: dict[str, Callable[[ConfigDict], Objective]] = {
     "uncond": _unconditional_diffusion,
     "palette": _palette,
     "frozen": _frozen,
+    "vae_beta": _vae,
+    "vae_annealed": _vae,
+    "vae_factor": _vae_factor,
+    "vae_tc": _vae,
+    "vae_dip1": _vae,
+    "vae_dip2": _vae,
 }
 
 
@@ -313,73 +360,3 @@ def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | No
         probe=_online_probe(config, optimised.model, labels),
         mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
     )
-
-
-class Condition(NamedTuple):
-    """What guides the samples of a model with poses: latents [B, d] (or as the model keeps them) and target cameras."""
-
-    z: jax.Array
-    camera: Camera | EncodedCamera
-
-
-def sampler(
-    config: ConfigDict,
-    trained: nn.Module,
-    *,
-    num_steps: int | None = None,
-    guidance_on: str | None = None,
-    **options: Any,
-) -> Callable[..., Any]:
-    """The jitted sampling function of a model with a denoiser; `options` override those of `config.sampling`.
-
-    A model with poses takes a `Condition` for z and `Masks` for the section mask. `guidance_on` (the config's by
-    default) says what its unconditional prediction drops: the "latent", the "pose" or "both". Its cameras are encoded
-    once for all steps, which keeps a grid of `config.model.pose.encoding_dim` channels on the device.
-    """
-    resolution = config.data.resolution
-
-    def denoise(variables: Any, x_t: jax.Array, t: jax.Array, z: Any, masks: Any) -> jax.Array:
-        if trained.pose is None:
-            return trained.apply(variables, x_t, t, z, masks, method="denoise")[0]
-        target_conditions = {"target_camera": z.camera, "pose_mask": masks.pose}
-        return trained.apply(variables, x_t, t, z.z, masks.sections, **target_conditions, method="denoise")[0]
-
-    def one_source(key: jax.Array, condition: Any) -> Any:
-        z = condition if trained.pose is None else condition.z
-        z = pick_present(z[None], jax.random.uniform(key, (1, z.shape[0])))[0]
-        return z if trained.pose is None else condition._replace(z=z)
-
-    def encode_camera(condition: Condition) -> Condition:
-        encoded = trained.pose.encoded(condition.camera, (resolution, resolution), trained.denoiser.dtype)
-        return condition._replace(camera=encoded)
-
-    settings = {"method": config.sampling.method} | options
-    if settings["method"] == "ddim":
-        settings.setdefault("eta", config.sampling.eta)
-    return make_sampler(
-        denoise,
-        diffusion(config),
-        image_shape=(resolution, resolution, 3),
-        num_steps=config.sampling.num_steps if num_steps is None else num_steps,
-        unconditional=_unconditional(config, trained, guidance_on),
-        prepare=None if trained.pose is None else encode_camera,
-        choose=one_source if trained.keeps_sources else None,
-        **settings,
-    )
-
-
-def _unconditional(config: ConfigDict, trained: nn.Module, guidance_on: str | None) -> Callable[[Any], Any]:
-    """From the masks of a sample those of its unconditional prediction (section 3.3 "Guidance")."""
-    dropped = config.sampling.guidance_on if guidance_on is None else guidance_on
-    if dropped not in GUIDANCE:
-        raise ValueError(f"guidance_on={dropped!r}: choose one of {', '.join(GUIDANCE)}")
-    if trained.pose is None and dropped != "latent":
-        raise ValueError(f"guidance_on={dropped!r}: this model takes no poses (config.model.pose); use 'latent'")
-    if trained.pose is None or dropped == "both":
-        return drop_all
-    field = "sections" if dropped == "latent" else "pose"
-
-    def drop(masks: Masks) -> Masks:
-        return masks._replace(**{field: jnp.zeros_like(getattr(masks, field))})
-
-    return drop

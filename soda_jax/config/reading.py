@@ -36,6 +36,18 @@ ADDED_FIELDS = {
         "encoder": {"remat": "none"},
         "frozen": {"path": "", "activation": "quick_gelu"},
         "denoiser": {"norm_groups": 32, "remat": "none"},
+        "vae": {
+            "likelihood": "gaussian",
+            "beta": 4.0,
+            "annealed_gamma": 1000.0,
+            "annealed_capacity": 25.0,
+            "annealed_steps": 100_000,
+            "factor_gamma": 10.0,
+            "factor_width": 1000,
+            "factor_learning_rate": 1e-4,
+            "dip_lambda_od": 10.0,
+            "dip_lambda_d": None,
+        },
     },
     "diffusion": {"pose_mask_rate": 0.12, "prediction": "eps"},
     "sampling": {
@@ -45,6 +57,9 @@ ADDED_FIELDS = {
         "turntable_altitude": None,
     },
     "eval": {
+        "denoiser_blocks": ("middle", "up"),
+        "denoiser_levels": (0.01, 0.03, 0.1, 0.2, 0.3),
+        "denoiser_examples": 10_000,
         "novel_view_sources": (1, 3, 5, 7, 9),
         "novel_view_examples": 64,
         "novel_view_targets": 2,

@@ -19,6 +19,7 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.pipeline import eval_batches, iterate, train_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation import interface
+from soda_jax.evaluation.denoiser_choice import Choice, choose
 from soda_jax.evaluation.feature_sets import (
     PIXELS_SIDE,
     FeatureSet,
@@ -32,10 +33,12 @@ from soda_jax.evaluation.interface import Extract, FeatureContext, FeatureEvalua
 from soda_jax.evaluation.probe_fit import Views
 from soda_jax.evaluation.progress import num_batches, shown
 from soda_jax.evaluation.record import Results
+from soda_jax.inference.denoiser import DenoiserFeatures
 from soda_jax.inference.engine import Inference, Variables
-from soda_jax.models.capabilities import SECTIONS, can
+from soda_jax.models.capabilities import DENOISER, LATENT, SECTIONS, can, require
 from soda_jax.models.modulation import is_sectioned
 
+DENOISER_FEATURE = "denoiser"  # the value of config.eval.feature
 CALIBRATION_BATCHES = 50  # BatchNorm's average forgets its start by 0.9 ** 50
 CALIBRATION_SIZE = 256  # examples of each, whatever the batch size that evaluates
 
@@ -49,13 +52,16 @@ class FeatureEvaluation:
       workdir: where features that exceed `config.eval.feature_memory_gib` go while they are used.
 
     Raises:
-      ConfigError: the dataset has no labels to predict.
+      ConfigError: the dataset has no labels to predict, or the model no such features.
       ValueError: augmented views are asked for of a dataset that has none.
     """
 
     def __init__(self, config: ConfigDict, inference: Inference, workdir: str):
         self._config, self._inference, self._workdir = config, inference, workdir
         names = wanted(config, "features")
+        self._of_denoiser = config.eval.feature == DENOISER_FEATURE
+        needed = DENOISER if self._of_denoiser else LATENT
+        require(inference.model, needed, f"config.eval.feature={config.eval.feature!r}")
         self._train = build.dataset(config, config.data.train_split)
         self._test = build.dataset(config, config_lib.scored_split(config))
         self._spec = build.view_spec(config)
@@ -78,15 +84,51 @@ class FeatureEvaluation:
 
     def run(self, variables: Variables, results: Results) -> None:
         """Adds the figures of the trained encoder and, if `config.eval.baselines`, of its baselines."""
-        encoders = {"trained": (self._inference.model.title, self._encoder(variables))}
-        if self._config.eval.baselines:
-            encoders["untrained"] = ("untrained encoder", self._encoder(self._untrained()))
+        encoders = self._of_blocks(variables, results) if self._of_denoiser else self._of_latents(variables)
         for request, evaluators in self._groups.items():
             rows = dict(encoders)
             if self._config.eval.baselines:
                 rows["pixels"] = (request.pixels_row, self._pixels(request))
             for kind, (name, extract) in rows.items():
                 self._measure(name, kind, extract, request, evaluators, results)
+
+    def _of_latents(self, variables: Variables) -> dict[str, tuple[str, Extract]]:
+        """By kind of row: its name, and what makes its features."""
+        encoders = {"trained": (self._inference.model.title, self._encoder(variables))}
+        if self._config.eval.baselines:
+            encoders["untrained"] = ("untrained encoder", self._encoder(self._untrained()))
+        return encoders
+
+    def _of_blocks(self, variables: Variables, results: Results) -> dict[str, tuple[str, Extract]]:
+        """As `_of_latents`, of the denoiser's blocks; adds what each block gave on held-out training examples."""
+        title = self._inference.model.title
+        rows = {"trained": (title, DenoiserFeatures(self._inference))}
+        if can(self._inference.model, LATENT):
+            rows["own_latent"] = (f"{title}, given its own latent", DenoiserFeatures(self._inference, own_latent=True))
+        settings, encoders, choices = self._config.eval, {}, {}
+        for kind, (name, features) in rows.items():
+            choices[kind] = choose(
+                features,
+                variables,
+                lambda: self._batches(self._train, settings.denoiser_examples),
+                self._task,
+                blocks=settings.denoiser_blocks,
+                levels=settings.denoiser_levels,
+                seed=self._config.seed,
+            )
+            results.setdefault(name, {}).update(choices[kind].figures())
+            if jax.process_index() == 0:
+                print(choices[kind].table(name))
+            encoders[kind] = (name, self._block(features, variables, choices[kind]))
+        if settings.baselines:  # the same block and level
+            block = self._block(rows["trained"][1], self._untrained(), choices["trained"])
+            encoders["untrained"] = ("untrained denoiser", block)
+        return encoders
+
+    @staticmethod
+    def _block(features: DenoiserFeatures, variables: Variables, choice: Choice) -> Extract:
+        t = features.timestep(choice.level)
+        return lambda batch: features(variables, batch, t)[choice.block]
 
     def _measure(
         self,
@@ -156,7 +198,18 @@ class FeatureEvaluation:
         spec: ViewSpec | None = None,
         augment_seed: int | None = None,
     ) -> FeatureSet:
-        batches: Iterator[dict[str, np.ndarray]] = eval_batches(
+        batches = self._batches(dataset, limit, spec, augment_seed)
+        memory = self._config.eval.feature_memory_gib
+        # Several processes may share the workdir, on a slow disk; each has a temporary folder of its own.
+        folder = self._workdir if jax.process_count() == 1 else None
+        total = num_batches(len(dataset), limit, self._inference.eval_batch_size)
+        return collect(batches, extract, self._task, memory_gib=memory, folder=folder, total=total)
+
+    def _batches(
+        self, dataset: Dataset, limit: int, spec: ViewSpec | None = None, augment_seed: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The first `limit` examples (0: all), as an evaluation shows them or in other views."""
+        return eval_batches(
             dataset,
             self._spec if spec is None else spec,
             batch_size=self._inference.eval_batch_size,
@@ -166,11 +219,6 @@ class FeatureEvaluation:
             num_workers=self._config.data.num_workers,
             augment_seed=augment_seed,
         )
-        memory = self._config.eval.feature_memory_gib
-        # Several processes may share the workdir, on a slow disk; each has a temporary folder of its own.
-        folder = self._workdir if jax.process_count() == 1 else None
-        total = num_batches(len(dataset), limit, self._inference.eval_batch_size)
-        return collect(batches, extract, self._task, memory_gib=memory, folder=folder, total=total)
 
     def _views(self, extract: Extract, limit: int) -> Views | None:
         """Augmented training features by epoch, as `config.eval.probe_views` says."""

@@ -79,7 +79,8 @@ class FeatureRow:
     """The features of one row of an evaluation.
 
     Attributes:
-      kind: "trained", "untrained" or "pixels": what they are of.
+      kind: "trained", "own_latent" (a denoiser guided by the image's own latent), "untrained" or "pixels": what they
+        are of.
       train, test: of the two splits.
       views: gives augmented training features by epoch, as `config.eval.probe_views` says, or None for "none"; may
         encode the training split several times.

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from soda_jax import build, inputs, rngs
 from soda_jax.diffusion.sampler import Masks, sample_in_batches
+from soda_jax.inference import sampling
 from soda_jax.models.capabilities import DECODE, GUIDANCE, LATENT, NOISE, SOURCE, UNCONDITIONAL, can, require
 from soda_jax.models.pose import Camera, PoseEncoding
 from soda_jax.parallel import sharding
@@ -246,7 +247,7 @@ class Inference:
           seed, first_index: image i is drawn from (seed, first_index + i).
           indices: int [N] in place of `first_index`: image i is drawn from (seed, indices[i]), so that several images
             may share their noise.
-          **options: `method`, `eta`, `num_frames` of `make_sampler`, `guidance_on` of `build.sampler`.
+          **options: `method`, `eta`, `num_frames` of `make_sampler`, `guidance_on` of `sampling.sampler`.
 
         Returns:
           `images` float32 [N, H, W, 3] in [-1, 1], and `frames` [num_frames, N, H, W, 3] if asked for.
@@ -266,7 +267,7 @@ class Inference:
         condition: Any = z
         if self.model.pose is not None:
             camera, shown = _shown_camera(self.model.pose, len(z), target_camera, pose_mask)
-            condition, mask = build.Condition(z, camera), Masks(mask, shown)
+            condition, mask = sampling.Condition(z, camera), Masks(mask, shown)
         return sample_in_batches(
             # At scale 1 guidance would only double the cost.
             self.sampler(num_steps, guided=scale != 1.0, **options),
@@ -355,7 +356,7 @@ class Inference:
         num_steps = self.config.sampling.num_steps if num_steps is None else num_steps
         key = (num_steps, *sorted(options.items()))
         if key not in self._samplers:
-            self._samplers[key] = build.sampler(self.config, self.model, num_steps=num_steps, **options)
+            self._samplers[key] = sampling.sampler(self.config, self.model, num_steps=num_steps, **options)
         return self._samplers[key]
 
 

@@ -86,6 +86,47 @@ class EncoderDecoder(EncodingModel, kw_only=True):
         return self.decoder(z, section_mask, train_ids)
 
 
+class VariationalAutoencoder(EncoderDecoder, kw_only=True):
+    """q(z | x') = N(mean, exp(log-variance)), x = D(z) (F.5): SODA's encoder, which gives both, and the decoder.
+
+    Attributes:
+      bernoulli: whether the decoder gives logits of pixels in [0, 1], or these pixels themselves.
+    """
+
+    bernoulli: bool = False
+    title: str = "VAE"
+
+    def encode(self, *arguments: Any, **options: Any) -> tuple[jax.Array, dict[str, Any]]:
+        """See `EncodingModel.encode`: z is the mean [B, d], without dropout; `out` has `log_variance` [B, d], too."""
+        _, out = super().encode(*arguments, **options)
+        # The encoder's latent is twice as wide as the model's: the mean, then the logarithm of the variance.
+        mean, log_variance = jnp.split(out["latent"], 2, axis=-1)
+        return mean, out | {"latent": mean, "log_variance": log_variance}
+
+    def decode(
+        self, z: jax.Array, section_mask: jax.Array, train_ids: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """See `Decoder.__call__`: images in [-1, 1], the likelihood's mean; `out` names the Bernoulli's `logits`."""
+        image, out = super().decode(z, section_mask, train_ids)
+        if not self.bernoulli:
+            return image, out
+        return jnp.tanh(image / 2), out | {"logits": image}  # 2 sigmoid(logits) - 1
+
+
+class Discriminator(nn.Module):
+    """Tells codes of one density from those of another: six layers of `width` and two logits (Kim & Mnih 2018)."""
+
+    width: int = 1000
+    depth: int = 6
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """Maps codes [B, d] to logits [B, 2]; their difference is the logarithm of the ratio of the densities."""
+        for _ in range(self.depth):
+            z = nn.leaky_relu(nn.Dense(self.width)(z), 0.2)
+        return nn.Dense(2)(z)
+
+
 class UnconditionalDiffusion(nn.Module):
     """eps = D(x_t, t): the denoiser alone, without encoder and latent (F.1 "Unconditional Diffusion"; DDAE).
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 
-from soda_jax.models.baselines import EncoderDecoder, Palette, UnconditionalDiffusion
+from soda_jax.models.baselines import EncoderDecoder, Palette, UnconditionalDiffusion, VariationalAutoencoder
 from soda_jax.models.frozen import FrozenSODA
 from soda_jax.models.soda import SODA
 
@@ -40,4 +40,10 @@ FAMILIES: dict[str, Family] = {
     "uncond": Family(UnconditionalDiffusion, "Uncond", paper_millions=_TOTAL),
     "palette": Family(Palette, "Palette", paper_millions=_TOTAL),
     "frozen": Family(FrozenSODA, "unCLIP"),
+    "vae_beta": Family(VariationalAutoencoder, "beta-VAE"),
+    "vae_annealed": Family(VariationalAutoencoder, "AnnealedVAE"),
+    "vae_factor": Family(VariationalAutoencoder, "FactorVAE"),
+    "vae_tc": Family(VariationalAutoencoder, "beta-TCVAE"),
+    "vae_dip1": Family(VariationalAutoencoder, "DIP-VAE (I)"),
+    "vae_dip2": Family(VariationalAutoencoder, "DIP-VAE (II)"),
 }

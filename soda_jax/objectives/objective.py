@@ -117,19 +117,24 @@ def initial_variables(model: nn.Module, key: jax.Array, batch: Batch) -> Variabl
 def encode_sources(
     model: EncodingModel, variables: Variables, batch: Batch, draw: Draws, train: bool, *, source_noise: float
 ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-    """z = E(x') (section 3.2).
+    """z = E(x') (section 3.2): (z, features, batch_stats), the latter two as `Loss` has them.
 
     Args:
       source_noise: std of the Gaussian noise on the normalised sources, in training only (Table 10).
-
-    Returns:
-      (z, features, batch_stats), the latter two as `Loss` has them.
     """
+    z, out, pixels, batch_stats = run_encoder(model, variables, batch, draw, train, source_noise=source_noise)
+    return z, {"latent": out["latent"], "pixels": pixels}, batch_stats
+
+
+def run_encoder(
+    model: EncodingModel, variables: Variables, batch: Batch, draw: Draws, train: bool, *, source_noise: float
+) -> tuple[jax.Array, dict[str, Any], jax.Array, Any]:
+    """As `encode_sources`: (z, what `encode` names, the first source's pixels as it saw them, batch_stats)."""
     source = inputs.normalise_source(batch["source"])
     conditions = inputs.source_conditions(batch, model.pose)
     if not train:
         z, out = model.apply(variables, source, batch["source_mask"], **conditions, method="encode")
-        return z, {"latent": out["latent"], "pixels": source[:, 0]}, variables["batch_stats"]
+        return z, out, source[:, 0], variables["batch_stats"]
     if source_noise > 0:
         source += source_noise * draw("source_noise", lambda key: jax.random.normal(key, source.shape[1:]))
     (z, out), updated = model.apply(
@@ -142,4 +147,4 @@ def encode_sources(
         mutable=["batch_stats"],
         rngs={"dropout": draw.stream("encoder_dropout")},
     )
-    return z, {"latent": out["latent"], "pixels": source[:, 0]}, updated.get("batch_stats", {})
+    return z, out, source[:, 0], updated.get("batch_stats", {})

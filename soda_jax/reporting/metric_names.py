@@ -17,10 +17,16 @@ _DCI = {
     "sap": "SAP",
     "factor_vae": "FactorVAE score",
 }
-_FACTS = {"learning_rate": "learning rate chosen", "examples": "labelled examples"}  # no scores
+_FACTS = {  # no scores
+    "level": "noise level chosen",
+    "learning_rate": "learning rate chosen",
+    "examples": "labelled examples",
+}
+_GRID = "denoiser"  # blocks and noise levels to choose features from
 _ONLINE = ("online_probe", "probe")  # measured by training, not by an evaluator
 # By the start of a figure's name.
 _GROUPS = {name: entry.heading for name, entry in EVALUATORS.items()} | dict.fromkeys(_ONLINE, "Online probe")
+_GROUPS[_GRID] = "Blocks of the denoiser, k-NN on held-out training examples"
 ORDER = tuple(dict.fromkeys(_GROUPS.values()))
 
 
@@ -69,6 +75,9 @@ def describe(name: str) -> Metric:
         return Metric(name, group, _join(_setting(base, number), _FACTS[leaf]))
     if base in _ONLINE or (base in EVALUATORS and EVALUATORS[base].accuracies):
         return _classification(name, base, _setting(base, number), [*middle, leaf])
+    if base == _GRID and "@" in leaf:
+        block, _, level = leaf.partition("@")
+        return Metric(name, _GROUPS[base], f"{block}, t = {level} T", unit=PERCENT, digits=2, direction="up")
     if name == "diversity/std":
         return Metric(name, _GROUPS[base], "standard deviation of pixels in [0, 1]", digits=4, main=True)
     if leaf in IMAGE_METRICS:

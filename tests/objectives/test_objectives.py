@@ -9,6 +9,8 @@ import pytest
 
 from soda_jax import inputs, rngs
 from soda_jax.diffusion import schedules
+from soda_jax.models import capabilities
+from soda_jax.models.families import FAMILIES
 from tests import tiny
 
 COUNT = 6
@@ -62,6 +64,80 @@ def test_the_loss_of_the_encoder_decoder_is_the_squared_error(train):
     expected = np.square(decoded - (batch["target"] / 127.5 - 1)).mean((1, 2, 3))
     np.testing.assert_allclose(loss.per_example, expected, rtol=1e-4)
     assert np.abs(decoded).max() > 0.1
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("family", ["uncond", "palette"])
+def test_the_loss_of_a_denoiser_alone_is_sodas_without_a_latent(family, train):
+    """Palette sees the source at the target's size, too."""
+    train_step, state = setup(**STILL, model__family=family, data__source_resolution=16)
+    batch = tiny.batch(COUNT)
+    batch["source"] = np.repeat(np.repeat(batch["source"], 2, axis=2), 2, axis=3)
+    loss, draw = found(train_step, state, batch, train)
+    assert loss.features == {} and loss.whole is None and loss.adversary is None
+    x_0 = batch["target"] / 127.5 - 1
+    t = np.asarray(draw("timestep", lambda key: jax.random.randint(key, (), 1, 101)))
+    eps = np.asarray(draw("noise", lambda key: jax.random.normal(key, (8, 8, 3))))
+    abar = schedules.alphas_cumprod("inverted", 100)[t][:, None, None, None]
+    x_t = (np.sqrt(abar) * x_0 + np.sqrt(1 - abar) * eps).astype(np.float32)
+    model, variables = train_step.objective.model, state.ema_variables
+    denoiser = {"params": variables["params"]["denoiser"]}
+    source = None
+    if family == "palette":
+        source = jax.image.resize(inputs.normalise_source(batch["source"][:, 0]), (COUNT, 8, 8, 3), "linear")
+        assert denoiser["params"]["conv_in"]["kernel"].shape[2] == 6
+    predicted, _ = model.denoiser.apply(denoiser, x_t, t, None, None, source=source)
+    np.testing.assert_allclose(loss.per_example, np.square(predicted - eps).mean((1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_every_family(family):
+    """Finite losses, and every part moves; what stands beside the loss in the log is of the family."""
+    config = tiny.get_config(model__family=family, model__vae__factor_width=8, data__source_noise=0.1)
+    train_step = tiny.train_step(config)
+    start = tiny.initial(train_step)
+    state, rows = tiny.run(*tiny.stepper(train_step), start, [tiny.batch()])
+    assert all(np.isfinite(value).all() for value in rows[0].values()), rows
+    for part, before in start.params.items():
+        moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (state.params[part], before)), strict=True)]
+        assert max(moved) > 0, part
+    if start.adversary is not None:
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.adversary.params, start.adversary.params)
+        assert min(jax.tree.leaves(moved)) > 0
+        assert 0 < rows[0]["adversary/loss"] < 2
+    has_latent = capabilities.LATENT in FAMILIES[family].capabilities
+    assert (state.probe is not None) == has_latent
+    assert train_step.objective.model.title == FAMILIES[family].title
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("soda", "encdec", "autoenc")])
+def test_every_family_trains_the_same_on_any_devices(family):
+    config = tiny.get_config(**PLAIN, model__family=family, model__vae__factor_width=8)
+    train_step = tiny.train_step(config, optimizer=tiny.either_optimizer(0.02))
+    start, batches = tiny.initial(train_step), [tiny.batch(seed=seed) for seed in range(2)]
+    whole, rows = tiny.run(*tiny.stepper(train_step), start, batches)
+    scale = max(1.0, float(rows[0]["loss"]))  # a VAE's is summed over pixels
+    for devices in (2, 4):
+        split, split_rows = tiny.run(*tiny.stepper(train_step, devices), start, batches)
+        for key in rows[0]:
+            expected = [row[key] for row in rows]
+            np.testing.assert_allclose([r[key] for r in split_rows], expected, atol=1e-5, rtol=1e-5, err_msg=key)
+        tiny.assert_close(split.opt_state.grads, whole.opt_state.grads, atol=1e-5 * scale)
+        tiny.assert_close(split.adversary, whole.adversary, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["uncond", "palette", "vae_beta"])
+def test_losses_that_are_means_over_examples_accumulate_exactly(family):
+    config = tiny.get_config(**PLAIN, model__family=family)
+    train_step = tiny.train_step(config, optimizer=tiny.either_optimizer(0.02))
+    start, batch = tiny.initial(train_step), tiny.batch()
+    whole, rows = tiny.run(*tiny.stepper(train_step), start, [batch])
+    in_parts, part_rows = tiny.run(*tiny.stepper(dataclasses.replace(train_step, microbatches=4)), start, [batch])
+    scale = max(1.0, float(rows[0]["loss"]))
+    np.testing.assert_allclose(part_rows[0]["loss"], rows[0]["loss"], rtol=1e-5)
+    tiny.assert_close(in_parts.opt_state.grads, whole.opt_state.grads, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("family", ["soda", "encdec"])

@@ -1,4 +1,4 @@
-"""A run of the encoder-decoder, from training to its report, through the same doors as SODA's."""
+"""Runs of the other families, from training to their reports, through the same doors as SODA's."""
 
 import json
 
@@ -10,6 +10,7 @@ import soda_jax
 from soda_jax.config import ConfigError
 from soda_jax.evaluation.evaluate import evaluate
 from soda_jax.inference.sample import sample
+from soda_jax.models.families import FAMILIES
 from soda_jax.parallel import sharding
 from soda_jax.reporting import page
 from soda_jax.training import loop
@@ -112,6 +113,79 @@ def test_settings_that_it_cannot_take(tmp_path):
         ({"model__aggregation__name": "stochastic"}, "config.model.aggregation.name='stochastic'"),
         ({"model__pose__grid": "xy"}, "config.model.pose.grid='xy'"),
         ({"model__family": "nothing"}, "config.model.family='nothing': must be one of soda, encdec"),
+        ({"model__family": "uncond", "probe__kind": "factors"}, "config.probe.kind='factors'.*use 'auto'"),
+        ({"model__family": "uncond", "train__monitor": "probe/mean"}, "config.train.monitor='probe/mean'"),
+        ({"model__family": "uncond", "model__pose__grid": "xy"}, "config.model.pose.grid='xy'"),
+        ({"model__family": "palette", "data__num_sources": 2}, "config.data.num_sources=2"),
+        ({"model__family": "autoenc", "data__view_policy": "class"}, "config.data.view_policy='class'"),
+        ({"model__vae__likelihood": "laplace"}, "config.model.vae.likelihood='laplace'"),
+        ({"eval__denoiser_levels": (0.1, 2.0)}, "config.eval.denoiser_levels"),
     ):
         with pytest.raises(ConfigError, match=named):
             train(get_config(tmp_path, **overrides), str(tmp_path / "run"))
+
+
+def train_on_one_device(config, workdir):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.sharding, "make_mesh", lambda **_: MESH)
+        train(config, str(workdir))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["uncond", "palette"])
+def test_a_denoiser_alone_from_training_to_its_report(family, tmp_path):
+    settings = {"eval__evaluators": ("knn", "linear_probe", "few_shot", "reconstruction"), "eval__probe_epochs": 2}
+    grid = {"eval__denoiser_blocks": ("middle",), "eval__denoiser_levels": (0.05, 0.2), "eval__denoiser_examples": 40}
+    settings |= grid | {"model__family": family, "eval__few_shot_shares": (0.5,), "eval__few_shot_seeds": 1}
+    config, workdir = get_config(tmp_path / "geometry", **settings), tmp_path / "run"
+    train_on_one_device(config, workdir)
+    title = FAMILIES[family].title
+    with pytest.raises(ValueError, match=f"config.eval.feature='latent' needs .*{title}, offers.*feature='denoiser'"):
+        evaluate(config, str(workdir))
+    measured = config.copy_and_resolve_references()
+    measured.eval.feature = "denoiser"
+    results = evaluate(measured, str(workdir))
+    assert list(results) == [title]
+    assert {"knn3/mean", "linear_probe/mean", "denoiser/middle_0@0.05", "denoiser/level"} <= set(results[title])
+    assert ("reconstruction/psnr" in results[title]) == (family == "palette")
+    text = page.write(str(workdir))[1].read_text()
+    assert title in text and "Blocks of the denoiser" in text
+    assert sample(config, str(workdir)).exists()
+    model = soda_jax.load(workdir)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"encode needs a model with latents of images. This model, {title}"):
+        model.encode(images)
+    if family == "uncond":
+        assert model.sample(None, num_images=2).shape == (2, 32, 32, 3)
+        with pytest.raises(ValueError, match="an image of source views needs"):
+            model.reconstruct(images)
+    else:
+        assert model.reconstruct(images).shape == (3, 32, 32, 3)
+        with pytest.raises(ValueError, match="unconditional sampling needs"):
+            model.sample(None, num_images=2)
+    with pytest.raises(ValueError, match="z needs a model with latents"):
+        model.sample(np.zeros((1, 16), np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["vae_factor", "vae_annealed"])
+def test_a_vae_from_training_to_its_report_resumes_bit_by_bit(family, tmp_path):
+    config = get_config(tmp_path / "geometry", model__family=family, model__vae__factor_width=8)
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    train_on_one_device(config, whole)
+    half = config.copy_and_resolve_references()
+    half.train.num_steps = STEPS // 2
+    train_on_one_device(half, halved)
+    train_on_one_device(config, halved)
+    arrays, resumed = (read_arrays(str(folder), STEPS) for folder in (whole, halved))
+    assert arrays.keys() == resumed.keys()
+    assert any("adversary" in name for name in arrays) == (family == "vae_factor")
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    title = FAMILIES[family].title
+    results = evaluate(config, str(whole))
+    assert {"knn3/mean", "reconstruction/psnr", "online_probe/mean"} <= set(results[title])
+    assert title in page.write(str(whole))[1].read_text()
+    model = soda_jax.load(whole)
+    z = model.encode(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
+    assert z.shape == (3, 16) and model.sample(z).shape == (3, 32, 32, 3)

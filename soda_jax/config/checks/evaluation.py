@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from soda_jax.config.checks.rules import check_choices, check_items, check_names, check_ranges, problem
+from soda_jax.config.checks.rules import EachItem, check_choices, check_items, check_names, check_ranges, problem
 from soda_jax.config.evaluators import EVALUATORS, wanted
 from soda_jax.metrics.registry import IMAGE_METRICS
 from soda_jax.models.families import FAMILIES
@@ -21,8 +21,11 @@ def check(config: ConfigDict) -> Iterator[str]:
             "eval.train_examples": (0, inf),
             "eval.test_examples": (0, inf),
             "eval.feature_memory_gib": (1e-3, inf),
+            "eval.denoiser_examples": (0, inf),
         },
     )
+    levels = EachItem(float, 0, 1, "noise levels, shares of the timesteps between 0 and 1")
+    yield from check_items(config, {"eval.denoiser_levels": levels})
     yield from check_names(config, "eval.evaluators", EVALUATORS)
     yield from check_names(config, "eval.image_metrics", IMAGE_METRICS)
     for name, entry in EVALUATORS.items():

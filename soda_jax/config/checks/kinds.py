@@ -54,6 +54,7 @@ _SIZE_OF = {
     "model.denoiser.num_res_blocks": 256,
     "model.denoiser.multipliers": 1024,
     "model.aggregation.depth": 1024,
+    "model.vae.annealed_steps": _LARGEST,
     "model.aggregation.mlp_multiplier": 1024,
     "diffusion.num_timesteps": 10**6,
 }

@@ -40,6 +40,7 @@ def check(config: ConfigDict) -> Iterator[str]:
     if config.model.family not in FAMILIES:
         return
     yield from _check_family(config)
+    yield from _check_vae(config)
     yield from _check_encoder(config)
     yield from _check_frozen(config)
     yield from _check_denoiser(config)
@@ -184,6 +185,16 @@ def _check_frozen(config: ConfigDict) -> Iterator[str]:
     for field in ("grid", "vector"):
         if config.model.pose[field] != "none":
             yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
+
+
+def _check_vae(config: ConfigDict) -> Iterator[str]:
+    yield from check_choices(config, {"model.vae.likelihood": ("gaussian", "bernoulli")})
+    inf = float("inf")
+    weights = ("beta", "annealed_gamma", "annealed_capacity", "factor_gamma", "dip_lambda_od", "factor_learning_rate")
+    yield from check_ranges(config, {f"model.vae.{field}": (0, inf) for field in weights})
+    yield from check_ranges(config, {f"model.vae.{field}": (1, inf) for field in ("annealed_steps", "factor_width")})
+    if config.model.vae.dip_lambda_d is not None:
+        yield from check_ranges(config, {"model.vae.dip_lambda_d": (0, inf)})
 
 
 def _check_modulation(config: ConfigDict) -> Iterator[str]:
