@@ -15,6 +15,7 @@ from soda_jax.configs import common
 from soda_jax.data import cameras
 from soda_jax.data.datasets import Labels
 from soda_jax.models import resnet
+from soda_jax.objectives.objective import merged
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
@@ -125,7 +126,7 @@ def initial(train_step: TrainStep) -> TrainState:
     state = jax.device_get(jax.jit(train_step.init)(posed_batch(2)))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32), state.params)
-    return dataclasses.replace(state, params=params, ema_params=params)
+    return dataclasses.replace(state, params=params, ema_params=merged(params, train_step.frozen(state)))
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:

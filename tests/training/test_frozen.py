@@ -126,7 +126,7 @@ def test_published_weights_encode_as_published(tmp_path):
 
 
 def test_it_resumes_bit_by_bit_without_its_source(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.sharding, "make_mesh", lambda **_: MESH)
+    monkeypatch.setattr(loop.sharding, "make_mesh", lambda *_, **__: MESH)
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)
     settings = {"model__family": "frozen", "model__frozen__path": str(copy), "model__denoiser__multipliers": (1,)}
