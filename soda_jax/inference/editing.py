@@ -7,6 +7,7 @@ latent leaves out.
 """
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from soda_jax.workdir import directions as files
 from soda_jax.workdir.digest import digest_of
 
 Strengths = Mapping[Direction | str, float]
+
+_FEW_STEPS = 10  # of an inversion
 
 
 class LatentEditing:
@@ -223,7 +226,8 @@ class LatentEditing:
 
         Args:
           images: cropped and resized to the model's resolution.
-          sampling_steps: of the walk; sample with the same number. The config's by default.
+          sampling_steps: of the walk; sample with the same number. The config's by default; some 50 give an image back,
+            and a handful do not.
           iterations: of each step's fixed point; more are closer.
 
         Returns:
@@ -236,6 +240,12 @@ class LatentEditing:
         z = self._codes(images, "invert")
         target = requests.source_views(images, self.config.data.resolution, self.config.data.eval_crop)[:, 0]
         options = {} if iterations is None else {"iterations": iterations}
+        steps = self.config.sampling.num_steps if sampling_steps is None else sampling_steps
+        if steps < _FEW_STEPS:
+            warnings.warn(
+                f"{steps} steps seldom give an image back; invert, and sample, with sampling_steps=50 or so",
+                stacklevel=2,
+            )
         return self.inference.invert(self.variables, target, z, num_steps=sampling_steps, **options)
 
     def sample_prior(
