@@ -125,6 +125,7 @@ def test_published_weights_encode_as_published(tmp_path):
     tiny.assert_equal(again.params, after.ema_params["encoder"])
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_by_bit_without_its_source(source, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.sharding, "make_mesh", lambda *_, **__: MESH)
     copy = tmp_path / "copy"
