@@ -103,7 +103,7 @@ def _accuracy(found: FeatureSet, knn: KNN | None, seed: int) -> float:
             "config.eval.train_examples)"
         )
     order = np.random.default_rng(seed).permutation(count)
-    knn = KNN((min(NEIGHBOURS, count - held),)) if knn is None else knn
+    knn = KNN((min(NEIGHBOURS, count - held),), progress=False) if knn is None else knn
     scores = knn.run(found.subset(np.sort(order[held:])), found.subset(np.sort(order[:held])))
     # Of several labels their mean; of one, that one.
     by_label = {name.rpartition("/")[2]: score for name, score in scores.items()}

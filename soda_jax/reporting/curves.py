@@ -42,7 +42,7 @@ class Chart:
 
 # Heading, logarithmic, {metric: label}. What no chart names is drawn after these, by prefix.
 _CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (
-    ("Denoising loss", True, {"loss": "training", "eval/loss": "held out"}),
+    ("Loss", True, {"loss": "training", "eval/loss": "held out"}),
     ("Online probe, held-out accuracy", False, {"probe/mean": "latent", "probe_pixels/mean": "raw pixels"}),
     (
         "Online probe, training accuracy",

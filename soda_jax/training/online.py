@@ -1,4 +1,4 @@
-"""The evaluation that training runs as it goes: held-out denoising loss and the online probe, with EMA weights."""
+"""The evaluation that training runs as it goes: held-out loss and the online probe, with EMA weights."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

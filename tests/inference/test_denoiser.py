@@ -96,7 +96,7 @@ class MadeFeatures:
         rng = np.random.default_rng(t)
         found = {name: rng.standard_normal((len(batch["label"]), 4)) for name in self.chosen(())}
         if t == 10:
-            found["up_8_0"][:, 0] += 20 * batch["label"]
+            found["up_8_0"][:, 0] += 20 * (2 * batch["label"] - 1)
         return found
 
 

@@ -64,7 +64,7 @@ def test_charts_of_a_run():
     ]
     titles = [chart.title for chart in curves.charts({name: [(1, 1.0), (2, 0.5)] for name in names})]
     assert titles == [
-        "Denoising loss",
+        "Loss",
         "Online probe, held-out accuracy",
         "Gradient norm",
         "own",

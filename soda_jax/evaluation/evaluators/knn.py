@@ -34,6 +34,7 @@ class KNN:
       ks: numbers of neighbours; those above the gallery's size are left out, which a printed line says.
       temperature: of the vote's weights exp(similarity / temperature).
       devices: which share the search; all of this process by default.
+      progress: show on stderr how far a search has come.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class KNN:
         ks: tuple[int, ...] = (20, 200),
         temperature: float = 0.07,
         devices: Sequence[jax.Device] | None = None,
+        progress: bool = True,
     ):
         if not ks or min(ks) < 1:
             raise ValueError(
                 f"ks={tuple(ks)}: give at least one number of neighbours, each 1 or more (config.eval.knn_k)"
             )
-        self._ks, self._temperature, self._devices = tuple(ks), temperature, devices
+        self._ks, self._temperature, self._devices, self._progress = tuple(ks), temperature, devices, progress
 
     def run(self, train: FeatureSet, test: FeatureSet) -> Figures:
         """{"knn20/NAME": accuracy} and the other scores of `classification_estimates`, for every k.
@@ -83,7 +85,7 @@ class KNN:
         similarities, indices = (
             all_gather_rows(np.pad(part, ((0, missing), (0, 0))))[:count]
             for part in nearest_neighbours(
-                train.features, own, k, devices=self._devices, progress=jax.process_index() == 0
+                train.features, own, k, devices=self._devices, progress=self._progress and jax.process_index() == 0
             )
         )
         return similarities, indices
