@@ -7,6 +7,7 @@ import numpy as np
 from einops import rearrange
 
 from soda_jax.evaluation.edit_drawing import Drawing
+from soda_jax.evaluation.progress import shown
 from soda_jax.evaluation.record import Figures
 from soda_jax.inference.directions import Found
 from soda_jax.latents import scores
@@ -127,7 +128,7 @@ def section_map(drawing: Drawing, z: np.ndarray, images: np.ndarray, codes: np.n
       A section in which the codes do not vary has neither.
     """
     figures: Figures = {}
-    for section in range(num_sections):
+    for section in shown(range(num_sections), "sections one by one", num_sections, unit="section"):
         try:
             pca = fit_pca(codes, sections=str(section), num_sections=num_sections)
         except ValueError:  # no variance there
