@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from soda_jax import inputs
-from soda_jax.build import Condition
 from soda_jax.diffusion.sampler import Masks
 from soda_jax.inference.engine import Inference
+from soda_jax.inference.sampling import Condition
 from tests import tiny
 
 COUNT = 3
