@@ -36,7 +36,6 @@ from soda_jax.evaluation.record import Results
 from soda_jax.inference.denoiser import DenoiserFeatures
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.capabilities import DENOISER, LATENT, SECTIONS, can, require
-from soda_jax.models.modulation import is_sectioned
 
 DENOISER_FEATURE = "denoiser"  # the value of config.eval.feature
 CALIBRATION_BATCHES = 50  # BatchNorm's average forgets its start by 0.9 ** 50
@@ -150,8 +149,8 @@ class FeatureEvaluation:
 
     def _num_sections(self) -> int:
         """Of the features; 0 where they are no latent that is cut into sections."""
-        modulation = self._config.model.modulation
-        sectioned = can(self._inference.model, SECTIONS) and is_sectioned(modulation.kind, modulation.merge_by_section)
+        model = self._inference.model
+        sectioned = can(model, SECTIONS) and model.generator.sectioned
         return self._inference.num_sections if sectioned and self._config.eval.feature in ("latent", "z") else 0
 
     def _encoder(self, variables: Variables) -> Extract:

@@ -16,8 +16,8 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.directions import Found
 from soda_jax.inference.engine import Inference, Variables
-from soda_jax.inference.series import num_sections
-from soda_jax.models.capabilities import LATENT, NOISE, can
+from soda_jax.inference.series import has_vector, num_sections
+from soda_jax.models.capabilities import NOISE, can
 from soda_jax.workdir.writers import save_gif, save_mp4, save_png
 
 
@@ -63,9 +63,7 @@ def missing(name: str, context: PictureContext) -> str:
     inference = context.inference
     there = {
         "cameras": lambda: inference.model.pose is not None and inference.model.pose.needs_cameras,
-        "vector": lambda: (
-            can(inference.model, LATENT) and not inference.model.keeps_sources and len(inference.latent_shape) == 1
-        ),
+        "vector": lambda: has_vector(inference),
         "sections": lambda: num_sections(inference) > 1,
         "noise": lambda: can(inference.model, NOISE),
         "labels": lambda: bool(context.dataset.labels) and inference.config.probe.kind != "none",

@@ -9,10 +9,16 @@ from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.capabilities import LATENT, NOISE, SECTIONS, can, require
 
 
+def has_vector(inference: Inference) -> bool:
+    """Whether the model's latent is one vector an image."""
+    model = inference.model
+    return can(model, LATENT) and not model.keeps_sources and len(inference.latent_shape) == 1
+
+
 def require_vector(inference: Inference, wanted: str) -> None:
     """Raises ValueError unless the model's latent is one vector an image, which `wanted` needs."""
     require(inference.model, LATENT, wanted)
-    if inference.model.keeps_sources or len(inference.latent_shape) != 1:
+    if not has_vector(inference):
         kind = "one for each source view" if inference.model.keeps_sources else "a grid of tokens"
         raise ValueError(f"{wanted} needs a latent that is one vector, and this model's is {kind}")
 

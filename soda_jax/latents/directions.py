@@ -66,10 +66,6 @@ class Direction:
         parts = [self.name, where, *([self.source] if self.source else [])]
         return f"{', '.join(parts)} (real codes {self.low:+.1f} to {self.high:+.1f} sigma)"
 
-    def for_model(self, digest: str) -> "Direction":
-        """The direction tied to a model's weights, by `digest`."""
-        return dataclasses.replace(self, model=digest)
-
 
 def measured(
     vector: np.ndarray,

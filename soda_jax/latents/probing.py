@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from soda_jax.latents.checks import checked_codes
@@ -36,9 +37,7 @@ class LabelProbe:
 
     def probabilities(self, codes: np.ndarray) -> np.ndarray:
         """[N, C], rows summing to 1."""
-        logits = self.logits(codes)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return softmax(self.logits(codes), axis=1)
 
 
 def fit_probe(codes: np.ndarray, labels: np.ndarray, size: int) -> LabelProbe:

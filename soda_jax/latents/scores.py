@@ -27,15 +27,15 @@ def slope(requested: Sequence[float] | np.ndarray, shifts: np.ndarray) -> np.nda
     """Slope of the line through the origin that fits realised to requested shifts best (least squares); 1 is ideal.
 
     Args:
-      requested: [S] sigmas, not all 0.
+      requested: sigmas, not all 0: [S], or [N, S] where images were asked for different shifts.
       shifts: realised, [S], or [..., N, S] of N images.
 
     Returns:
       [...].
     """
-    requested = _finite(requested)
     shifts = np.atleast_2d(shifts)
-    return (shifts * requested).sum(axis=(-2, -1)) / (shifts.shape[-2] * (requested**2).sum())
+    requested = np.broadcast_to(_finite(requested), shifts.shape[-2:])
+    return (shifts * requested).sum(axis=(-2, -1)) / (requested**2).sum()
 
 
 def ratios(requested: Sequence[float] | np.ndarray, shifts: np.ndarray) -> np.ndarray:
@@ -203,15 +203,15 @@ def safe_range(
 
 def _finite(requested: Sequence[float] | np.ndarray) -> np.ndarray:
     requested = np.asarray(requested, np.float64)
-    if requested.ndim != 1 or not np.isfinite(requested).all() or not requested.any():
-        raise ValueError(f"requested={requested}: give finite strengths [S] in sigma, not all of them 0")
+    if not np.isfinite(requested).all() or not requested.any():
+        raise ValueError(f"requested={requested}: give finite strengths in sigma, not all of them 0")
     return requested
 
 
 def _requested(requested: Sequence[float] | np.ndarray) -> np.ndarray:
     requested = _finite(requested)
-    if (requested == 0).any():
-        raise ValueError(f"requested={requested}: a strength of 0 is no edit; leave it out")
+    if requested.ndim != 1 or (requested == 0).any():
+        raise ValueError(f"requested={requested}: give strengths [S]; one of 0 is no edit, leave it out")
     return requested
 
 

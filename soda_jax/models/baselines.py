@@ -11,8 +11,9 @@ from einops import repeat
 
 from soda_jax.models import capabilities
 from soda_jax.models.encoding import EncodingModel
+from soda_jax.models.layout import BlockSpec
 from soda_jax.models.modulation import mask_latent
-from soda_jax.models.unet import BlockSpec, ModulatedBlocks
+from soda_jax.models.unet import ModulatedBlocks
 
 
 class Decoder(ModulatedBlocks):

@@ -10,10 +10,9 @@ import dataclasses
 import flax.linen as nn
 import jax
 
-from soda_jax import inputs
 from soda_jax.diffusion.gaussian import Diffusion
 from soda_jax.models.capabilities import SOURCE, can
-from soda_jax.objectives.objective import Batch, Loss, Objective, Variables, initial_variables
+from soda_jax.objectives.objective import Batch, Loss, Objective, Variables, initial_variables, sources
 from soda_jax.objectives.soda import denoising_error, noised_target
 from soda_jax.rngs import Draws
 
@@ -39,9 +38,7 @@ class DenoisingObjective(Objective):
         """See `Objective.loss`."""
         z = None
         if can(self.model, SOURCE):
-            source = inputs.normalise_source(batch["source"])
-            if train and self.source_noise > 0:
-                source += self.source_noise * draw("source_noise", lambda key: jax.random.normal(key, source.shape[1:]))
+            source = sources(batch, draw, train, self.source_noise)
             z = self.model.apply(variables, source, batch["source_mask"], method="guide")
         x_t, t, x_0, eps = noised_target(self.diffusion, batch, draw)
         predicted, _ = self.model.apply(

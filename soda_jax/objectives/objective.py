@@ -114,6 +114,15 @@ def initial_variables(model: nn.Module, key: jax.Array, batch: Batch) -> Variabl
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+def sources(batch: Batch, draw: Draws, train: bool, source_noise: float) -> jax.Array:
+    """The normalised sources [B, n, h, w, 3], in training with Gaussian noise of standard deviation `source_noise`
+    (Table 10)."""
+    source = inputs.normalise_source(batch["source"])
+    if train and source_noise > 0:
+        source += source_noise * draw("source_noise", lambda key: jax.random.normal(key, source.shape[1:]))
+    return source
+
+
 def encode_sources(
     model: EncodingModel, variables: Variables, batch: Batch, draw: Draws, train: bool, *, source_noise: float
 ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
@@ -130,13 +139,11 @@ def run_encoder(
     model: EncodingModel, variables: Variables, batch: Batch, draw: Draws, train: bool, *, source_noise: float
 ) -> tuple[jax.Array, dict[str, Any], jax.Array, Any]:
     """As `encode_sources`: (z, what `encode` names, the first source's pixels as it saw them, batch_stats)."""
-    source = inputs.normalise_source(batch["source"])
+    source = sources(batch, draw, train, source_noise)
     conditions = inputs.source_conditions(batch, model.pose)
     if not train:
         z, out = model.apply(variables, source, batch["source_mask"], **conditions, method="encode")
         return z, out, source[:, 0], variables["batch_stats"]
-    if source_noise > 0:
-        source += source_noise * draw("source_noise", lambda key: jax.random.normal(key, source.shape[1:]))
     (z, out), updated = model.apply(
         variables,
         source,

@@ -18,7 +18,6 @@ from soda_jax.inference.engine import Inference
 from soda_jax.latents.sections import section_sizes
 from soda_jax.models.capabilities import GUIDANCE, LATENT, NOISE, SOURCE, can
 from soda_jax.models.families import FAMILIES
-from soda_jax.models.modulation import is_sectioned
 from soda_jax.models.unet import ModulatedBlocks
 from soda_jax.parallel import sharding
 
@@ -209,7 +208,7 @@ def parameter_table(counts: Mapping[str, int], paper: Mapping[str, int], generat
 def section_table(generator: ModulatedBlocks, latent_dim: int) -> str:
     """Formats `latent_sections`; a sentence where no block sees a section of its own."""
     sections = latent_sections(generator, latent_dim)
-    if not is_sectioned(generator.modulation, generator.modulate_by_section):
+    if not generator.sectioned:
         how = {
             "cross_attention": "attention layers attend to its tokens",
             "broadcast": "it is tiled and concatenated to the input",

@@ -36,11 +36,12 @@ from soda_jax.data.pipeline import eval_batches
 from soda_jax.inference import directions as finding
 from soda_jax.inference import series
 from soda_jax.inference.grids import image_grid
+from soda_jax.inference.held_out import SECONDS, animation
 from soda_jax.inference.pictures import Picture, write
 from soda_jax.inference.requests import source_views
 from soda_jax.latents import scores
 from soda_jax.latents.checks import checked_number
-from soda_jax.latents.directions import MODES, Direction
+from soda_jax.latents.directions import MODES, Direction, hold
 from soda_jax.latents.finding import group_direction
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import expanded, output_file
@@ -48,7 +49,6 @@ from soda_jax.workdir import directions as files
 
 # What frames start from, and how captions say it.
 NOISES = {"fresh": "from z alone: fresh noise, the same in all frames", "inverted": "from each image's inverted noise"}
-SECONDS = 4.0
 _MOST_IMAGES = 10_000  # of a group: the paper takes up to so many
 _LONGEST_NAME = 24  # of a file, beside its row
 
@@ -150,26 +150,28 @@ def edit(model: LoadedModel, options: flags.FlagValues) -> str:
     frames = model.traverse(images, direction, sigmas, **limits, **drawing)
     plain = model.edit(images, {direction: 0.0}, **drawing)
     z = model.encode(images)
-    asked = [
-        direction.position(model.move(z, {direction: sigma}, **limits)) - direction.position(z) for sigma in sigmas
-    ]
+    moved = [model.move(z, {direction: sigma}, **limits) for sigma in sigmas]
+    asked = np.stack([scores.realised(direction, z, codes) for codes in moved])
     found = measured(model, direction, options.sections, asked, plain, frames)
     report = {"direction": direction.describe(), "sections": options.sections, "noise": options.noise, "images": names}
-    report |= {"mode": options.mode, "hold": options.hold, "seed": options.seed, "sigma": sigmas} | found
+    held = hold(direction, limits["hold"])[1]
+    report |= {"mode": options.mode, "hold": held.cosine, "remaining": held.remaining, "seed": options.seed}
+    report |= {"sigma": sigmas} | found
     captions = {"image": images} | {f"{s:+g} sigma": frames[:, i] for i, s in enumerate(sigmas)}
     title = f"{direction.describe()}\n{NOISES[options.noise]}"
-    there_and_back = [*range(len(sigmas)), *range(len(sigmas) - 2, 0, -1)]
-    walk = [np.concatenate(list(frames[:, i]), axis=1) for i in there_and_back] if len(sigmas) > 1 else []
-    written = write(Picture(image_grid(captions, rows=_shortened(names), title=title), walk, SECONDS), path)
+    walk = [np.concatenate(list(frames[:, i]), axis=1) for i in range(len(sigmas))] if len(sigmas) > 1 else []
+    still = image_grid(captions, rows=_shortened(names), title=title)
+    written = write(Picture(still, animation(walk), SECONDS), path)
     path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return f"{_table(sigmas, found)}\n\n{written}; scores in {path.with_suffix('.json')}"
+    cosines = "".join(f"\nheld: {name}, cosine {cosine:+.3f}" for name, cosine in held.cosine.items())
+    return f"{_table(sigmas, found)}{cosines}\n\n{written}; scores in {path.with_suffix('.json')}"
 
 
 def measured(
     model: LoadedModel,
     direction: Direction,
     sections: str,
-    asked: list[np.ndarray],
+    asked: np.ndarray,
     plain: np.ndarray,
     frames: np.ndarray,
 ) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def measured(
 
     Args:
       sections: that moved; "" for the direction's own.
-      asked: by sigma, each image's shift of its code along the direction, in sigma.
+      asked: [S, N], by sigma each image's shift of its code along the direction, in sigma.
       plain: the unedited images, drawn from the same noise.
       frames: [N, S, H, W, 3].
 
@@ -188,12 +190,11 @@ def measured(
     before = model.encode(plain)
     after = [model.encode(frames[:, i]) for i in range(frames.shape[1])]
     shifts = np.stack([scores.realised(direction, before, codes) for codes in after])
-    asked = np.stack(asked)
     moved = dataclasses.replace(direction, sections=sections) if sections else direction
     leaks = scores.leaks(moved)
     rmse = np.sqrt(np.mean(np.square((frames.astype(np.float32) - plain[:, None]) / 255.0), axis=(2, 3, 4)))
     return {
-        "slope": float((asked * shifts).sum() / (asked**2).sum()) if asked.any() else None,
+        "slope": float(scores.slope(asked, shifts)) if asked.any() else None,
         "asked": asked.mean(axis=1).tolist(),
         "realised": shifts.mean(axis=1).tolist(),
         "leakage": [scores.leakage(moved, before, codes) if leaks else None for codes in after],

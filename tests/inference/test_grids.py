@@ -8,7 +8,7 @@ import pytest
 from soda_jax import inputs
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference import grids
-from soda_jax.models.capabilities import DECODE, NOISE
+from soda_jax.models.capabilities import SOURCE, UNCONDITIONAL
 from tests.objects import Objects
 
 PALETTE = np.random.default_rng(0).integers(0, 256, (64, 3), np.uint8)
@@ -66,12 +66,12 @@ class Split:
 class Echo:
     """Stands for `Inference`: the latent is the source's colour and the sample shows the latent."""
 
-    model = types.SimpleNamespace(capabilities={NOISE})
+    model = types.SimpleNamespace(capabilities={SOURCE, UNCONDITIONAL})
 
     def conditions(self, batch):
         return {}, {}
 
-    def encode(self, variables, source, source_mask):
+    def guide(self, variables, source, source_mask):
         assert source_mask.all()
         return inputs.normalise_target(source[:, 0, 0, 0])
 
@@ -134,7 +134,7 @@ def test_columns_are_named_by_what_they_show(monkeypatch, dataset, policy, third
 def test_what_samples_without_noise_has_no_unconditional_column(monkeypatch):
     drawn = []
     monkeypatch.setattr(grids, "image_grid", drawn.append)
-    monkeypatch.setattr(Echo, "model", types.SimpleNamespace(capabilities={DECODE}))
+    monkeypatch.setattr(Echo, "model", types.SimpleNamespace(capabilities={SOURCE}))
     grids.GridWriter(Echo(), Split(), spec(), 1).draw({})
     assert list(drawn[0]) == ["source", "target", "reconstruction"]
 
@@ -145,7 +145,7 @@ class PosedEcho(Echo):
     def conditions(self, batch):
         return {"source_camera": batch["source_pose"]}, {"target_camera": batch["target_pose"]}
 
-    def encode(self, variables, source, source_mask, source_camera):
+    def guide(self, variables, source, source_mask, source_camera):
         return source_camera[:, 0, 0, 3]
 
     def sample(self, variables, z, seed, target_camera):

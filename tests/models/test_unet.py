@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from soda_jax.models import layout as layouts
 from soda_jax.models import unet
 from soda_jax.models.unet import ResidualBlock, UNet
 
@@ -43,9 +44,9 @@ TINY_INPUTS, TINY_ALL, TINY_NONE = (X_T[:, :4, :4], STEPS), ALL[:, :3], np.zeros
 
 
 def test_imagenet_layout():
-    layout = unet.unet_layout(*IMAGENET)
-    assert unet.num_skips(IMAGENET[2], 2) == 15
-    assert unet.num_sections(IMAGENET[2], 2) == 16
+    layout = layouts.unet_layout(*IMAGENET)
+    assert layouts.num_skips(IMAGENET[2], 2) == 15
+    assert layouts.num_sections(IMAGENET[2], 2) == 16
     assert {spec.section for spec in layout} == set(range(16))
     # Skip k belongs to section 15 - k, at both of its ends.
     for path, resample in (("down", None), ("up", None)):
@@ -63,7 +64,7 @@ def test_imagenet_layout():
 
 @pytest.mark.parametrize(("rule", "side"), [("leave", 0), ("enter", 1)])
 def test_resampling_blocks_go_with_the_level_they_leave_or_enter(rule, side):
-    layout = unet.unet_layout(*IMAGENET, resample_section=rule)
+    layout = layouts.unet_layout(*IMAGENET, resample_section=rule)
     section = {spec.name: spec.section for spec in layout}
     neighbours = {
         "down_64_resample": ("down_128_1", "up_64_2"),  # enter: the skip that it produces itself

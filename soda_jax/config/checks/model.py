@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import check_choices, check_ranges, does_not_divide, problem
-from soda_jax.models import capabilities, clip, layers, modulation, pose, positional, rays, unet, vit
+from soda_jax.models import capabilities, clip, layers, layout, modulation, pose, positional, rays, vit
 from soda_jax.models.families import FAMILIES
 from soda_jax.models.resnet import STAGE_SIZES
 
@@ -110,14 +110,14 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
         )
         yield problem(config, "data.resolution", remedy)
         return
-    layout = unet.unet_layout(
+    blocks = layout.unet_layout(
         config.data.resolution,
         denoiser.channels,
         tuple(denoiser.multipliers),
         denoiser.num_res_blocks,
         tuple(denoiser.attention_resolutions),
     )
-    widths = {spec.channels for spec in layout if spec.attention}
+    widths = {spec.channels for spec in blocks if spec.attention}
     bad = sorted(width for width in widths if does_not_divide(width, denoiser.head_dim))
     if bad:
         remedy = f"must divide the channels of every attention layer; it does not divide {bad}"
@@ -207,7 +207,7 @@ def _check_modulation(config: ConfigDict) -> Iterator[str]:
         },
     )
     yield from check_ranges(config, {"model.modulation.num_tokens": (1, float("inf"))})
-    sections = unet.num_sections(tuple(model.denoiser.multipliers), model.denoiser.num_res_blocks)
+    sections = layout.num_sections(tuple(model.denoiser.multipliers), model.denoiser.num_res_blocks)
     if model.latent_dim < sections:
         remedy = f"is smaller than the denoiser's {sections} sections; use at least {sections}"
         yield problem(config, "model.latent_dim", remedy)

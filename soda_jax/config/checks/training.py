@@ -12,7 +12,7 @@ from soda_jax.data.views import POLICIES
 from soda_jax.diffusion import schedules
 from soda_jax.diffusion.gaussian import PREDICTIONS
 from soda_jax.latents.sections import parse_range
-from soda_jax.models import modulation, unet
+from soda_jax.models import layout, modulation
 from soda_jax.models.pose import PoseEncoding
 
 
@@ -142,7 +142,7 @@ def _check_section_ranges(config: ConfigDict) -> Iterator[str]:
         remedy = "this model's latent acts as a whole, without sections; leave it empty"
         yield problem(config, "sampling.section_ranges", remedy)
         return
-    sections = unet.num_sections(tuple(denoiser.multipliers), denoiser.num_res_blocks)
+    sections = layout.num_sections(tuple(denoiser.multipliers), denoiser.num_res_blocks)
     for text in ranges:
         try:
             parse_range(text, sections)
