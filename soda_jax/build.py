@@ -341,6 +341,14 @@ def _online_probe(config: ConfigDict, trained: nn.Module, labels: Mapping[str, L
     )
 
 
+def monitor(config: ConfigDict) -> str:
+    """The metric that training watches: `config.train.monitor`, but "eval/loss" for a probe's where the model's family
+    has no latent that a probe could read, so that a config made for SODA serves such families too."""
+    chosen = config.train.monitor
+    probed = chosen.startswith("probe")
+    return "eval/loss" if probed and LATENT not in FAMILIES[config.model.family].capabilities else chosen
+
+
 def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> TrainStep:
     """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
     optimised = objective(config)

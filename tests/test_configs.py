@@ -25,6 +25,7 @@ from soda_jax.data.builders.base import SPLITS
 from soda_jax.data.datasets import Labels
 from soda_jax.data.datasets.parts import parse_split
 from soda_jax.models import resnet
+from soda_jax.models.families import FAMILIES
 from soda_jax.objectives.step import TrainStep
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -290,3 +291,22 @@ def test_flags_in_its_docstring_exist_and_fit_together(name):
         value = value.rstrip(".,").strip('"')
         node[last] = value if isinstance(node[last], str) else ast.literal_eval(value)
     validate(config, 8)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "frozen"])  # which needs an encoder's path
+def test_the_familys_name_is_all_it_takes(family):
+    """Every config that asks for no cameras trains every family."""
+    for case in CASES:
+        config = _load(*case.values).copy_and_resolve_references()
+        if config.data.view_policy != "camera":
+            config.model.family = family
+            validate(config)
+
+
+def test_a_family_without_a_latent_watches_the_loss_where_others_watch_the_probe():
+    config = _load("cifar10", "validated").copy_and_resolve_references()
+    assert build.monitor(config) == "probe/mean"
+    config.model.family = "palette"
+    assert build.monitor(config) == "eval/loss"
+    config.train.monitor = ""
+    assert build.monitor(config) == ""

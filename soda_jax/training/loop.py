@@ -69,7 +69,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
         for split in (config.data.train_split, config.data.eval_split)
     )
     train_step = build.train_step(config, dataset.labels, mesh)
-    check_monitor(config.train.monitor, train_step)
+    check_monitor(build.monitor(config), train_step)
     batches = train_batches(
         dataset,
         spec,
@@ -165,7 +165,7 @@ class Loop:
         record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self._is_main)
         meta = {"config": config.to_dict(), "targets": label_sizes}  # the key of checkpoints of all releases
         self._monitor = Monitor.resumed(
-            config.train.monitor, config.data.eval_split, config.train.patience, checkpointer.meta.get("monitor")
+            build.monitor(config), config.data.eval_split, config.train.patience, checkpointer.meta.get("monitor")
         )
         self._saver = Saver(workdir, checkpointer, record, meta, start, tell, self._monitor)
         self._recovery = Recovery(

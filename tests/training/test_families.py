@@ -113,8 +113,6 @@ def test_settings_that_it_cannot_take(tmp_path):
         ({"model__aggregation__name": "stochastic"}, "config.model.aggregation.name='stochastic'"),
         ({"model__pose__grid": "xy"}, "config.model.pose.grid='xy'"),
         ({"model__family": "nothing"}, "config.model.family='nothing': must be one of soda, encdec"),
-        ({"model__family": "uncond", "probe__kind": "factors"}, "config.probe.kind='factors'.*use 'auto'"),
-        ({"model__family": "uncond", "train__monitor": "probe/mean"}, "config.train.monitor='probe/mean'"),
         ({"model__family": "uncond", "model__pose__grid": "xy"}, "config.model.pose.grid='xy'"),
         ({"model__family": "palette", "data__num_sources": 2}, "config.data.num_sources=2"),
         ({"model__family": "autoenc", "data__view_policy": "class"}, "config.data.view_policy='class'"),

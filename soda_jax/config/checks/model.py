@@ -142,14 +142,6 @@ def _check_without_latent(config: ConfigDict) -> Iterator[str]:
     for field in ("grid", "vector"):
         if config.model.pose[field] != "none":
             yield problem(config, f"model.pose.{field}", f"{family} takes no poses; use 'none'")
-    if config.probe.kind not in ("auto", "none"):
-        remedy = (
-            f"{family} has no latent that an online probe could read; use 'auto', with which "
-            "config.eval.feature='denoiser' still has the dataset's labels in --mode=evaluate"
-        )
-        yield problem(config, "probe.kind", remedy)
-    if config.train.monitor.startswith("probe"):
-        yield problem(config, "train.monitor", f"{family} has no latent that a probe could read; watch eval/loss")
     offered = FAMILIES[config.model.family].capabilities
     if capabilities.SOURCE in offered and config.data.num_sources != 1:
         yield problem(config, "data.num_sources", f"{family} sees one source beside the target; use 1")
