@@ -90,7 +90,7 @@ def _act(config: ConfigDict, workdir: str) -> None:
     else:
         # On CPU one device a core is faster than one device with all cores; on GPU and TPU it changes nothing.
         jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cpu_devices(config, available_cores()))
-    jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
+    _keep_programs(workdir)
     check_platform()
     if _MODE.value == "train":
         from soda_jax.training.loop import train
@@ -102,6 +102,12 @@ def _act(config: ConfigDict, workdir: str) -> None:
     else:
         from soda_jax.inference.sample import sample as action
     action(config, workdir, step=_step())
+
+
+def _keep_programs(workdir: str) -> None:
+    """Compiled programs are kept in the workdir, or where the user's JAX_COMPILATION_CACHE_DIR says."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
 
 
 def _step() -> int | str | None:
@@ -119,12 +125,17 @@ def _plan(config: ConfigDict, workdir: str) -> None:
         raise ValueError(f"--plan_devices={','.join(_PLAN_DEVICES.value)}: must be positive numbers, as 8,64,256")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(counts, default=1))
-    jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "compilation_cache"))
+    _keep_programs(workdir)
     from soda_jax.performance.plan import plan
 
     plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command."""
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(run, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,27 @@
 """Test settings: eight simulated devices, so that sharded code runs on any machine, and code that compiles quickly."""
 
 import os
+import shutil
+import tempfile
 
 # For jax, which reads it on import, here and in the programs that tests start: most of their time is compiling.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The older emitters of kernels, and one module instead of one a core: a tiny step compiles in half of the CPU time.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+# What one test has compiled, others read, in this process and in those that it starts.
+OWN_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    OWN_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="soda_jax_programs_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402
 
 # Before any test touches a device: afterwards the number is fixed.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_unconfigure():
+    """Of the process that made the folder: pytest-xdist's workers inherit it."""
+    if OWN_CACHE is not None:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)

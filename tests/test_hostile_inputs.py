@@ -9,9 +9,6 @@ import pathlib
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import zipfile
 
 import numpy as np
@@ -25,7 +22,7 @@ from soda_jax.metrics.inception import load_inception
 from soda_jax.metrics.lpips import load_backbone
 from soda_jax.workdir import checksums
 from soda_jax.workdir.checkpoint import ITEMS
-from tests import hostile_images, tiny, tiny_checkpoint
+from tests import command_lines, hostile_images, tiny, tiny_checkpoint
 from tests.hostile_archives import ARCHIVES
 from tests.metrics.test_torch_weights import tensor_pickle
 
@@ -295,28 +292,6 @@ def test_a_checkpoint_that_is_wrong_in_a_way_nobody_thought_of(saved, monkeypatc
 # Command lines
 
 # Runs each command line of the file argv[1] in a child of one process that has imported everything.
-SERVER = """
-import json, os, sys, time
-from absl import app, flags
-from soda_jax import main
-import soda_jax.training.loop
-flags.mark_flags_as_required(["config", "workdir"])
-ends = {}
-for name, arguments in json.load(open(sys.argv[1])).items():
-    begin, log = time.monotonic(), f"{sys.argv[1]}.{len(ends)}.log"
-    child = os.fork()
-    if not child:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT)
-        os.dup2(output, 1), os.dup2(output, 2)
-        sys.argv = ["main", *arguments]
-        app.run(main.run, flags_parser=main.parse_flags)
-    while not (done := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() - begin > 60:
-            os.kill(child, 9)
-        time.sleep(0.01)
-    ends[name] = done[1], open(log, errors="replace").read()
-json.dump(ends, open(sys.argv[1], "w"))
-"""
 FLAGS = {
     "config is a folder": ["--config=configs"],
     "config is no code": ["--config=README.md"],
@@ -364,12 +339,7 @@ def ends(tmp_path_factory):
         lines[name] = first + [line for line in rest if line.partition("=")[0] not in given] + arguments
         # Overrides need the config, and a relative one is meant to be relative to the repository.
         lines[name].sort(key=lambda line: not line.startswith("--config="))
-    (folder / "lines").write_text(json.dumps(lines))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    begin = time.monotonic()
-    subprocess.run([sys.executable, "-c", SERVER, str(folder / "lines")], cwd=ROOT, env=environment, check=True)
-    print(f"{len(lines)} command lines in {time.monotonic() - begin:.0f} s")
-    return json.loads((folder / "lines").read_text()), folder
+    return command_lines.ends(lines, folder), folder
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from soda_jax import main
 from soda_jax.workdir.checkpoint import latest_step, read_meta
-from tests import tiny
+from tests import command_lines, tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 30
@@ -25,7 +24,6 @@ def start(*arguments, output=subprocess.PIPE):
     """`python -m soda_jax.main` with these arguments, compiling quickly."""
     environment = os.environ | {
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
@@ -35,7 +33,7 @@ def start(*arguments, output=subprocess.PIPE):
 
 @pytest.fixture(scope="module")
 def mistakes(tmp_path_factory):
-    """Ends of wrong command lines, by name: (exit code, standard error). They run side by side."""
+    """Ends of wrong command lines, by name: (wait status, output)."""
     config, workdir = "--config=configs/quickstart.py", f"--workdir={tmp_path_factory.mktemp('wrong') / 'run'}"
     lines = {
         "field": (config, workdir, "--config.foo=1"),
@@ -59,12 +57,8 @@ def mistakes(tmp_path_factory):
         "no best step": (config, workdir, "--mode=sample", "--step=best"),
         "file as workdir": (config, f"--workdir={__file__}", "--mode=plan"),
     }
-    results = {}
-    for name, arguments in lines.items():
-        process = start(*arguments)
-        _, errors = process.communicate(timeout=120)
-        results[name] = process.returncode, errors
-    return results
+    lines = {name: [os.fsdecode(argument) for argument in arguments] for name, arguments in lines.items()}
+    return command_lines.ends(lines, tmp_path_factory.mktemp("lines"))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +88,8 @@ def mistakes(tmp_path_factory):
     ],
 )
 def test_mistake_ends_with_its_message(mistakes, name, expected):
-    code, errors = mistakes[name]
-    assert code == 1
+    status, errors = mistakes[name]
+    assert os.waitstatus_to_exitcode(status) == 1
     assert expected in errors
     assert "Traceback" not in errors
 
@@ -137,7 +131,6 @@ def runs(tmp_path_factory):
     process = train(whole)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    shutil.copytree(whole / "compilation_cache", killed / "compilation_cache")  # saves time, changes no number
     process = train(killed, output=subprocess.DEVNULL)  # nobody would empty a pipe
     deadline = time.monotonic() + 200
     while (latest_step(str(killed)) or 0) < 10 and process.poll() is None and time.monotonic() < deadline:

@@ -80,6 +80,6 @@ def origin(context: PictureContext) -> str:
 
 
 def animation(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Frames uint8 [H, W, 3] there and back, of one size."""
-    there = widened(frames)
+    """Frames uint8 [H, W, 3] there and back, of one size; none for none."""
+    there = widened(frames) if frames else []
     return [*there, *there[-2:0:-1]]

@@ -153,7 +153,7 @@ def test_a_response_toward_one_class():
 
 
 def test_strengths_that_are_no_edits():
-    with pytest.raises(ValueError, match="a strength of 0 is no edit"):
+    with pytest.raises(ValueError, match="one of 0 is no edit"):
         scores.ratios((0.0, 1.0), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="not all of them 0"):
         scores.slope((0.0,), np.zeros((2, 1)))

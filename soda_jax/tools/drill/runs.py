@@ -99,8 +99,13 @@ class Launcher:
         return time.monotonic() - begin
 
     def lend_cache(self, giver: str, taker: str) -> None:
-        """Copies compiled programs, which changes no number and saves the time to compile."""
-        shutil.copytree(self.folder / giver / "compilation_cache", self.folder / taker / "compilation_cache")
+        """Copies compiled programs, which changes no number and saves the time to compile.
+
+        Where the environment names one place for the programs of all runs (JAX_COMPILATION_CACHE_DIR), none stand here.
+        """
+        programs = self.folder / giver / "compilation_cache"
+        if programs.exists():
+            shutil.copytree(programs, self.folder / taker / "compilation_cache")
 
 
 @dataclasses.dataclass
