@@ -157,6 +157,7 @@ def test_training_is_random_and_evaluation_is_not(family):
     np.testing.assert_allclose(evaluated.features["pixels"], plain, atol=1e-5)  # no source noise
 
 
+@pytest.mark.slow
 def test_the_encoder_decoder_trains_the_same_on_any_devices_and_microbatches():
     """Every random part is on; SGD, as Adam would hide a gradient that is wrong by a factor."""
     config = tiny.get_config(**PLAIN | {"data__source_noise": 0.1}, model__family="encdec")

@@ -145,7 +145,7 @@ def without_probe():
     return start, tiny.run(*tiny.stepper(train_step), start, BATCHES[:1])[0]
 
 
-@pytest.mark.parametrize("kind", ["attributes", "factors"])
+@pytest.mark.parametrize("kind", [pytest.param("attributes", marks=pytest.mark.slow), "factors"])
 def test_probe_learns_without_reaching_the_model(without_probe, kind):
     start, plain = without_probe
     config = tiny.get_config(

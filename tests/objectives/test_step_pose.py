@@ -103,6 +103,7 @@ def test_a_hidden_source_is_hidden_from_the_denoiser_too():
     assert 0.4 < np.asarray(model.denoise.target_camera.reference_mask).mean() < 0.6
 
 
+@pytest.mark.slow
 def test_four_microbatches_equal_one_batch_with_cameras_and_random_sources():
     """Masks, dropout, noise and the choice of source are on; GroupNorm, as BatchNorm sees a microbatch by itself."""
     config = tiny.posed_config(

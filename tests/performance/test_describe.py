@@ -216,6 +216,7 @@ def test_poses_and_random_sources_are_counted():
     assert row(grid, "total") > row(vector, "total") > row(plain, "total")
 
 
+@pytest.mark.slow
 def test_recomputing_changes_no_flops():
     """Nor does the way that attention is computed; the model as it trains would count more."""
     config = tiny_config()

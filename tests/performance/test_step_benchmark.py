@@ -34,6 +34,7 @@ def bench():
     return Bench(config(), repeats=2, seconds=0.0)
 
 
+@pytest.mark.slow
 def test_training_in_the_table_and_as_data(capsys):
     found = benchmark.train(OPTIONS, config())
     (row,) = found["rows"]

@@ -54,6 +54,7 @@ def test_every_kind_of_damage_is_noticed_or_harmless(workdir, tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
+@pytest.mark.slow
 def test_without_checksums_the_drill_would_fail(workdir, tmp_path, monkeypatch):
     """What it judges by is what comes out, not what the checksums say."""
     monkeypatch.setattr(damage, "KINDS", {"64 bits flipped": KINDS["64 bits flipped"]})

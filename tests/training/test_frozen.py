@@ -104,6 +104,7 @@ def test_a_step_leaves_the_encoder_as_it_was(source, tmp_path):
         model.sample(np.zeros((1, 16), np.float32), section_mask=np.ones(model.num_sections))
 
 
+@pytest.mark.slow
 def test_published_weights_encode_as_published(tmp_path):
     weights = clip_reference.weights()
     path = published(tmp_path / "model.safetensors", weights)

@@ -113,6 +113,7 @@ class Objects:
         }
 
 
+@pytest.mark.slow
 def test_cameras_and_random_sources_are_evaluated_too():
     """A model that takes them: the loss depends on the cameras, not on the batches."""
     config = tiny.posed_config(model__aggregation__name="stochastic", probe__kind="none")
