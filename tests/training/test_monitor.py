@@ -232,7 +232,6 @@ def disturbed(ended, config, tmp_path_factory):
     return folder, seen
 
 
-@pytest.mark.slow
 def test_stopped_and_killed_it_ends_at_the_same_step_bit_by_bit(ended, disturbed):
     folder, seen = disturbed
     assert seen == [(6, 4), (10, 8), (16, 8), (16, 16), (ENDS, BEST)]
