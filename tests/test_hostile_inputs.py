@@ -291,7 +291,6 @@ def test_a_checkpoint_that_is_wrong_in_a_way_nobody_thought_of(saved, monkeypatc
 
 # Command lines
 
-# Runs each command line of the file argv[1] in a child of one process that has imported everything.
 FLAGS = {
     "config is a folder": ["--config=configs"],
     "config is no code": ["--config=README.md"],

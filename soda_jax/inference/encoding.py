@@ -20,7 +20,7 @@ Variables = dict[str, Any]
 
 
 class Encoding:
-    """The encoder of one config, and what its other weights are.
+    """The encoder of one config, and the weights that its whole model starts from.
 
     Weights come with each call (`params` and `batch_stats`, as `TrainState.ema_variables`), so that one compiled
     program serves every evaluation of a run.
