@@ -28,7 +28,7 @@ from soda_jax.data.pipeline import eval_batches, iterate, train_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.evaluation.progress import shown
 from soda_jax.metrics.bootstrap import Estimate, mean_estimate
-from soda_jax.models.layers import GroupNorm
+from soda_jax.models.norm import GroupNorm
 
 KIND = "factors"
 BATCH = 64

@@ -77,7 +77,7 @@ class ClipTower(nn.Module):
       variant: one of `VARIANTS`.
       activation: one of `ACTIVATIONS`: "quick_gelu" for OpenAI's weights, "gelu" for most of OpenCLIP's.
       source_mean, source_std: by which the images that come in were normalised, RGB in [0, 1].
-      attention: what computes attention; see `layers.attention_implementation`.
+      attention: what computes attention; see `attention.attention_implementation`.
     """
 
     variant: str

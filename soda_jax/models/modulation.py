@@ -18,6 +18,8 @@ section) is exactly the identity modulation, which is what guidance extrapolates
 last (scale, bias) of its own to every kind, likewise without biases.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,9 @@ import numpy as np
 from einops import rearrange, reduce
 
 from soda_jax.latents.sections import section_of_dim, section_sizes
-from soda_jax.models.layers import Attention, Dtype, GroupNorm, truncated_normal_init
+from soda_jax.models.attention import Attention
+from soda_jax.models.layers import Dtype, truncated_normal_init
+from soda_jax.models.norm import Activation, GroupNorm, identity
 
 KINDS = ("layer", "full", "sum", "concat", "cross_attention", "broadcast")
 
@@ -109,42 +113,65 @@ class LatentEmbedding(nn.Module):
         return jnp.concatenate([linear(f"part_{index}")(part) for index, part in enumerate(parts)], axis=-1)
 
 
-def apply_modulation(h: jax.Array, modulation: jax.Array, use_scale: bool) -> jax.Array:
-    """(1 + scale) * h + bias for h [B, H, W, C] and (scale, bias) [B, 2C]; h + bias [B, C] without scales."""
-    modulation = rearrange(modulation, "b c -> b 1 1 c")  # the same at every pixel (Section 3.1)
-    if not use_scale:
-        return h + modulation
-    # 1 + scale is our choice: where z is zero, so are scale and bias, and the activations pass unchanged. It is summed
-    # in float32, as 16 bits would round scales below 1/256 away; in one fused program that costs nothing.
-    scale, bias = jnp.split(modulation.astype(jnp.float32), 2, axis=-1)
-    return ((1.0 + scale) * h.astype(jnp.float32) + bias).astype(h.dtype)
+class Affine(NamedTuple):
+    """The map h -> scale * h + shift of each example's channels, float32 [B, C] each."""
+
+    scale: jax.Array
+    shift: jax.Array
+
+    def then(self, modulation: jax.Array, use_scale: bool) -> "Affine":
+        """This map and, behind it, h -> (1 + s) h + b for (s, b) [B, 2C], or h + b for b [B, C] without scales."""
+        # In float32: 16 bits would round scales below 1/256 away beside the 1.
+        modulation = modulation.astype(jnp.float32)
+        if not use_scale:
+            return Affine(self.scale, self.shift + modulation)
+        # 1 + s is our choice: where z is zero, so are s and b, and the activations pass unchanged.
+        scale, bias = jnp.split(modulation, 2, axis=-1)
+        return Affine((1.0 + scale) * self.scale, (1.0 + scale) * self.shift + bias)
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """GroupNorm followed by the modulation of timestep and latent (section 3.1 and Appendix B).
+    """GroupNorm followed by the modulation of timestep and latent (section 3.1 and Appendix B), and an activation.
 
-    Scales are parametrised as 1 + linear(.).
+    Scales are parametrised as 1 + linear(.). All modulations of a channel are one affine map, put together before
+    any pixel is seen.
 
     Attributes:
       kind: see the module's table.
       use_scale: False keeps the biases only.
       norm_groups: groups of the GroupNorm.
+      activation: what follows the modulations.
     """
 
     kind: str
     use_scale: bool = True
     norm_groups: int = 32
+    activation: Activation = identity
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, t_emb: jax.Array | None, z: jax.Array | None, pose: jax.Array | None = None
+        self,
+        h: jax.Array,
+        t_emb: jax.Array | None,
+        z: jax.Array | None,
+        pose: jax.Array | None = None,
+        dropout_keys: jax.Array | None = None,
+        dropout: float = 0.0,
     ) -> jax.Array:
-        """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] and last by pose [B, p]; what is None does nothing."""
-        channels = h.shape[-1]
+        """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] and last by pose [B, p]; what is None does nothing.
+
+        Behind the activation `dropout` of the elements are dropped, by keys as `GroupNorm` takes them.
+        """
         # Section 3.1 and Appendix B: h <- z_s (t_s GN(h) + t_b) + z_b, with (t_s, t_b) and (z_s, z_b) linear in the
         # timestep's embedding and in z. The affine part of the norm would duplicate the timestep's modulation.
-        h = GroupNorm(self.norm_groups, use_affine=False, dtype=self.dtype, name="group_norm")(h)
+        affine = self._affine(h, t_emb, z, pose)
+        norm = GroupNorm(self.norm_groups, False, self.activation, self.dtype, name="group_norm")
+        return norm(h, *affine, dropout_keys, dropout)
+
+    def _affine(self, h: jax.Array, t_emb: jax.Array | None, z: jax.Array | None, pose: jax.Array | None) -> Affine:
+        """All modulations of the normalised h."""
+        batch, channels = h.shape[0], h.shape[-1]
         width = channels * (2 if self.use_scale else 1)
 
         def linear(name: str, use_bias: bool) -> nn.Dense:
@@ -157,21 +184,24 @@ class AdaptiveGroupNorm(nn.Module):
             )
 
         if t_emb is None:
-            h = h if z is None else apply_modulation(h, linear("latent", False)(z), self.use_scale)
+            modulations = [] if z is None else [linear("latent", False)(z)]
         elif z is None:
-            h = apply_modulation(h, linear("time", True)(t_emb), self.use_scale)
+            modulations = [linear("time", True)(t_emb)]
         elif self.kind == "sum":
             # "sum mod." (Appendix G.1): one pair (s, b) = Linear(t) + Linear(z).
-            h = apply_modulation(h, linear("time", True)(t_emb) + linear("latent", False)(z), self.use_scale)
+            modulations = [linear("time", True)(t_emb) + linear("latent", False)(z)]
         elif self.kind == "concat":
             # "concat mod." (Appendix G.1): one pair (s, b) = Linear([t, z]).
-            joint = jnp.concatenate([t_emb, z.astype(t_emb.dtype)], axis=-1)
-            h = apply_modulation(h, linear("joint", True)(joint), self.use_scale)
+            modulations = [linear("joint", True)(jnp.concatenate([t_emb, z.astype(t_emb.dtype)], axis=-1))]
         else:
             # Two stages, the timestep's and then the latent's: both merged into one pair did worse (Appendix G.1).
-            h = apply_modulation(h, linear("time", True)(t_emb), self.use_scale)
-            h = apply_modulation(h, linear("latent", False)(z), self.use_scale)
-        return h if pose is None else apply_modulation(h, linear("pose", False)(pose), self.use_scale)
+            modulations = [linear("time", True)(t_emb), linear("latent", False)(z)]
+        if pose is not None:
+            modulations.append(linear("pose", False)(pose))
+        affine = Affine(jnp.ones((batch, channels)), jnp.zeros((batch, channels)))
+        for modulation in modulations:
+            affine = affine.then(modulation, self.use_scale)
+        return affine
 
 
 class LatentCrossAttention(nn.Module):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from soda_jax.models.layers import DropPath, Dtype, GroupNorm, rematerialised
+from soda_jax.models.layers import DropPath, Dtype, rematerialised
+from soda_jax.models.norm import GroupNorm
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

@@ -13,7 +13,8 @@ import numpy as np
 from einops import rearrange
 
 from soda_jax.latents.sections import section_of_dim
-from soda_jax.models.layers import Attention, Dropout, Dtype, GroupNorm, rematerialised, truncated_normal_init
+from soda_jax.models.attention import Attention
+from soda_jax.models.layers import Conv, Dropout, Dtype, rematerialised, truncated_normal_init
 from soda_jax.models.layout import BlockSpec, num_sections, unet_layout
 from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
@@ -23,10 +24,12 @@ from soda_jax.models.modulation import (
     is_sectioned,
     mask_latent,
 )
+from soda_jax.models.norm import GroupNorm, gelu
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
 from soda_jax.models.positional import timestep_embedding
 
 # Appendix C, "rescaling of residual connections": the sum of two terms of variance 1, over sqrt(2), has variance 1.
+# Each term is divided by itself, a layer's result in its weights: the gradient of the sum is then that of the result.
 HALF_VARIANCE = float(1 / np.sqrt(2))
 
 
@@ -62,27 +65,22 @@ class ResidualBlock(nn.Module):
         train_ids: jax.Array | None,
         pose: jax.Array | None = None,
     ) -> jax.Array:
-        def conv(name: str, size: int) -> nn.Conv:
-            return nn.Conv(
-                self.channels,
-                (size, size),
-                kernel_init=truncated_normal_init,
-                dtype=self.dtype,
-                name=name,
-            )
+        def conv(name: str, size: int, gain: float = 1.0) -> Conv:
+            return Conv(self.channels, size, gain, dtype=self.dtype, name=name)
 
-        h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm1")(x))
+        h = GroupNorm(self.norm_groups, activation=gelu, dtype=self.dtype, name="norm1")(x)
         # BigGAN's order (Appendix C): resampling stands between activation and convolution, and on the shortcut.
         h, x = resample(h, self.resample), resample(x, self.resample)
         h = conv("conv1", 3)(h)
         # The second norm is the adaptive one, so t and z act between the convolutions (Dhariwal & Nichol 2021).
-        modulate = AdaptiveGroupNorm(self.modulation, self.use_scale, self.norm_groups, self.dtype, name="modulation")
-        h = modulate(h, t_emb, z, pose)
-        h = Dropout(self.dropout, name="dropout")(nn.gelu(h), train_ids)
-        h = conv("conv2", 3)(h)
+        modulate = AdaptiveGroupNorm(
+            self.modulation, self.use_scale, self.norm_groups, gelu, self.dtype, name="modulation"
+        )
+        h = modulate(h, t_emb, z, pose, Dropout(self.dropout, name="dropout").keys(train_ids), self.dropout)
+        h = conv("conv2", 3, HALF_VARIANCE)(h)
         if x.shape[-1] != self.channels:
-            x = conv("shortcut", 1)(x)
-        return (x + h) * HALF_VARIANCE
+            return conv("shortcut", 1, HALF_VARIANCE)(x) + h
+        return x * HALF_VARIANCE + h
 
 
 class SelfAttention(nn.Module):
@@ -96,8 +94,10 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = rearrange(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(x), "b h w c -> b (h w) c")
-        h = Attention(self.head_dim, implementation=self.attention, dtype=self.dtype, name="attention")(h)
-        return (x + rearrange(h, "b (h w) c -> b h w c", h=x.shape[1])) * HALF_VARIANCE
+        attend = Attention(
+            self.head_dim, implementation=self.attention, gain=HALF_VARIANCE, dtype=self.dtype, name="attention"
+        )
+        return x * HALF_VARIANCE + rearrange(attend(h), "b (h w) c -> b h w c", h=x.shape[1])
 
 
 class ModulatedBlocks(nn.Module):
@@ -113,7 +113,7 @@ class ModulatedBlocks(nn.Module):
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
       resample_section: see `unet_layout`.
       remat: what of each block is kept for the gradient; see `layers.rematerialised`.
-      attention: what computes attention; see `layers.attention_implementation`.
+      attention: what computes attention; see `attention.attention_implementation`.
     """
 
     resolution: int
@@ -223,7 +223,7 @@ class ModulatedBlocks(nn.Module):
 
     def image(self, h: jax.Array, channels: int) -> jax.Array:
         """The last layer: [B, H, W, channels] float32."""
-        h = nn.gelu(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm_out")(h)).astype(jnp.float32)
+        h = GroupNorm(self.norm_groups, activation=gelu, dtype=self.dtype, name="norm_out")(h).astype(jnp.float32)
         # Our choice, as in Ho et al. 2020: zeros at first, so the loss starts at E eps^2 = 1 at any depth.
         return nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
 
@@ -311,8 +311,8 @@ class UNet(ModulatedBlocks):
         natural = t.astype(jnp.float32) * (1000.0 / self.num_timesteps)
         x = timestep_embedding(natural, self.time_dim)
         x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp1")(x)
-        x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(nn.gelu(x))
-        return nn.gelu(x)
+        x = nn.Dense(self.time_dim, kernel_init=truncated_normal_init, dtype=self.dtype, name="time_mlp2")(gelu(x))
+        return gelu(x)
 
     def _embed_latent(self, z: jax.Array) -> jax.Array:
         """Each part of z that modulates a block, or that pixels attend to, at the width of the timestep's embedding."""
@@ -335,7 +335,7 @@ class UNet(ModulatedBlocks):
             dense = nn.Dense(
                 self.time_dim, use_bias=False, kernel_init=truncated_normal_init, dtype=self.dtype, name=name
             )
-            x = nn.gelu(dense(x))
+            x = gelu(dense(x))
         return x
 
     def _tokens(self, z: jax.Array) -> jax.Array:

@@ -33,7 +33,7 @@ class ViT(nn.Module):
       pose: how the source's camera enters, as a grid after the patches' embedding, as a vector before the pooling, or
         both; None where it does not.
       remat: what of each block is kept for the gradient; see `layers.rematerialised`.
-      attention: what computes attention; see `layers.attention_implementation`.
+      attention: what computes attention; see `attention.attention_implementation`.
     """
 
     variant: str

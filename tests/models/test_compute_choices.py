@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soda_jax import build
-from soda_jax.models import layers
+from soda_jax.models import attention, layers
 from tests import tiny
 
 
@@ -68,7 +68,7 @@ def test_rematerialisation_keeps_less():
 
 @pytest.mark.parametrize("choice", ["xla", "cudnn"])
 def test_a_chosen_attention_is_taken(choice):
-    assert layers.attention_implementation(choice, jnp.float32, 7) == choice
+    assert attention.attention_implementation(choice, jnp.float32, 7) == choice
 
 
 class Chip:
@@ -88,15 +88,36 @@ class Chip:
         ("gpu", "7.5", jnp.bfloat16, 64, True, "xla"),
         ("gpu", "gfx90a", jnp.bfloat16, 64, True, "xla"),
         ("tpu", None, jnp.bfloat16, 64, True, "xla"),
-        ("cpu", None, jnp.bfloat16, 64, True, "xla"),
+        ("cpu", None, jnp.bfloat16, 64, False, "xla"),
+        ("cpu", None, jnp.bfloat16, 64, True, attention.BY_PLATFORM),
+        ("cpu", None, jnp.float32, 64, True, "xla"),
     ],
 )
 def test_fused_attention_where_it_works(monkeypatch, backend, capability, dtype, head_dim, works, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "local_devices", lambda: [Chip(capability)])
-    monkeypatch.setattr(layers, "_cudnn_works", lambda *_: works)
-    assert layers.attention_implementation("auto", dtype, head_dim) == expected
+    monkeypatch.setattr(attention, "_cudnn_works", lambda *_: works)
+    monkeypatch.setattr(attention, "_cudnn_is_installed", lambda: works)
+    assert attention.attention_implementation("auto", dtype, head_dim) == expected
+
+
+def test_the_platform_that_is_compiled_for_chooses(monkeypatch):
+    """Lowered for a CPU, the program has no word of cuDNN, whose attention this machine could not even trace."""
+    monkeypatch.setattr(attention, "attention_implementation", lambda *_: attention.BY_PLATFORM)
+    ours = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *args, implementation, **options: (
+            2 * ours(*args, implementation="xla", **options)
+            if implementation == "cudnn"
+            else ours(*args, implementation=implementation, **options)
+        ),
+    )
+    x = jax.random.normal(jax.random.key(0), (1, 4, 2, 3))
+    found = jax.jit(lambda x: attention.attend(x, x, x, None, "auto"))(x)
+    np.testing.assert_allclose(found, ours(x, x, x), rtol=1e-6)
 
 
 def test_without_cudnn_its_trial_says_no():
-    assert not layers._cudnn_works("bfloat16", 64)
+    assert not attention._cudnn_works("bfloat16", 64)

@@ -1,9 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.models.layers import Attention, Dropout, DropPath, GroupNorm
+from soda_jax.models.attention import Attention
+from soda_jax.models.layers import Conv, Dropout, DropPath, truncated_normal_init
 
 KEY = jax.random.key(3)
 
@@ -38,11 +40,17 @@ def test_masks_of_odd_sizes(size):
     assert np.abs(rates - 0.5).max() < 5 * np.sqrt(0.25 / 4000)
 
 
-def test_neighbours_are_dropped_independently():
-    """Two elements share one random word."""
-    zero = drop(Dropout(0.5), np.ones((1, 40_000), np.float32), np.arange(1))[0] == 0
-    for shift in (1, 2, 3):
-        assert abs(np.corrcoef(zero[shift:], zero[:-shift])[0, 1]) < 5 / np.sqrt(40_000)
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_elements_and_examples_are_dropped_independently(rate):
+    """Also those whose places differ by a power of two, as neighbours in a column do: weak hashes show there."""
+    dropped = drop(Dropout(rate), np.ones((16, 1 << 16), np.float32), np.arange(16)) == 0
+    centred = (dropped - rate) / np.sqrt(rate * (1 - rate))
+    for shift in (1, 2, 3, 7, *(2**power for power in range(2, 16)), *(3 * 2**power for power in range(4, 14))):
+        products = centred[:, shift:] * centred[:, :-shift]
+        assert abs(products.mean()) < 5 / np.sqrt(products.size), shift
+    correlations = np.corrcoef(centred)[np.triu_indices(16, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(1 << 16)
+    assert np.abs(dropped.mean(axis=1) - rate).max() < 5 * np.sqrt(rate * (1 - rate) / (1 << 16))
 
 
 def test_drop_path_drops_whole_examples():
@@ -93,15 +101,29 @@ def test_zero_context_without_bias_adds_zero(random_variables):
         assert (added == 0).all() != bias
 
 
+def test_convolution_equals_flax_and_has_its_parameters(random_variables):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 4, 3)), jnp.float32)
+    layer, flax = Conv(6, 3, gain=0.5), nn.Conv(6, (3, 3), kernel_init=truncated_normal_init)
+    jax.tree.map(np.testing.assert_array_equal, layer.init(KEY, x), flax.init(KEY, x))
+    variables = random_variables(flax, x)
+    np.testing.assert_allclose(layer.apply(variables, x), 0.5 * flax.apply(variables, x), atol=1e-6)
+
+
+def test_attention_has_the_parameters_of_dense_layers():
+    """Checkpoints hold them: their names, shapes and first values are those of flax's DenseGeneral."""
+    x = jnp.ones((1, 2, 6))
+    params = Attention(head_dim=2).init(KEY, x)["params"]
+
+    class Dense(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for name in ("query", "key", "value"):
+                y = nn.DenseGeneral((3, 2), kernel_init=truncated_normal_init, name=name)(x)
+            return nn.DenseGeneral(6, axis=(-2, -1), kernel_init=truncated_normal_init, name="out")(y)
+
+    jax.tree.map(np.testing.assert_array_equal, params, Dense().init(KEY, x)["params"])
+
+
 def test_attention_names_a_head_that_does_not_divide():
     with pytest.raises(ValueError, match="6 channels does not divide into heads of 4"):
         Attention(head_dim=4).init(KEY, jnp.ones((1, 2, 6)))
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (6, 2)])
-def test_group_norm_equals_numpy(channels, groups):
-    x = np.random.default_rng(0).standard_normal((2, 4, 3, channels)).astype(np.float32) * 3 + 1
-    got = GroupNorm(use_affine=False).apply({}, x)
-    grouped = x.astype(np.float64).reshape(2, 12, groups, channels // groups)
-    mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
-    np.testing.assert_allclose(got, ((grouped - mean) / np.sqrt(var + 1e-5)).reshape(x.shape), atol=1e-4)

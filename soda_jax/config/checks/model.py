@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from soda_jax.config.checks.rules import check_choices, check_ranges, does_not_divide, problem
-from soda_jax.models import capabilities, clip, layers, layout, modulation, pose, positional, rays, vit
+from soda_jax.models import attention, capabilities, clip, layers, layout, modulation, pose, positional, rays, vit
 from soda_jax.models.families import FAMILIES
 from soda_jax.models.resnet import STAGE_SIZES
 
@@ -88,7 +88,7 @@ def _check_encoder(config: ConfigDict) -> Iterator[str]:
 def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     denoiser = config.model.denoiser
     inf = float("inf")
-    yield from check_choices(config, {"model.denoiser.remat": layers.REMAT, "model.attention": layers.ATTENTION})
+    yield from check_choices(config, {"model.denoiser.remat": layers.REMAT, "model.attention": attention.ATTENTION})
     fields = ("channels", "num_res_blocks", "head_dim", "norm_groups")
     yield from check_ranges(config, {f"model.denoiser.{field}": (1, inf) for field in fields})
     yield from check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})

@@ -1,0 +1,40 @@
+"""Random masks that are computed where they are used.
+
+An element's bits are a hash of its place and its example's key. A generator's bits would be written to memory and read
+again, a twentieth of a training step on a GPU; these cost a few integer operations, forwards and once more backwards.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def key_words(key: jax.Array) -> jax.Array:
+    """The uint32 [2] that an example's mask is a function of, from its random key."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def dropped(x: jax.Array, keys: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Inverted dropout of x [B, ...]: zeros with probability `rate`, and otherwise x / (1 - rate).
+
+    Args:
+      keys: uint32 [B, 2], of each example.
+      shape: of one example's mask, which meets x's by broadcasting.
+    """
+    # Divided by the rate of keeping, so that the expectation is x and evaluation needs no factor.
+    return jnp.where(kept(keys, 1.0 - rate, shape), x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def kept(keys: jax.Array, keep_rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Masks bool [B, *shape] of keys uint32 [B, 2]: True with probability `keep_rate`, to 1 in 4 billion."""
+    place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    first, second = (keys[:, i].reshape(-1, *[1] * len(shape)) for i in range(2))
+    # Multiplying moves low bits up, the shift moves them down again: each bit of the place and of both keys reaches
+    # the top of the word, which the comparison reads. The second key tells apart examples whose places overlap by
+    # their first ones. The last two factors are those of Wellons' lowbias32 (2018); without the first, places that lie
+    # a power of two apart are correlated.
+    words = (place + first) * jnp.uint32(0x9E3779B1)
+    words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
+    words = ((words ^ (words >> 15)) + second) * jnp.uint32(0x846CA68B)
+    return words < jnp.uint32(min(round(keep_rate * 2**32), 2**32 - 1))
