@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from soda_jax.models.layers import DropPath, Dtype, GroupNorm, rematerialised
+from soda_jax.models.layers import DropPath, Dtype, GroupNorm, batch_axes, rematerialised
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -139,4 +139,5 @@ class ResNet(nn.Module):
             momentum=0.9,
             epsilon=1e-5,
             dtype=self.dtype,
+            axis_name=batch_axes(),
         )

@@ -29,6 +29,7 @@ class Line(Objective):
     weight: float = 1.0
     adversary_optimizer: optax.GradientTransformation = optax.sgd(ADVERSARY_RATE, momentum=0.9)
     roles: ClassVar[dict[str, str]] = {"line/shift": FROZEN, "critic": ADVERSARY}
+    whole_batch: ClassVar[bool] = True
 
     def init(self, key, batch):
         return {"params": jax.tree.map(jnp.float32, START), "batch_stats": {}}
@@ -45,6 +46,7 @@ class Plain(Line):
     """The same without any of it."""
 
     roles: ClassVar[dict[str, str]] = {}
+    whole_batch: ClassVar[bool] = False
     adversary_optimizer: None = None
 
     def loss(self, variables, batch, draw, train):
