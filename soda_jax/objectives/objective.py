@@ -36,8 +36,8 @@ class Loss(NamedTuple):
       batch_stats: the model's running statistics after the batch; in evaluation those that came in.
       whole: a term of the batch as a whole, a scalar; None without one. Only of an objective with `whole_batch`.
         Evaluations leave it out: their batches have padding, and a sum over batches would not be the split's.
-      adversary: the adversary's loss, a scalar; None without an adversary, and without `whole_batch`. The objective stops its gradient at all but
-        the adversary's parameters, and that of the other terms at these.
+      adversary: the adversary's loss, a scalar; None without an adversary. Only of an objective with `whole_batch`; it
+        stops this gradient at all but the adversary's parameters, and that of the other terms at these.
       metrics: further scalars for the log of training, means over the batch.
     """
 

@@ -141,8 +141,8 @@ class TrainStep:
         if not apart and self.mesh is not None:
             # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
             held = sharding.gather(held, self.mesh)
-        found = (self._accumulated_apart if apart else self._accumulated)(held, stats, batch, state.step)
-        grads, stats, metrics = found
+        accumulated = self._accumulated_apart if apart else self._accumulated
+        grads, stats, metrics = accumulated(held, stats, batch, state.step)
         return grads, *stats, metrics
 
     def _accumulated_apart(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
