@@ -46,7 +46,6 @@ from soda_jax.objectives.probe import OnlineProbe, ProbeTask
 from soda_jax.objectives.regression import RegressionObjective
 from soda_jax.objectives.soda import SodaObjective
 from soda_jax.objectives.step import TrainStep
-from soda_jax.parallel import sharding
 
 
 def model(config: ConfigDict) -> nn.Module:
@@ -350,7 +349,7 @@ def monitor(config: ConfigDict) -> str:
 
 
 def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> TrainStep:
-    """The training step's constants; `mesh` is where the state may be split (`config.train.fsdp`)."""
+    """The training step's constants; `mesh` are the devices of the run, None for one."""
     optimised = objective(config)
     return TrainStep(
         objective=optimised,
@@ -367,5 +366,5 @@ def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | No
         ema_decay=config.train.ema_decay,
         ema_warmup=config.train.ema_warmup,
         probe=_online_probe(config, optimised.model, labels),
-        mesh=mesh if mesh is not None and sharding.fsdp_size(mesh) > 1 else None,
+        devices=mesh,
     )

@@ -144,6 +144,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 def stepper(train_step: TrainStep, num_devices: int = 1):
     """(step, mesh): the compiled step and the devices that it runs on."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
+    train_step = dataclasses.replace(train_step, devices=mesh)
     return jax.jit(train_step.step, donate_argnums=0, out_shardings=sharding.replicated(mesh)), mesh
 
 

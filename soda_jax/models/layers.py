@@ -42,6 +42,15 @@ def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
     return primitive is jax.lax.conv_general_dilated_p
 
 
+def batch_axes() -> tuple[str, ...] | None:
+    """The axes of devices over which the batch at hand is split, where a device sees its own part of it alone.
+
+    A norm that is given them takes the whole batch's statistics in training. None under plain `jit`, where arrays are
+    whole whichever devices hold them; under `jax.shard_map` all of its axes, as training splits nothing but batches so.
+    """
+    return jax.sharding.get_abstract_mesh().manual_axes or None
+
+
 class Dropout(nn.Module):
     """Inverted dropout whose mask for an example depends only on the layer, the step and the example's id.
 

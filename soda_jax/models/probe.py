@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from soda_jax.models.layers import Dropout
+from soda_jax.models.layers import Dropout, batch_axes
 
 _ABSENT = -1e30  # finite: the gradient of infinite logits is not a number
 
@@ -35,6 +35,7 @@ class LinearProbe(nn.Module):
             momentum=0.99,
             use_scale=False,
             use_bias=False,
+            axis_name=batch_axes(),
             name="norm",
         )
         x = Dropout(self.dropout, name="dropout")(norm(features), train_ids)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from soda_jax.models.layers import DropPath, Dtype, rematerialised
+from soda_jax.models.layers import DropPath, Dtype, batch_axes, rematerialised
 from soda_jax.models.norm import GroupNorm
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
 
@@ -140,4 +140,5 @@ class ResNet(nn.Module):
             momentum=0.9,
             epsilon=1e-5,
             dtype=self.dtype,
+            axis_name=batch_axes(),
         )

@@ -34,10 +34,10 @@ class Loss(NamedTuple):
       features: what probes read, by name, [B, ...]: the latent, and the pixels that it was made of. Empty where the
         model has no latent.
       batch_stats: the model's running statistics after the batch; in evaluation those that came in.
-      whole: a term of the batch as a whole, a scalar; None without one. Evaluations leave it out: their batches have
-        padding, and a sum over batches would not be the split's.
-      adversary: the adversary's loss, a scalar; None without an adversary. The objective stops its gradient at all but
-        the adversary's parameters, and that of the other terms at these.
+      whole: a term of the batch as a whole, a scalar; None without one. Only of an objective with `whole_batch`.
+        Evaluations leave it out: their batches have padding, and a sum over batches would not be the split's.
+      adversary: the adversary's loss, a scalar; None without an adversary. Only of an objective with `whole_batch`; it
+        stops this gradient at all but the adversary's parameters, and that of the other terms at these.
       metrics: further scalars for the log of training, means over the batch.
     """
 
@@ -59,11 +59,14 @@ class Objective(Protocol):
       roles: `FROZEN` or `ADVERSARY` by the path of the parameters, a part ("discriminator") or what lies within one
         ("encoder/tower"); all other parameters are `MAIN`.
       adversary_optimizer: of the parameters of role `ADVERSARY`; None where there are none.
+      whole_batch: whether `loss` must see all examples of a batch at once, as `Loss.whole` and `Loss.adversary` do.
+        Without it each device computes the mean over its own examples, and the mean of these is taken once a step.
     """
 
     model: nn.Module
     roles: ClassVar[Mapping[str, str]] = MappingProxyType({})
     adversary_optimizer: optax.GradientTransformation | None = None
+    whole_batch: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """The first `params`, of every role, and `batch_stats`, from a batch of any size, whose values do not matter.

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from soda_jax import rngs
 from soda_jax.objectives.objective import ADVERSARY, FROZEN, MAIN, Batch, Objective, Variables, by_role, merged
 from soda_jax.objectives.probe import OnlineProbe
 from soda_jax.objectives.state import AdversaryState, ProbeState, TrainState, ema_decay_at, ema_update
-from soda_jax.parallel import sharding
+from soda_jax.parallel import exchange, sharding
 
 
 class Trained(NamedTuple):
@@ -37,7 +37,7 @@ class TrainStep:
       microbatches: N; each holds every N-th example, so that a sharded batch splits without moving.
       ema_decay, ema_warmup: see `ema_decay_at`.
       probe: the online probe, or None.
-      mesh: devices that split the state between them (`sharding.state_sharding`); None where each holds all of it.
+      devices: that split the batch between them, and maybe the state (`sharding.state_sharding`); None for one.
     """
 
     objective: Objective
@@ -47,7 +47,12 @@ class TrainStep:
     ema_decay: float = 0.9999
     ema_warmup: bool = True
     probe: OnlineProbe | None = None
-    mesh: Mesh | None = None
+    devices: Mesh | None = None
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices, where they split the state between them; None where each holds all of it."""
+        return self.devices if self.devices is not None and sharding.fsdp_size(self.devices) > 1 else None
 
     def init(self, batch: Batch) -> TrainState:
         """The initial state, from a batch of any size (its values do not matter). Call under jit.
@@ -124,28 +129,54 @@ class TrainStep:
         return by_role(state.ema_params, self.objective.roles)[FROZEN]
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[Trained, Any, Any, dict[str, jax.Array]]:
-        """(gradients, batch statistics of model and probe, metrics): means over the microbatches, in a scan."""
+        """(gradients, batch statistics of model and probe, metrics): means over the microbatches."""
         trained = Trained(
             state.params,
             None if state.probe is None else state.probe.params,
             None if state.adversary is None else state.adversary.params,
         )
-        frozen = self.frozen(state)
-        if self.mesh is not None:
-            # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
-            trained, frozen = sharding.gather((trained, frozen), self.mesh)
-        grad_fn = jax.value_and_grad(self._loss, has_aux=True)
+        held = trained, self.frozen(state)
         stats = (state.batch_stats, None if state.probe is None else state.probe.batch_stats)
+        apart = self.devices is not None and self.devices.size > 1 and not self.objective.whole_batch
+        if not apart and self.mesh is not None:
+            # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
+            held = sharding.gather(held, self.mesh)
+        accumulated = self._accumulated_apart if apart else self._accumulated
+        grads, stats, metrics = accumulated(held, stats, batch, state.step)
+        return grads, *stats, metrics
+
+    def _accumulated_apart(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
+        """`_accumulated` on each device by itself; what it found is exchanged once.
+
+        A device's microbatch is its part of the batch's, since both hold every N-th example.
+        """
+        mesh, whole = self.devices, PartitionSpec()
+        specs = sharding.state_specs(held, mesh)
+
+        def on_device(parts: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
+            with jax.named_scope("gather_parameters"):
+                held = exchange.gather(parts, specs)
+            grads, stats, metrics = self._accumulated(held, stats, batch, step)
+            with jax.named_scope("reduce_gradients"):
+                grads = exchange.mean(grads, specs[0], mesh)
+                return grads, stats, jax.lax.pmean(metrics, mesh.axis_names)
+
+        in_specs = (specs, whole, sharding.batch_sharding(mesh).spec, whole)
+        return exchange.on_each_device(on_device, mesh, in_specs, (specs[0], whole, whole))(held, stats, batch, step)
+
+    def _accumulated(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
+        """(gradients, statistics, metrics): means over the microbatches, in a scan, of (trained, frozen) parameters."""
+        grad_fn = jax.value_and_grad(self._loss, has_aux=True)
 
         def of_microbatch(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
-            (_, (new_stats, metrics)), grads = grad_fn(trained, frozen, *stats, microbatch, state.step)
-            if self.mesh is not None:
+            (_, (new_stats, metrics)), grads = grad_fn(*held, *stats, microbatch, step)
+            if self.objective.whole_batch and self.mesh is not None:
                 grads = sharding.scatter(grads, self.mesh)
             return new_stats, (grads, metrics)
 
         if self.microbatches == 1:
             stats, (grads, metrics) = of_microbatch(stats, batch)
-            return grads, *stats, metrics
+            return grads, stats, metrics
         count = self.microbatches
         split = {key: rearrange(value, "(b n) ... -> n b ...", n=count) for key, value in batch.items()}
         shapes = jax.eval_shape(of_microbatch, stats, jax.tree.map(lambda x: x[0], split))[1]
@@ -158,15 +189,22 @@ class TrainStep:
 
         (stats, total), _ = jax.lax.scan(accumulate, (stats, total), split)
         grads, metrics = jax.tree.map(lambda x: x / count, total)
-        return grads, *stats, metrics
+        return grads, stats, metrics
 
     def _loss(
         self, trained: Trained, frozen: Any, batch_stats: Any, probe_stats: Any, batch: Batch, step: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """What is differentiated: the objective's loss and, behind stop-gradients, the probes' and the adversary's."""
+        """What is differentiated: the objective's loss and, behind stop-gradients, the probes' and the adversary's.
+
+        Raises:
+          ValueError: the objective gives a term of the whole batch without saying so.
+        """
         draw = rngs.Draws(self.root, step, batch["id"])
         params = merged(trained.params, frozen, trained.adversary)
         found = self.objective.loss({"params": params, "batch_stats": batch_stats}, batch, draw, train=True)
+        if not self.objective.whole_batch and (found.whole is not None or found.adversary is not None):
+            name = type(self.objective).__name__
+            raise ValueError(f"{name} gives Loss.whole or Loss.adversary, which need {name}.whole_batch=True")
         total = found.per_example.mean()
         if found.whole is not None:
             total += found.whole

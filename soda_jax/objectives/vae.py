@@ -19,9 +19,9 @@ ELBO, -log p + KL: the same measure for every family and at every step.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,16 @@ class Terms(NamedTuple):
     metrics: dict[str, jax.Array] = {}
 
 
-Regulariser = Callable[[Codes, jax.Array | int], Terms]
-"""From codes and the step of training to the terms beside the reconstruction."""
+class Regulariser(Protocol):
+    """From codes and the step of training to the terms beside the reconstruction.
+
+    Attributes:
+      whole_batch: whether there is one of the batch as a whole (`Objective.whole_batch`).
+    """
+
+    whole_batch: ClassVar[bool]
+
+    def __call__(self, codes: Codes, step: jax.Array | int) -> Terms: ...
 
 
 def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
@@ -97,6 +105,7 @@ class Beta:
     """beta KL (Higgins et al. 2017, Equation 4)."""
 
     beta: float
+    whole_batch: ClassVar[bool] = False
 
     def __call__(self, codes: Codes, step: jax.Array | int) -> Terms:
         return Terms(self.beta * gaussian_kl(codes.mean, codes.log_variance))
@@ -113,6 +122,7 @@ class Annealed:
     gamma: float
     capacity: float
     steps: int
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, codes: Codes, step: jax.Array | int) -> Terms:
         kl = gaussian_kl(codes.mean, codes.log_variance)
@@ -125,6 +135,7 @@ class TotalCorrelation:
     """KL + (beta - 1) TC (Chen et al. 2018, Equation 5 with alpha = gamma = 1)."""
 
     beta: float
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, codes: Codes, step: jax.Array | int) -> Terms:
         kl, correlation = gaussian_kl(codes.mean, codes.log_variance), total_correlation(codes)
@@ -143,6 +154,7 @@ class Covariance:
     lambda_od: float
     lambda_d: float | None
     of_codes: bool
+    whole_batch: ClassVar[bool] = True
 
     def __call__(self, codes: Codes, step: jax.Array | int) -> Terms:
         kl = gaussian_kl(codes.mean, codes.log_variance)
@@ -169,6 +181,11 @@ class VaeObjective(Objective):
     model: VariationalAutoencoder
     regulariser: Regulariser
     source_noise: float = 0.0
+
+    @property
+    def whole_batch(self) -> bool:
+        """See `Objective`."""
+        return self.regulariser.whole_batch
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """See `Objective.init`."""
@@ -242,6 +259,7 @@ class FactorVaeObjective(VaeObjective):
     )
 
     roles: ClassVar[Mapping[str, str]] = MappingProxyType({"discriminator": ADVERSARY})
+    whole_batch: ClassVar[bool] = True  # codes are permuted among all
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """See `Objective.init`."""

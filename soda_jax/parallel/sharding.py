@@ -72,6 +72,11 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
+def state_specs(tree: Any, mesh: Mesh) -> Any:
+    """`state_sharding` without the mesh, as `jax.shard_map` wants it."""
+    return jax.tree.map(lambda place: place.spec, state_sharding(tree, mesh))
+
+
 def abstract_state(tree: Any, mesh: Mesh) -> Any:
     """The shapes of `tree` with their placement, as a restore or a compilation wants them."""
     return jax.tree.map(

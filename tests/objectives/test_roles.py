@@ -29,6 +29,7 @@ class Line(Objective):
     weight: float = 1.0
     adversary_optimizer: optax.GradientTransformation = optax.sgd(ADVERSARY_RATE, momentum=0.9)
     roles: ClassVar[dict[str, str]] = {"line/shift": FROZEN, "critic": ADVERSARY}
+    whole_batch: ClassVar[bool] = True
 
     def init(self, key, batch):
         return {"params": jax.tree.map(jnp.float32, START), "batch_stats": {}}
@@ -45,6 +46,7 @@ class Plain(Line):
     """The same without any of it."""
 
     roles: ClassVar[dict[str, str]] = {}
+    whole_batch: ClassVar[bool] = False
     adversary_optimizer: None = None
 
     def loss(self, variables, batch, draw, train):
@@ -151,3 +153,23 @@ def test_roles_split_a_tree_and_it_merges_again():
     assert merged(*parts.values()) == START
     assert by_role(START, {})[MAIN] is START and merged(START, {}, None) is START
     assert by_role({"critics": {"w": 1}}, Line.roles)[ADVERSARY] == {}  # whole names, not beginnings of them
+
+
+@pytest.mark.parametrize("objective", [Line(), Plain()])
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_devices_see_what_one_would(objective, microbatches):
+    """Terms of the whole batch included, which no device could compute of its own part."""
+    alone = step_of(objective, microbatches)
+    together = dataclasses.replace(alone, devices=sharding.make_mesh(jax.devices()[:4]))
+    (_, expected, row), (_, found, split_row) = one_step(alone), one_step(together)
+    tiny.assert_close(jax.device_get(found), jax.device_get(expected), atol=1e-6)
+    tiny.assert_close(jax.device_get(split_row), jax.device_get(row), atol=1e-6)
+
+
+def test_a_term_of_the_whole_batch_must_be_declared():
+    @dataclasses.dataclass(frozen=True)
+    class Silent(Line):
+        whole_batch: ClassVar[bool] = False
+
+    with pytest.raises(ValueError, match=r"Silent gives Loss.whole or Loss.adversary, .* Silent.whole_batch=True"):
+        one_step(step_of(Silent()))

@@ -1,5 +1,6 @@
 """Meshes, placement, and a state split between devices."""
 
+import dataclasses
 import types
 
 import jax
@@ -106,9 +107,7 @@ def test_a_split_state_trains_to_the_same_numbers():
     results = {}
     for fsdp in (1, 2, 4):
         mesh = sharding.make_mesh(jax.devices()[:4], fsdp)
-        train_step = tiny.train_step(
-            tiny.get_config(train__grad_accum_steps=2), optimizer=base.optimizer, mesh=mesh if fsdp > 1 else None
-        )
+        train_step = dataclasses.replace(base, devices=mesh)
         step = train_step.jit_step(sharding.put_state(start, mesh), mesh)
         for use_adam in (False, True):
             opt_state = start.opt_state._replace(use_adam=np.array(use_adam))
