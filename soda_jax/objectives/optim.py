@@ -3,6 +3,8 @@
 import jax
 import optax
 
+from soda_jax.objectives.norms import clip_by_global_norm
+
 
 def learning_rate_schedule(
     peak: float, *, schedule: str, warmup_steps: int, decay_steps: int, final_ratio: float
@@ -28,7 +30,7 @@ def adamw(
 ) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW; only kernels decay, biases and norm scales do not."""
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
+        clip_by_global_norm(clip_norm),
         optax.adamw(
             schedule,
             b1=b1,

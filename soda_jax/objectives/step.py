@@ -13,6 +13,7 @@ from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 
 from soda_jax import rngs
+from soda_jax.objectives import norms
 from soda_jax.objectives.objective import ADVERSARY, FROZEN, MAIN, Batch, Objective, Variables, by_role, merged
 from soda_jax.objectives.probe import OnlineProbe
 from soda_jax.objectives.state import AdversaryState, ProbeState, TrainState, ema_decay_at, ema_update
@@ -99,10 +100,7 @@ class TrainStep:
                 probe_updates, probe_opt = self.probe.optimizer.update(probe_grads, probe.opt_state, probe.params)
                 probe = ProbeState(optax.apply_updates(probe.params, probe_updates), probe_stats, probe_opt)
         with jax.named_scope("gradient_norms"):
-            metrics["grad_norm"] = optax.tree.norm(model_grads)
-            for name, subtree in model_grads.items():
-                metrics[f"grad_norm/{name}"] = optax.tree.norm(subtree)
-            metrics["grad_norms"] = jnp.stack(list(module_norms(model_grads).values()))
+            metrics |= norms.gradient_norms(model_grads)
         with jax.named_scope("ema"):
             decay = ema_decay_at(state.step, self.ema_decay, self.ema_warmup)
             averaged = by_role(state.ema_params, self.objective.roles)
@@ -167,16 +165,17 @@ class TrainStep:
     def _accumulated(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
         """(gradients, statistics, metrics): means over the microbatches, in a scan, of (trained, frozen) parameters."""
         grad_fn = jax.value_and_grad(self._loss, has_aux=True)
+        split_state = self.objective.whole_batch and self.mesh is not None
 
         def of_microbatch(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
             (_, (new_stats, metrics)), grads = grad_fn(*held, *stats, microbatch, step)
-            if self.objective.whole_batch and self.mesh is not None:
+            if split_state:
                 grads = sharding.scatter(grads, self.mesh)
             return new_stats, (grads, metrics)
 
         if self.microbatches == 1:
             stats, (grads, metrics) = of_microbatch(stats, batch)
-            return grads, stats, metrics
+            return grads if split_state else norms.in_rows(grads), stats, metrics
         count = self.microbatches
         split = {key: rearrange(value, "(b n) ... -> n b ...", n=count) for key, value in batch.items()}
         shapes = jax.eval_shape(of_microbatch, stats, jax.tree.map(lambda x: x[0], split))[1]
@@ -189,7 +188,7 @@ class TrainStep:
 
         (stats, total), _ = jax.lax.scan(accumulate, (stats, total), split)
         grads, metrics = jax.tree.map(lambda x: x / count, total)
-        return grads, stats, metrics
+        return grads if split_state else norms.in_rows(grads), stats, metrics
 
     def _loss(
         self, trained: Trained, frozen: Any, batch_stats: Any, probe_stats: Any, batch: Batch, step: jax.Array
@@ -245,17 +244,3 @@ class TrainStep:
         if state.adversary is None:
             return variables
         return variables | {"params": merged(variables["params"], state.adversary.params)}
-
-
-def module_norms(grads: Any) -> dict[str, jax.Array]:
-    """Gradient norms by module: the model's parts and their direct children, e.g. `encoder/stem`."""
-    norms = {}
-    for part, children in grads.items():
-        for child, subtree in children.items():
-            norms[f"{part}/{child}"] = optax.tree.norm(subtree)
-    return norms
-
-
-def module_names(params: Any) -> list[str]:
-    """Names of `module_norms`, in its order."""
-    return [f"{part}/{child}" for part, children in params.items() for child in children]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 
-from soda_jax.objectives.step import module_names
+from soda_jax.objectives.norms import module_names
 from soda_jax.training import health
 from soda_jax.training.saving import LastGood
 from soda_jax.training.step_timer import StepTimer

@@ -10,8 +10,8 @@ import pytest
 
 from soda_jax import build
 from soda_jax.objectives import optim
+from soda_jax.objectives.norms import module_names
 from soda_jax.objectives.state import ema_decay_at, ema_update
-from soda_jax.objectives.step import module_names
 from soda_jax.parallel import sharding
 from soda_jax.workdir.checkpoint import Checkpointer
 from tests import tiny
