@@ -4,7 +4,11 @@ import os
 import signal
 import sys
 
-import jax
+from soda_jax.performance import quiet
+
+with quiet.loading(quiet.is_plan(sys.argv)):  # importing jax loads a CUDA plugin where one is installed
+    import jax
+
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
@@ -43,7 +47,7 @@ _STEP = flags.DEFINE_string(
 )
 _PLAN_DEVICES = flags.DEFINE_list("plan_devices", ["8"], "--mode=plan: numbers of simulated devices, as 8,64,256.")
 _PLAN_TOPOLOGY = flags.DEFINE_list(
-    "plan_topology", [], "--mode=plan: TPU slices to compile for, as v5e:4x8; needs libtpu."
+    "plan_topology", [], "--mode=plan: GPUs or TPU slices, which need not be here, to compile for, as h100:8,v5e:4x8."
 )
 
 
