@@ -129,7 +129,10 @@ def _plan(config: ConfigDict, workdir: str) -> None:
         raise ValueError(f"--plan_devices={','.join(_PLAN_DEVICES.value)}: must be positive numbers, as 8,64,256")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(counts, default=1))
-    _keep_programs(workdir)
+    if _PLAN_TOPOLOGY.value:  # a program for a chip that is not here can be written, but not read again
+        jax.config.update("jax_enable_compilation_cache", False)
+    else:
+        _keep_programs(workdir)
     from soda_jax.performance.plan import plan
 
     plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))

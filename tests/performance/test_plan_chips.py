@@ -26,7 +26,7 @@ def config(**overrides):
 
 @pytest.fixture
 def planned(monkeypatch, tmp_path, capsys):
-    """plan(names, **overrides): (figures, what was printed, batches measured); four examples take a GiB, the rest one."""
+    """plan(names, **overrides): (figures, what was printed, batches measured); four examples take a GiB."""
     kinds = {"h100:2": (2, H100), "h100": (1, H100), "v5e:2x2": (4, V5E)}
     current, batches = [], []
 
