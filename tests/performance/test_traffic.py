@@ -185,6 +185,31 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
     assert source in traffic.SOURCES
 
 
+def test_both_branches_of_a_choice_count():
+    text = """HloModule m
+
+%yes (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %n = f32[8]{0} negate(%a)
+}
+
+%no (b: f32[8]) -> f32[8] {
+  %b = f32[8]{0} parameter(0)
+  ROOT %c = f32[8]{0} copy(%b)
+}
+
+ENTRY %main (p: pred[], x: f32[8]) -> f32[8] {
+  %p = pred[] parameter(0)
+  %x = f32[8]{0} parameter(1)
+  ROOT %r = f32[8]{0} conditional(%p, %x, %x), true_computation=%yes, false_computation=%no
+}
+"""
+    assert [(one.kind, one.read, one.written) for one in traffic.kernels(text)] == [
+        ("negate", 32, 32),
+        ("copy", 32, 32),
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "read", "written"),
     [
