@@ -71,7 +71,9 @@ def _gpus(name: str, chip: str, count: int) -> list[Any]:
 def _tpus(name: str) -> list[Any]:
     if (reason := missing("tpu")) is not None:
         raise ValueError(f"--plan_topology={name}: {reason}")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would look for a TPU around this process
+    # libtpu would look for a TPU around this process, and refuse to be loaded by two, of which one might hold it.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     return _described(name, "tpu", _HOW_TO_TPU)
 
 

@@ -10,7 +10,7 @@ import pytest
 from soda_jax import build
 from soda_jax.config import ConfigError
 from soda_jax.parallel import sharding
-from soda_jax.performance import hlo, plan, step_benchmark
+from soda_jax.performance import hlo, plan, plan_report, step_benchmark
 from tests import tiny
 
 
@@ -66,11 +66,10 @@ def test_what_fits(planned):
     assert eight == {size: {"microbatch": 2, "grad_accum_steps": 1} for size in ("16", "32", "80")}
     assert "all 8, 1 step" in plan.report(config(), figures)
     # Of a batch that no chip holds, what the line says.
-    steps = [dataclasses.replace(plan.Footprint(**step), total=2**10 * step["total"]) for step in figures["steps"]]
-    found = plan._figures(config(train__batch_size=2**20), steps, steps)
-    line = found["lines"]["cpu"]
-    rooms = [(0.9 * size * 2**30 - line["fixed_bytes"]) / line["bytes_per_example"] for size in (16, 32, 80)]
-    assert [fit["microbatch"] for fit in found["fits"]["2"].values()] == [int(room) for room in rooms]
+    line, step = figures["lines"]["cpu"], plan.Footprint(**figures["steps"][0])
+    room = (0.9 * 16 * 2**30 - line["fixed_bytes"]) / line["bytes_per_example"]
+    assert plan._room(step, 0.9 * 16 * 2**30, line) == room > 8
+    assert plan._fitting(config(train__batch_size=2**20), 2, room)["microbatch"] == int(room)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +90,11 @@ def test_a_small_model_yields_no_absurd_figures(totals):
 def test_a_small_model_of_a_large_batch():
     """So many examples take no more than that many of the measured steps, which each fit their share."""
     steps = [plan.Footprint(2, m, 500, 3 * 2**30, 0, 0.0, (), 1.0) for m in (4, 8)]
-    large = config(train__batch_size=4096)
-    figures = plan._figures(large, steps[:1], steps)
-    found = figures["fits"]["2"]["16"]
+    fixed, per_example, is_bound = plan._line(steps)
+    line = {"fixed_bytes": fixed, "bytes_per_example": per_example}
+    found = plan._fitting(config(train__batch_size=4096), 2, plan._room(steps[0], 0.9 * 16 * 2**30, line))
     assert found == {"microbatch": int(0.9 * 16 / (3 / 8)), "grad_accum_steps": 64}
-    assert "at least 38, 64 steps" in plan.report(large, figures)
+    assert is_bound and plan_report._fit_text(found, is_bound, 2048) == "at least 38, 64 steps"
 
 
 def test_a_single_microbatch_bounds_too():
