@@ -135,7 +135,7 @@ def runs(parts: Mapping[str, list[str]], entry: str, follows: Callable[[str], bo
     def visit(name: str, times: int) -> None:
         found[name] += times
         for line in parts[name]:
-            for called, repeats in _calls(line) if follows(line) else ():
+            for called, repeats in _calls(line, parts) if follows(line) else ():
                 if called in parts:
                     visit(called, times * repeats)
 
@@ -143,16 +143,33 @@ def runs(parts: Mapping[str, list[str]], entry: str, follows: Callable[[str], bo
     return found
 
 
-def _calls(line: str) -> Iterator[tuple[str, int]]:
+def _calls(line: str, parts: Mapping[str, list[str]]) -> Iterator[tuple[str, int]]:
     """Computations that an instruction runs, and how often."""
     if re.search(r"\basync-(update|done)\(", line):
         return  # the same call as its async-start's
-    trips = _TRIPS.search(line)
     for attribute, name in _CALLED.findall(line):
-        yield name, int(trips[1]) if trips and attribute == "body" else 1
+        yield name, _rounds(line, parts) if attribute == "body" else 1
     for names in _BRANCHES.findall(line):
         for name in names.split(","):
             yield name.strip().lstrip("%"), 1
+
+
+def _rounds(line: str, parts: Mapping[str, list[str]]) -> int:
+    """The rounds of a loop: as GPUs' and CPUs' compilers write them, or as its condition counts to; 1 if unknown.
+
+    A TPU's compiler does not write them. JAX's loops count from 0 by ones up to a constant.
+    """
+    if trips := _TRIPS.search(line):
+        return int(trips[1])
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
+    lines = parts.get(condition[1], ()) if condition else ()
+    there = {one.name: one for one in map(instruction, lines) if one is not None}
+    for root in map(instruction, (line for line in lines if line.lstrip().startswith("ROOT "))):
+        if root is not None and root.operation == "compare" and "direction=LT" in root.rest:
+            limit = there.get(root.operands[1])
+            value = re.match(r"\((\d+)\)", limit.rest) if limit is not None and limit.operation == "constant" else None
+            return int(value[1]) if value else 1
+    return 1
 
 
 def _group_size(line: str, num_devices: int) -> int:

@@ -15,6 +15,7 @@ from soda_jax.performance import hlo
 from soda_jax.performance.hlo import Instruction
 
 _NO_KERNEL = {
+    "AllocateBuffer",
     "add-dependency",
     "after-all",
     "async-start",  # its computation's instructions count
@@ -121,7 +122,7 @@ class _Program:
         """Those of one computation, which runs so often."""
         there = {instruction.name: instruction for instruction in self._parts[computation]}
         for one in self._parts[computation]:
-            if one.operation in _NO_KERNEL or one.operation.endswith(("-done", "-update")):
+            if _kind(one) in _NO_KERNEL or one.operation.endswith(("-done", "-update")):
                 continue
             inside = self._inside(one)
             read, written = self._read(one, there, inside), self._written(one, there, inside)
@@ -157,9 +158,9 @@ class _Program:
             if name not in there or name in one.operands[:index]:
                 continue
             whole = self._size(there[name].result)
-            sliced = _slices_of(taken[index], inside) if index in taken else None
+            sliced = self._slices(taken[index], inside) if index in taken else None
             if not inside and index == 0:
-                sliced = _slices_of(name, [dataclasses.replace(one, operation=one.operation.removesuffix("-start"))])
+                sliced = self._slices(name, [dataclasses.replace(one, operation=one.operation.removesuffix("-start"))])
             sizes.append(whole if sliced is None else min(whole, self._anywhere(sliced)))
         return _added(sizes)
 
@@ -185,6 +186,27 @@ class _Program:
             sizes.append(whole if part is None else min(whole, self._anywhere([part.result])))
         return _added(sizes)
 
+    def _slices(self, name: str, inside: Sequence[Instruction]) -> list[str] | None:
+        """Types of all that instructions take of their parameter `name`; None where one takes it whole."""
+        users = [one for one in inside if name in one.operands]
+        found = []
+        for user in users:
+            first_only = user.operands[0] == name and name not in user.operands[1:]
+            if user.operation in _SLICES and first_only:
+                found.append(user.result)
+            elif user.operation == "dynamic-update-slice" and first_only:
+                continue  # what is changed in place need not be read
+            elif user.operation == "bitcast" and (below := self._slices(user.name, inside)) is not None:
+                found += below
+            elif user.operation == "fusion" and (within := self._inside(user)):
+                taken = _parameters(within).get(user.operands.index(name), "")
+                if not taken or (below := self._slices(taken, within)) is None:
+                    return None
+                found += below
+            else:
+                return None
+        return found if users else None
+
     def _size(self, result: str) -> tuple[int, int]:
         return _size(result, self._of_tpu, main_memory=True)
 
@@ -200,23 +222,6 @@ def _parameters(inside: Sequence[Instruction]) -> dict[int, str]:
         if one.operation == "parameter" and (number := re.match(r"\((\d+)\)", one.rest)):
             found[int(number[1])] = one.name
     return found
-
-
-def _slices_of(name: str, inside: Sequence[Instruction]) -> list[str] | None:
-    """Types of all that a fusion takes of its parameter `name`; None where it takes it whole."""
-    users = [one for one in inside if name in one.operands]
-    found = []
-    for user in users:
-        if user.operation == "bitcast":
-            below = _slices_of(user.name, inside)
-            if below is None:
-                return None
-            found += below
-        elif user.operation in _SLICES and user.operands[0] == name and name not in user.operands[1:]:
-            found.append(user.result)
-        elif user.operation != "dynamic-update-slice" or user.operands[0] != name or name in user.operands[1:]:
-            return None  # what is changed in place need not be read
-    return found if users else None
 
 
 def _result(one: Instruction) -> str:

@@ -185,6 +185,52 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
     assert source in traffic.SOURCES
 
 
+LOOP = """HloModule m
+
+%taken (all: f32[6,8], i: s32[]) -> f32[1,8] {
+  %all = f32[6,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %d = f32[1,8]{1,0} dynamic-slice(%all, %i, %zero), dynamic_slice_sizes={1,8}
+}
+
+%fused (all.1: f32[6,8], i.1: s32[]) -> f32[1,8] {
+  %all.1 = f32[6,8]{1,0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  %f = f32[1,8]{1,0} fusion(%all.1, %i.1), kind=kLoop, calls=%taken
+  ROOT %t = f32[1,8]{1,0} tanh(%f)
+}
+
+%body (c: (s32[], f32[6,8])) -> (s32[], f32[6,8]) {
+  %c = (s32[], f32[6,8]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%c), index=0
+  %all.2 = f32[6,8]{1,0} get-tuple-element(%c), index=1
+  %row = f32[1,8]{1,0} fusion(%all.2, %n), kind=kLoop, calls=%fused
+  ROOT %next = (s32[], f32[6,8]{1,0}) tuple(%n, %all.2)
+}
+
+%condition (c.1: (s32[], f32[6,8])) -> pred[] {
+  %six = s32[] constant(6)
+  %c.1 = (s32[], f32[6,8]{1,0}) parameter(0)
+  %n.1 = s32[] get-tuple-element(%c.1), index=0
+  ROOT %less = pred[] compare(%n.1, LIMIT), direction=LT
+}
+
+ENTRY %main (s: (s32[], f32[6,8])) -> (s32[], f32[6,8]) {
+  %s = (s32[], f32[6,8]{1,0}) parameter(0)
+  %buffer = f32[6,8]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %w = (s32[], f32[6,8]{1,0}) while(%s), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(("limit", "rounds"), [("%six", 6), ("%n.1", 1)])
+def test_a_tpus_loop_counts_to_its_conditions_limit(limit, rounds):
+    (row, compare) = sorted(traffic.kernels(LOOP.replace("LIMIT", limit)), key=lambda one: one.kind, reverse=True)
+    assert (compare.kind, compare.runs) == ("compare", 1)
+    assert (row.runs, row.read, row.written) == (rounds, 32 + 4, 32)  # of the array, the one row
+
+
 def test_both_branches_of_a_choice_count():
     text = """HloModule m
 
