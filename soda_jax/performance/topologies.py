@@ -55,7 +55,9 @@ def _installed(module: str) -> bool:
 
 def _gpus(name: str, chip: str, count: int) -> list[Any]:
     if count < 1 or (count > _GPUS_A_HOST and count % _GPUS_A_HOST):
-        raise ValueError(f"--plan_topology={name}: must be 1 to {_GPUS_A_HOST} GPUs of a host, or a multiple of it")
+        raise ValueError(
+            f"--plan_topology={name}: must be 1 to {_GPUS_A_HOST} GPUs of a host, or a multiple of {_GPUS_A_HOST}"
+        )
     if (reason := missing("gpu")) is not None:
         raise ValueError(f"--plan_topology={name}: {reason}")
     a_host = min(count, _GPUS_A_HOST)

@@ -52,7 +52,7 @@ def test_names_that_mean_nothing(asked, name):
 
 @pytest.mark.parametrize("name", ["h100:0", "a100:12"])
 def test_numbers_of_gpus(asked, name):
-    with pytest.raises(ValueError, match=f"--plan_topology={name}: must be 1 to 8 GPUs of a host, or a multiple"):
+    with pytest.raises(ValueError, match=f"--plan_topology={name}: must be 1 to 8 GPUs of a host, or a multiple of 8"):
         topologies.devices(name)
     assert not asked
 
