@@ -134,7 +134,7 @@ def _rooflines(config: ConfigDict, figures: Mapping[str, Any]) -> str:
         return ""
     headers = ["topology", "traffic, ms", "arithmetic, ms", "at least, ms", "in turn, ms", "examples/s"]
     return (
-        "A step by the roofline, at the bandwidth and peak of data sheets: at least the longer of traffic and "
+        "A step by the roofline, at the bandwidth and bfloat16 peak of data sheets: at least the longer of traffic and "
         "arithmetic, or both in turn:\n"
         + _table(rows, headers)
         + "\nIt leaves out the launches of kernels, the algorithms that "
