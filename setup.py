@@ -54,6 +54,10 @@ setup(
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        # --mode=plan for GPUs and TPUs that are not here: their compilers, by jax's own extras, which name the one
+        # version that belongs to each jax; of CUDA only cuDNN, which says whether it has a fused attention.
+        "plan-gpu": ["jax[cuda12-local]", "nvidia-cudnn-cu12>=9.8,<10"],
+        "plan-tpu": ["jax[tpu]"],
         # CLU's TensorBoard writer needs both; without them training writes JSON lines only.
         "tensorboard": [
             'tensorflow-cpu>=2.20,<2.22; sys_platform == "linux"',

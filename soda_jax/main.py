@@ -4,7 +4,11 @@ import os
 import signal
 import sys
 
-import jax
+from soda_jax.performance import quiet
+
+with quiet.loading(quiet.is_plan(sys.argv)):  # importing jax loads a CUDA plugin where one is installed
+    import jax
+
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
@@ -43,7 +47,7 @@ _STEP = flags.DEFINE_string(
 )
 _PLAN_DEVICES = flags.DEFINE_list("plan_devices", ["8"], "--mode=plan: numbers of simulated devices, as 8,64,256.")
 _PLAN_TOPOLOGY = flags.DEFINE_list(
-    "plan_topology", [], "--mode=plan: TPU slices to compile for, as v5e:4x8; needs libtpu."
+    "plan_topology", [], "--mode=plan: GPUs or TPU slices, which need not be here, to compile for, as h100:8,v5e:4x8."
 )
 
 
@@ -125,7 +129,10 @@ def _plan(config: ConfigDict, workdir: str) -> None:
         raise ValueError(f"--plan_devices={','.join(_PLAN_DEVICES.value)}: must be positive numbers, as 8,64,256")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(counts, default=1))
-    _keep_programs(workdir)
+    if _PLAN_TOPOLOGY.value:  # a program for a chip that is not here can be written, but not read again
+        jax.config.update("jax_enable_compilation_cache", False)
+    else:
+        _keep_programs(workdir)
     from soda_jax.performance.plan import plan
 
     plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))

@@ -1,14 +1,14 @@
 """`--mode=plan`: what a config needs on N devices, by compiling its training step for them without data or weights.
 
-The devices are simulated CPUs, or, where libtpu is installed, TPU chips that need not be here: its compiler then says
-what those chips would hold. Where the state is split (`config.train.fsdp`), an evaluation in training holds the EMA and
-the probe whole on every device beside it. That counts as well, though not the activations of the evaluation itself.
+The devices are simulated CPUs, or GPUs or TPUs that need not be here (`topologies.py`): their own compilers then say
+what those chips would hold, run and move. Where the state is split (`config.train.fsdp`), an evaluation in training
+holds the EMA and the probe whole on every device beside it. That counts as well, though not the activations of the
+evaluation itself.
 """
 
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
 import time
@@ -19,21 +19,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tabulate import tabulate
 
 from soda_jax import build, inputs
 from soda_jax import config as config_lib
 from soda_jax.data.datasets import Labels
 from soda_jax.parallel import sharding
-from soda_jax.performance import hlo
+from soda_jax.performance import chips, hlo, quiet, topologies, traffic
 from soda_jax.performance.describe import counted_model, train_flops
+from soda_jax.performance.plan_report import CHIPS_GIB, GIB, USABLE, report
+from soda_jax.performance.traffic import Share
 
-GIB = 2**30
 # Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
 _QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-CHIPS_GIB = (16, 32, 80)
 NEGLIGIBLE_SHARE = 0.02  # of a step's memory: a smaller difference between two microbatches says nothing
-USABLE = 0.9  # of a chip's memory; the rest is the runtime's, and the compiler's margin
+CPU = "cpu"
 # The dataset is not opened, so the online probe's labels are these; they make a thousandth of the model.
 PROBE_LABELS = {
     "label": Labels((1000,), ("label",)),
@@ -57,6 +56,10 @@ class Footprint:
         because it exceeds its chip's memory.
       collectives: them by kind.
       seconds: that compiling took.
+      place: the topology's name; that of simulated devices is their number.
+      chip: `jax.Device.device_kind`; "cpu" where they are simulated.
+      temporaries: bytes of a step beside its arguments and results; None where the compiler refused it.
+      traffic: kernels and bytes of a step by source; nothing of a simulated device or a refused step.
     """
 
     devices: int
@@ -67,6 +70,10 @@ class Footprint:
     sent: float | None
     collectives: tuple[hlo.Collective, ...]
     seconds: float
+    place: str = ""
+    chip: str = CPU
+    temporaries: int | None = None
+    traffic: tuple[Share, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -75,46 +82,42 @@ class Footprint:
 
 
 def plan(
-    config: ConfigDict, device_counts: Sequence[int], topologies: Sequence[str] = (), path: str | None = None
+    config: ConfigDict, device_counts: Sequence[int], names: Sequence[str] = (), path: str | None = None
 ) -> dict[str, Any]:
-    """Prints what a step of `config` takes on so many devices, and the batch that fits on chips of 16, 32 and 80 GiB.
+    """Prints what a step of `config` takes on so many devices, and the batch that fits.
 
     Args:
       config: the run's; its dataset is not opened.
       device_counts: simulated CPU devices; as many as the largest must be there (`--plan_devices` sees to it).
-      topologies: TPU slices instead, as "v5e:8x8"; needs libtpu (pip install 'soda-jax[tpu]').
+      names: topologies of real chips instead, as "h100:8" or "v5e:8x8" (`topologies.devices`).
       path: of a JSON file with the same figures; None writes none.
 
     Returns:
-      The figures: `steps` (a `Footprint` for each number of devices), `fixed_bytes` and `bytes_per_example` (the line
-      through the memory of steps; where `is_bound`, 0 and an upper bound), `fits` ({devices: {GiB: {microbatch,
-      grad_accum_steps}}}, as many at least where `is_bound`), `flops_per_example`.
+      The figures: `steps` (a `Footprint` for each number of devices or topology), `lines` ({chip: {`fixed_bytes`,
+      `bytes_per_example`, `is_bound`}}, the line through the memory of steps; where `is_bound`, 0 and an upper bound),
+      `fits` ({number of devices or topology: {GiB: {`microbatch`, `grad_accum_steps`}}}, with the chip's own memory, or
+      `CHIPS_GIB` where devices are simulated; a microbatch is at most a device's part of the batch), `rooflines`
+      ({topology: `roofline`}), `flops_per_example`, `parameters`.
 
     Raises:
       ConfigError: a config that cannot run on some of the devices.
-      ValueError: devices or a topology that are not there.
+      ValueError: devices, a topology or a compiler that are not there.
     """
-    sets = _device_sets(device_counts, topologies)
-    meshes = [sharding.make_mesh(devices, config.train.fsdp) for devices in sets]
-    for mesh in meshes:
+    meshes = {
+        place: sharding.make_mesh(devices, config.train.fsdp)
+        for place, devices in _device_sets(device_counts, names).items()
+    }
+    for mesh in meshes.values():
         config_lib.validate(config, mesh.size)
     footprints = []
-    for mesh in meshes:
-        print(f"compiling for {mesh.size} devices ...", flush=True)
-        found = measure(config, mesh)
+    for place, mesh in meshes.items():
+        print(f"compiling for {place if names else f'{mesh.size} devices'} ...", flush=True)
+        found = dataclasses.replace(measure(config, mesh), place=place)
         print(
             f"  {found.seconds:.0f} s: {found.peak / GIB:.2f} GiB a device at {found.microbatch} examples", flush=True
         )
         footprints.append(found)
-    samples = list(footprints)
-    if len({sample.microbatch for sample in samples}) == 1:
-        # One more point, at half or twice the microbatch, tells what an example costs.
-        half = config.copy_and_resolve_references()
-        with half.unlocked():
-            factor = (1, 2) if samples[0].microbatch % 2 == 0 else (2, 1)
-            half.train.batch_size = config.train.batch_size * factor[0] // factor[1]
-        samples.append(measure(half, meshes[0]))
-    figures = _figures(config, footprints, samples)
+    figures = _figures(config, footprints, footprints + _further(config, footprints, meshes))
     print(report(config, figures))
     if path is not None:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -123,23 +126,31 @@ def plan(
     return figures
 
 
-def _device_sets(counts: Sequence[int], topologies: Sequence[str]) -> list[list[Any]]:
-    if not topologies:
-        here = jax.devices("cpu")
-        missing = [count for count in counts if not 1 <= count <= len(here)]
-        if missing or not counts:
-            raise ValueError(f"--plan_devices={list(counts)}: must lie in 1..{len(here)}, the simulated devices")
-        return [here[:count] for count in counts]
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would look for a TPU around this process
-    from jax.experimental import topologies as aot
+def _further(config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[str, Mesh]) -> list[Footprint]:
+    """One more point, at half or twice the microbatch, for each chip of which no two points tell an example's cost."""
+    found = []
+    for chip in dict.fromkeys(footprint.chip for footprint in footprints):
+        samples = [footprint for footprint in footprints if footprint.chip == chip]
+        if len({sample.microbatch for sample in samples}) > 1:
+            continue
+        other = config.copy_and_resolve_references()
+        with other.unlocked():
+            factor = (1, 2) if samples[0].microbatch % 2 == 0 else (2, 1)
+            other.train.batch_size = config.train.batch_size * factor[0] // factor[1]
+        found.append(measure(other, meshes[samples[0].place]))
+    return found
 
-    try:
-        return [list(aot.get_topology_desc(platform="tpu", topology_name=name).devices) for name in topologies]
-    except Exception as error:  # of many types
-        raise ValueError(
-            f"--plan_topology={','.join(topologies)}: {str(error).splitlines()[0]}; needs libtpu "
-            "(pip install 'soda-jax[tpu]') and names such as v5e:4x8, v5p:2x2x2 or v6e:8x8"
-        ) from error
+
+def _device_sets(counts: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+    found = {name: topologies.devices(name) for name in names}
+    with quiet.loading():  # finds the plugins that are installed, whether they are asked for or not
+        here = jax.devices("cpu")
+    if found:
+        return found
+    missing = [count for count in counts if not 1 <= count <= len(here)]
+    if missing or not counts:
+        raise ValueError(f"--plan_devices={list(counts)}: must lie in 1..{len(here)}, the simulated devices")
+    return {str(count): here[:count] for count in counts}
 
 
 def probe_labels(config: ConfigDict) -> dict[str, Labels]:
@@ -174,33 +185,40 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     # As `train_step.jit_step`, without the options that suit the devices of this machine.
     placement = jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(mesh)
     lowered = jax.jit(train_step.step, donate_argnums=0, out_shardings=placement).lower(state, batch)
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    device = mesh.devices.flat[0]
     held = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state))
     # As training's `evaluate` gathers it.
     gathered = (
         jax.tree.leaves((state.ema_params, state.ema_batch_stats, state.probe)) if train_step.mesh is not None else []
     )
-    compiled, exchanged = None, ()
+    temporaries, exchanged, moved = None, (), ()
     try:
-        compiled = lowered.compile(compiler_options=_QUICK_CODE if on_cpu else None)
+        compiled = lowered.compile(compiler_options=_QUICK_CODE if device.platform == CPU else None)
     except jax.errors.JaxRuntimeError as error:
         total = _used_in(str(error))
         if total is None:
             raise
+        sent = None
     else:
-        memory = compiled.memory_analysis()
+        memory, text = compiled.memory_analysis(), compiled.as_text()
+        temporaries = memory.temp_size_in_bytes
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        total += memory.temp_size_in_bytes
-        exchanged = tuple(hlo.collectives(compiled.as_text(), mesh.size))
+        total += temporaries
+        exchanged = tuple(hlo.collectives(text, mesh.size))
+        sent = sum(collective.sent for collective in exchanged)
+        moved = traffic.shares(traffic.kernels(text)) if device.platform != CPU else ()
     return Footprint(
         devices=mesh.size,
         microbatch=config.train.batch_size // (mesh.size * config.train.grad_accum_steps),
         state=held,
         total=total,
         evaluation=held + sum(_bytes_of(leaf.shape, leaf.dtype) for leaf in gathered) if gathered else 0,
-        sent=sum(collective.sent for collective in exchanged) if compiled is not None else None,
+        sent=sent,
         collectives=exchanged,
         seconds=time.perf_counter() - begin,
+        chip=CPU if device.platform == CPU else device.device_kind,
+        temporaries=temporaries,
+        traffic=moved,
     )
 
 
@@ -219,23 +237,60 @@ def _used_in(message: str) -> int | None:
 
 
 def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Footprint]) -> dict[str, Any]:
-    fixed, slope, is_bound = _line(samples)
+    lines = {
+        chip: dict(zip(("fixed_bytes", "bytes_per_example", "is_bound"), _line(of_chip), strict=True))
+        for chip in dict.fromkeys(footprint.chip for footprint in footprints)
+        if (of_chip := [sample for sample in samples if sample.chip == chip])
+    }
     model, variables = counted_model(config)
+    flops = train_flops(model, variables, config.data)
     return {
         "steps": [dataclasses.asdict(footprint) for footprint in footprints],
-        "fixed_bytes": fixed,
-        "bytes_per_example": slope,
-        "is_bound": is_bound,
+        "lines": lines,
         "fits": {
-            str(footprint.devices): {
-                str(chip): _fitting(config, footprint.devices, _room(footprint, USABLE * chip * GIB, fixed, slope))
-                for chip in CHIPS_GIB
+            footprint.place or str(footprint.devices): {
+                str(memory): _fitting(config, footprint.devices, _room(footprint, USABLE * memory * GIB, line))
+                for memory in memories
             }
             for footprint in footprints
+            for line, memories in [(lines[footprint.chip], _memories(footprint.chip))]
         },
-        "flops_per_example": train_flops(model, variables, config.data),
+        "rooflines": {
+            footprint.place: found
+            for footprint in footprints
+            if (found := roofline(footprint, flops * config.train.batch_size / footprint.devices))
+        },
+        "flops_per_example": flops,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     }
+
+
+def _memories(chip: str) -> tuple[int, ...]:
+    """The sizes of memory, in GiB, to say what fits for: the chip's own where it is known."""
+    known = chips.find(chip)
+    return CHIPS_GIB if known is None else (known.memory_gib,)
+
+
+def roofline(footprint: Footprint, flops: float) -> dict[str, float] | None:
+    """What a step takes at a chip's peaks, in seconds: of `traffic`, of `arithmetic`, `at_least` and `in_turn`.
+
+    At least the longer of the two passes, were all of one hidden behind the other; in turn, their sum. Neither knows
+    of kernels' launches, of what cuDNN's choice of algorithms costs, of exchanges between chips, or of the host.
+
+    Args:
+      footprint: of the step.
+      flops: one chip's arithmetic in it.
+
+    Returns:
+      None where the chip's figures are not known, or the step was refused.
+    """
+    chip = chips.find(footprint.chip)
+    if chip is None or not footprint.traffic:
+        return None
+    moving = sum(share.moved for share in footprint.traffic) / chip.bandwidth
+    computing = flops / chip.flops
+    parts = {"traffic": moving, "arithmetic": computing}
+    return parts | {"at_least": max(moving, computing), "in_turn": moving + computing}
 
 
 def _line(samples: list[Footprint]) -> tuple[float, float, bool]:
@@ -253,82 +308,16 @@ def _line(samples: list[Footprint]) -> tuple[float, float, bool]:
     return fixed, slope, False
 
 
-def _room(footprint: Footprint, memory: float, fixed: float, slope: float) -> float:
+def _room(footprint: Footprint, memory: float, line: dict[str, Any]) -> float:
     """The microbatch at which a step fills `memory` bytes; 0 where an evaluation needs more, whatever steps need."""
-    return 0.0 if footprint.evaluation > memory else (memory - fixed) / slope
+    return 0.0 if footprint.evaluation > memory else (memory - line["fixed_bytes"]) / line["bytes_per_example"]
 
 
-def _fitting(config: ConfigDict, devices: int, microbatch: float) -> dict[str, int | None]:
-    """The largest microbatch of a device, and the fewest accumulation steps that keep the config's batch within it."""
+def _fitting(config: ConfigDict, devices: int, room: float) -> dict[str, int | None]:
+    """The largest microbatch of a device, and the fewest accumulation steps that keep the config's batch within it.
+
+    It is at most the device's part of the batch: far beyond what was compiled, the line through two points says little.
+    """
     share = config.train.batch_size // devices
-    steps = [count for count in range(1, share + 1) if share % count == 0 and share // count <= microbatch]
-    return {"microbatch": max(int(microbatch), 0), "grad_accum_steps": min(steps, default=None)}
-
-
-def report(config: ConfigDict, figures: dict[str, Any]) -> str:
-    """The figures of `plan` as tables."""
-    batch, steps = config.train.batch_size, config.train.grad_accum_steps
-    rows = [
-        [
-            step["devices"],
-            step["microbatch"],
-            f"{step['state'] / GIB:.2f}",
-            f"{max(step['total'], step['evaluation']) / GIB:.2f}",
-            f"{figures['flops_per_example'] * batch / step['devices'] / 1e12:,.1f}",
-            "unknown" if step["sent"] is None else f"{step['sent'] / 1e9:.2f}",
-            f"{step['seconds']:.0f}",
-        ]
-        for step in figures["steps"]
-    ]
-    headers = ["devices", "microbatch", "state GiB", "peak GiB", "TFLOPs a step", "GB sent a step", "compiled in s"]
-    lines = [
-        f"One device's part of a step: batch {batch} in {steps} microbatches, {config.model.dtype}, "
-        f"fsdp={config.train.fsdp}, {figures['parameters'] / 1e6:.1f}M parameters",
-        tabulate(rows, headers, disable_numparse=True, stralign="right"),
-    ]
-    evaluations = [
-        f"{step['evaluation'] / GIB:.2f} GiB on {step['devices']}" for step in figures["steps"] if step["evaluation"]
-    ]
-    if evaluations:
-        lines.append(
-            "An evaluation in training holds the whole EMA and probe on every device beside its part of the state: "
-            f"{', '.join(evaluations)} devices, without its activations; the peak is the step's or this, if larger."
-        )
-    exchanged = [
-        [
-            step["devices"],
-            collective["kind"],
-            collective["group"],
-            collective["count"],
-            f"{collective['size'] / 1e6:,.1f}",
-        ]
-        for step in figures["steps"]
-        for collective in step["collectives"]
-    ]
-    if exchanged:
-        headers = ["devices", "collective", "group", "times a step", "MB a step"]
-        lines += ["Collectives:", tabulate(exchanged, headers, disable_numparse=True, stralign="right")]
-    bound = figures["is_bound"]
-    chips = [
-        [devices, *(_fit_text(fits[str(chip)], bound) for chip in CHIPS_GIB)]
-        for devices, fits in figures["fits"].items()
-    ]
-    per_example = figures["bytes_per_example"] / 2**20
-    peak = f"A step's peak = {figures['fixed_bytes'] / GIB:.2f} GiB + {per_example:.1f} MiB an example."
-    if bound:
-        peak = (
-            f"A step's peak is at most {per_example:.1f} MiB an example: a microbatch of another size takes nearly the "
-            "same, so that what an example takes cannot be told, and more may fit than is said here."
-        )
-    lines += [
-        f"{peak} In {USABLE:.0%} of a chip's memory fit, as a device's microbatch, and as the fewest microbatches of "
-        f"{batch}:",
-        tabulate(chips, ["devices", *(f"{chip} GiB" for chip in CHIPS_GIB)], disable_numparse=True, stralign="right"),
-    ]
-    return "\n".join(lines)
-
-
-def _fit_text(fit: dict[str, int | None], is_bound: bool) -> str:
-    if fit["grad_accum_steps"] is None:
-        return "may not fit" if is_bound else "does not fit"
-    return f"{'at least ' * is_bound}{fit['microbatch']}, {fit['grad_accum_steps']} steps"
+    steps = [count for count in range(1, share + 1) if share % count == 0 and share // count <= room]
+    return {"microbatch": min(max(int(room), 0), share), "grad_accum_steps": min(steps, default=None)}

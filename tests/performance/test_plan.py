@@ -10,7 +10,7 @@ import pytest
 from soda_jax import build
 from soda_jax.config import ConfigError
 from soda_jax.parallel import sharding
-from soda_jax.performance import hlo, plan, step_benchmark
+from soda_jax.performance import hlo, plan, plan_report, step_benchmark
 from tests import tiny
 
 
@@ -42,8 +42,10 @@ def test_steps(planned):
     probe = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.probe))
     assert two["state"] == eight["state"] > sizes - probe
     assert two["state"] < eight["total"] < two["total"]
-    np.testing.assert_allclose(figures["fixed_bytes"] + 2 * figures["bytes_per_example"], eight["total"])
-    np.testing.assert_allclose(figures["fixed_bytes"] + 8 * figures["bytes_per_example"], two["total"])
+    line = figures["lines"]["cpu"]
+    np.testing.assert_allclose(line["fixed_bytes"] + 2 * line["bytes_per_example"], eight["total"])
+    np.testing.assert_allclose(line["fixed_bytes"] + 8 * line["bytes_per_example"], two["total"])
+    assert figures["rooflines"] == {}
 
 
 def test_gradients_are_exchanged_once(planned):
@@ -59,10 +61,15 @@ def test_gradients_are_exchanged_once(planned):
 
 def test_what_fits(planned):
     figures, _ = planned
-    fits = figures["fits"]["2"]
-    assert fits["16"]["grad_accum_steps"] == 1
-    line = (0.9 * 16 * 2**30 - figures["fixed_bytes"]) / figures["bytes_per_example"]
-    assert fits["16"]["microbatch"] == int(line) < fits["32"]["microbatch"] < fits["80"]["microbatch"]
+    two, eight = figures["fits"]["2"], figures["fits"]["8"]
+    assert two == {size: {"microbatch": 8, "grad_accum_steps": 1} for size in ("16", "32", "80")}
+    assert eight == {size: {"microbatch": 2, "grad_accum_steps": 1} for size in ("16", "32", "80")}
+    assert "all 8, 1 step" in plan.report(config(), figures)
+    # Of a batch that no chip holds, what the line says.
+    line, step = figures["lines"]["cpu"], plan.Footprint(**figures["steps"][0])
+    room = (0.9 * 16 * 2**30 - line["fixed_bytes"]) / line["bytes_per_example"]
+    assert plan._room(step, 0.9 * 16 * 2**30, line) == room > 8
+    assert plan._fitting(config(train__batch_size=2**20), 2, room)["microbatch"] == int(room)
 
 
 @pytest.mark.parametrize(
@@ -73,24 +80,27 @@ def test_a_small_model_yields_no_absurd_figures(totals):
     """More examples took less, or as much, or more than all: what one takes cannot be told, but bounded."""
     steps = [plan.Footprint(2, m, 500, total, 0, 0.0, (), 1.0) for m, total in zip((4, 8), totals, strict=True)]
     figures = plan._figures(config(), steps[:1], steps)
-    assert figures["is_bound"] and figures["fixed_bytes"] == 0
-    assert figures["bytes_per_example"] == totals[1] / 8 > 0
-    fits = figures["fits"]["2"]
-    for chip in (16, 32, 80):
-        found = fits[str(chip)]["microbatch"]
-        # So many examples take no more than that many of the measured steps, which each fit their share.
-        assert found == int(0.9 * chip * 2**30 * 8 / totals[1]) and found * totals[1] / 8 <= chip * 2**30
+    assert figures["lines"] == {"cpu": {"fixed_bytes": 0, "bytes_per_example": totals[1] / 8, "is_bound": True}}
+    assert figures["fits"]["2"] == {size: {"microbatch": 8, "grad_accum_steps": 1} for size in ("16", "32", "80")}
     report = plan.report(config(), figures)
-    assert (
-        f"at least {fits['16']['microbatch']}, 1 steps" in report and "-" not in report.split("A step's peak")[1][:30]
-    )
-    assert "cannot be told" in report
+    assert "all 8, 1 step" in report and "cannot be told" in report
+    assert "-" not in report.split("A step's peak")[1][:30]
+
+
+def test_a_small_model_of_a_large_batch():
+    """So many examples take no more than that many of the measured steps, which each fit their share."""
+    steps = [plan.Footprint(2, m, 500, 3 * 2**30, 0, 0.0, (), 1.0) for m in (4, 8)]
+    fixed, per_example, is_bound = plan._line(steps)
+    line = {"fixed_bytes": fixed, "bytes_per_example": per_example}
+    found = plan._fitting(config(train__batch_size=4096), 2, plan._room(steps[0], 0.9 * 16 * 2**30, line))
+    assert found == {"microbatch": int(0.9 * 16 / (3 / 8)), "grad_accum_steps": 64}
+    assert is_bound and plan_report._fit_text(found, is_bound, 2048) == "at least 38, 64 steps"
 
 
 def test_a_single_microbatch_bounds_too():
     step = plan.Footprint(1, 8, 500, 16 * 2**30, 0, 0.0, (), 1.0)
     figures = plan._figures(config(), [step], [step])
-    assert figures["is_bound"] and figures["fits"]["1"]["16"]["microbatch"] == 7
+    assert figures["lines"]["cpu"]["is_bound"] and figures["fits"]["1"]["16"]["microbatch"] == 7
     assert "may not fit" in plan.report(
         config(train__batch_size=10**6 + 3),
         figures | {"fits": {"1": {str(chip): {"microbatch": 0, "grad_accum_steps": None} for chip in (16, 32, 80)}}},
@@ -101,6 +111,7 @@ def test_fewest_microbatches():
     of_4096 = config(train__batch_size=4096)
     assert plan._fitting(of_4096, 8, 512.0) == {"microbatch": 512, "grad_accum_steps": 1}
     assert plan._fitting(of_4096, 8, 100.3) == {"microbatch": 100, "grad_accum_steps": 8}
+    assert plan._fitting(of_4096, 8, 15_400_425_369.0) == {"microbatch": 512, "grad_accum_steps": 1}
     assert plan._fitting(of_4096, 8, 0.5) == {"microbatch": 0, "grad_accum_steps": None}
     assert plan._fitting(of_4096, 8, -3.0) == {"microbatch": 0, "grad_accum_steps": None}
 
@@ -135,7 +146,7 @@ def test_evaluations_count_where_they_gather_what_is_split(monkeypatch, planned)
     large = dataclasses.replace(split, total=2**30, evaluation=20 * 2**30)
     samples = [large, dataclasses.replace(large, microbatch=2 * large.microbatch, total=2**31)]
     figures = plan._figures(settings, [large], samples)
-    assert figures["fixed_bytes"] == 0
+    assert figures["lines"]["cpu"]["fixed_bytes"] == 0
     fits = figures["fits"]["4"]
     assert fits["16"] == {"microbatch": 0, "grad_accum_steps": None} and fits["32"]["grad_accum_steps"] == 1
     report = plan.report(settings, figures)
@@ -165,7 +176,7 @@ def test_one_number_of_devices_is_measured_twice(monkeypatch, planned, capsys):
 
     monkeypatch.setattr(plan, "measure", measure)
     figures = plan.plan(config(train__batch_size=32), [4])
-    assert (figures["fixed_bytes"], figures["bytes_per_example"]) == (5000, 70)
+    assert figures["lines"]["cpu"] == {"fixed_bytes": 5000, "bytes_per_example": 70, "is_bound": False}
     assert [step["microbatch"] for step in figures["steps"]] == [8]
     report = capsys.readouterr().out
     assert "batch 32 in 1 microbatches" in report and "all-reduce" in report and "80 GiB" in report
