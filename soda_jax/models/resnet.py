@@ -18,7 +18,7 @@ xavier_init = nn.initializers.xavier_uniform()
 
 
 class PreActivationBlock(nn.Module):
-    """One residual unit: norm-ReLU-conv, twice (basic) or three times (bottleneck), and a DropPath.
+    """One residual unit: norm-ReLU-conv, twice (basic) or three times (bottleneck), and a DropPath before the last.
 
     The shortcut, where the shape changes, is a 1x1 convolution of the pre-activated input (He et al. 2016).
     """
@@ -38,14 +38,17 @@ class PreActivationBlock(nn.Module):
         shortcut = x
         if self.stride > 1 or x.shape[-1] != out_features:
             shortcut = self.conv(out_features, (1, 1), strides=self.stride, name="shortcut")(pre)
+        # A convolution without a bias gives an example that is dropped before it what one behind it would: zeros. Here
+        # the mask is part of a pass over the activations that there is anyway, behind it of a new one each way.
+        drop_path = DropPath(self.drop_path, name="drop_path")
         if self.bottleneck:
             y = self.conv(self.features, (1, 1), name="conv1")(pre)
             y = self.conv(self.features, (3, 3), strides=self.stride, name="conv2")(nn.relu(self.norm(name="norm2")(y)))
-            y = self.conv(out_features, (1, 1), name="conv3")(nn.relu(self.norm(name="norm3")(y)))
-        else:
-            y = self.conv(self.features, (3, 3), strides=self.stride, name="conv1")(pre)
-            y = self.conv(out_features, (3, 3), name="conv2")(nn.relu(self.norm(name="norm2")(y)))
-        return shortcut + DropPath(self.drop_path, name="drop_path")(y, train_ids)
+            y = drop_path(nn.relu(self.norm(name="norm3")(y)), train_ids)
+            return shortcut + self.conv(out_features, (1, 1), name="conv3")(y)
+        y = self.conv(self.features, (3, 3), strides=self.stride, name="conv1")(pre)
+        y = drop_path(nn.relu(self.norm(name="norm2")(y)), train_ids)
+        return shortcut + self.conv(out_features, (3, 3), name="conv2")(y)
 
 
 class ResNet(nn.Module):

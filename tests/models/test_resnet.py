@@ -1,10 +1,13 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.models.resnet import ResNet
+from soda_jax.models.norm import GroupNorm
+from soda_jax.models.resnet import PreActivationBlock, ResNet
 
 
 def shapes(net, side=64):
@@ -130,3 +133,23 @@ def test_drop_path_rises_linearly_to_its_rate():
     units = [f"stage{stage}_unit{unit}" for stage in (1, 2, 3, 4) for unit in (1, 2)]
     np.testing.assert_allclose([rates[unit] for unit in units], 0.14 * np.arange(8) / 7)
     assert set(rates) == set(units)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_a_dropped_unit_is_its_shortcut_and_another_is_scaled(random_variables, bottleneck):
+    """The rule itself: shortcut + branch / (1 - rate) or the shortcut alone, by whole examples."""
+    unit = PreActivationBlock(
+        features=2,
+        stride=1,
+        bottleneck=bottleneck,
+        drop_path=0.5,
+        conv=functools.partial(nn.Conv, use_bias=False, padding="SAME"),
+        norm=functools.partial(GroupNorm, 2),
+    )
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((32, 4, 4, 8 if bottleneck else 2)), jnp.float32)
+    variables = random_variables(unit, x, None)
+    branch = np.asarray(unit.apply(variables, x, None)) - x
+    added = np.asarray(unit.apply(variables, x, jnp.arange(32), rngs={"dropout": jax.random.key(1)})) - x
+    dropped = np.abs(added).max(axis=(1, 2, 3)) < 1e-6
+    assert 4 < dropped.sum() < 28
+    np.testing.assert_allclose(added[~dropped], 2 * branch[~dropped], atol=1e-5)
