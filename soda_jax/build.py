@@ -349,7 +349,7 @@ def monitor(config: ConfigDict) -> str:
 
 
 def train_step(config: ConfigDict, labels: Mapping[str, Labels], mesh: Mesh | None = None) -> TrainStep:
-    """The training step's constants; `mesh` are the devices of the run, None for one."""
+    """The training step's constants; `mesh` is that of the run's devices, None for one."""
     optimised = objective(config)
     return TrainStep(
         objective=optimised,

@@ -12,7 +12,7 @@ from absl import logging
 from einops import rearrange
 
 ATTENTION = ("auto", "xla", "cudnn")
-# What `attention_implementation` says where the chip is not this machine's.
+# What `attention_implementation` says where the platform that is compiled for has to choose.
 BY_PLATFORM = "by platform"
 
 

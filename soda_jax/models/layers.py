@@ -62,14 +62,12 @@ class Dropout(nn.Module):
     rate: float
     per_example: bool = False
 
-    @nn.compact
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
         if train_ids is None or self.rate == 0.0:
             return x
         shape = (1,) * (x.ndim - 1) if self.per_example else x.shape[1:]
         return masks.dropped(x, self._keys(train_ids), self.rate, shape)
 
-    @nn.compact
     def keys(self, train_ids: jax.Array | None) -> jax.Array | None:
         """What `masks.dropped` draws this layer's masks from, uint32 [B, 2]; None where nothing is dropped."""
         return None if train_ids is None or self.rate == 0.0 else self._keys(train_ids)

@@ -35,6 +35,6 @@ def kept(keys: jax.Array, keep_rate: float, shape: tuple[int, ...]) -> jax.Array
     # their first ones. The last two factors are those of Wellons' lowbias32 (2018); without the first, places that lie
     # a power of two apart are correlated.
     words = (place + first) * jnp.uint32(0x9E3779B1)
-    words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
-    words = ((words ^ (words >> 15)) + second) * jnp.uint32(0x846CA68B)
+    words = ((words ^ (words >> 16)) + second) * jnp.uint32(0x7FEB352D)
+    words = (words ^ (words >> 15)) * jnp.uint32(0x846CA68B)
     return words < jnp.uint32(min(round(keep_rate * 2**32), 2**32 - 1))

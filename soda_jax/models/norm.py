@@ -1,7 +1,7 @@
 """Group normalisation, the map of each channel that follows it, activation and dropout behind that, as one operation.
 
-Its gradient is written out, since what it must not do is store: of the activations only the input is kept, and both the
-forward and the backward pass read it twice, once for sums and once for the result. Differentiated by rule, the same
+Its gradient is written by hand, so that little is stored for it: of the activations only the input is kept, and both
+the forward and the backward pass read it twice, once for sums and once for the result. Differentiated by rule, the same
 layers keep the normalised input, the activation's derivative and their roundings, each as large as the input.
 """
 
@@ -23,7 +23,7 @@ EPSILON = 1e-5
 def gelu(x: jax.Array) -> jax.Array:
     """The Gaussian error linear unit's usual approximation, x (1 + tanh a) / 2, as x times the logistic of 2a.
 
-    They are the same function; a GPU's compiler takes a logistic into more kernels than it does a hyperbolic tangent.
+    They are the same function; XLA for NVIDIA's chips fuses a logistic with sums where it stores a hyperbolic tangent.
     """
     return x * jax.nn.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))
 
@@ -71,21 +71,26 @@ class GroupNorm(nn.Module):
 
         Args:
           x: [B, ..., C].
-          scale, shift: [B, C], or None for 1 and 0. Where `use_affine` they are the layer's own, and none may be given.
+          scale, shift: [B, C], or None for 1 and 0. Where `use_affine` they are the layer's own.
           dropout_keys: uint32 [B, 2] as `masks.dropped` takes them; None drops nothing.
           dropout: the share that is dropped.
+
+        Raises:
+          ValueError: a scale or shift is given to a layer that has its own.
         """
         batch, channels = x.shape[0], x.shape[-1]
         if self.use_affine:
+            if scale is not None or shift is not None:
+                raise ValueError("a GroupNorm with use_affine has a scale and shift of its own: give it none")
             scale, shift = _Affine(channels, name="norm")()
         scale = jnp.ones(channels) if scale is None else scale.astype(jnp.float32)
         shift = jnp.zeros(channels) if shift is None else shift.astype(jnp.float32)
         maps = (jnp.broadcast_to(part, (batch, channels)) for part in (scale, shift))
-        behind = Behind(self.activation, dropout if dropout_keys is not None else 0.0, self.dtype)
-        return normalise(x, *maps, dropout_keys, math.gcd(self.num_groups, channels), behind)
+        epilogue = Epilogue(self.activation, dropout if dropout_keys is not None else 0.0, self.dtype)
+        return normalise(x, *maps, dropout_keys, math.gcd(self.num_groups, channels), epilogue)
 
 
-class Behind(NamedTuple):
+class Epilogue(NamedTuple):
     """What follows the map of the channels: an activation, dropout at a rate, and the rounding to a type."""
 
     activation: Activation
@@ -100,9 +105,9 @@ class Behind(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise(
-    x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, behind: Behind
+    x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, epilogue: Epilogue
 ) -> jax.Array:
-    """behind(scale * (x - mean) / std + shift), computed in float32.
+    """epilogue(scale * (x - mean) / std + shift), computed in float32.
 
     Args:
       x: [B, ..., C].
@@ -110,10 +115,10 @@ def normalise(
       dropout_keys: uint32 [B, 2], or None without dropout.
       groups: of neighbouring channels, which share a mean and a standard deviation; a divisor of C.
     """
-    return _forward(x, scale, shift, dropout_keys, groups, behind)[0]
+    return _forward(x, scale, shift, dropout_keys, groups, epilogue)[0]
 
 
-class _Kept(NamedTuple):
+class _Residuals(NamedTuple):
     """What the gradient reads: the input [B, ..., C], the maps and the keys as given, and of each example's groups,
     float32 [B, G], the mean and 1 / the standard deviation."""
 
@@ -153,28 +158,28 @@ def _along(line: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, behind: Behind
-) -> tuple[jax.Array, _Kept]:
+    x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, epilogue: Epilogue
+) -> tuple[jax.Array, _Residuals]:
     wide, pixels = x.astype(jnp.float32), _over_pixels(x)
     # Both sums in one pass over x, as flax's norms take them.
     mean, square = (_group_means(power.mean(pixels), groups) for power in (wide, jnp.square(wide)))
     inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + EPSILON)
-    kept = _Kept(x, scale, shift, dropout_keys, mean, inverse)
-    return behind(_along(kept.line(), x), dropout_keys), kept
+    kept = _Residuals(x, scale, shift, dropout_keys, mean, inverse)
+    return epilogue(_along(kept.line(), x), dropout_keys), kept
 
 
 def _backward(
-    groups: int, behind: Behind, kept: _Kept, cotangent: jax.Array
+    groups: int, epilogue: Epilogue, kept: _Residuals, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     del groups  # `kept` knows them
     line = kept.line()
 
     def read() -> tuple[jax.Array, jax.Array]:
         """(x, the gradient of what the activation is given), float32 of x's shape."""
-        # Behind a barrier the compiler takes x and what comes back for new arrays. Otherwise it would find what the
+        # Epilogue a barrier the compiler takes x and what comes back for new arrays. Otherwise it would find what the
         # three passes over x have in common, and store it: float32 arrays of x's shape.
         x, keys, gradient = jax.lax.optimization_barrier((kept.x, kept.dropout_keys, cotangent))
-        _, pull = jax.vjp(lambda mapped: behind(mapped, keys), _along(line, x))
+        _, pull = jax.vjp(lambda mapped: epilogue(mapped, keys), _along(line, x))
         return x.astype(jnp.float32), pull(gradient)[0]
 
     # Both sums over the pixels, of which all other sums are made.

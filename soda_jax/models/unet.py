@@ -29,7 +29,7 @@ from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_gri
 from soda_jax.models.positional import timestep_embedding
 
 # Appendix C, "rescaling of residual connections": the sum of two terms of variance 1, over sqrt(2), has variance 1.
-# Each term is divided by itself, a layer's result in its weights: the gradient of the sum is then that of the result.
+# The two terms are divided one by one, a layer's in its weights, so that the sum's gradient reaches both as it is.
 HALF_VARIANCE = float(1 / np.sqrt(2))
 
 

@@ -51,7 +51,7 @@ class TrainStep:
     devices: Mesh | None = None
 
     @property
-    def mesh(self) -> Mesh | None:
+    def state_mesh(self) -> Mesh | None:
         """The devices, where they split the state between them; None where each holds all of it."""
         return self.devices if self.devices is not None and sharding.fsdp_size(self.devices) > 1 else None
 
@@ -136,9 +136,9 @@ class TrainStep:
         held = trained, self.frozen(state)
         stats = (state.batch_stats, None if state.probe is None else state.probe.batch_stats)
         apart = self.devices is not None and self.devices.size > 1 and not self.objective.whole_batch
-        if not apart and self.mesh is not None:
+        if not apart and self.state_mesh is not None:
             # Once a step, not once a microbatch; only the gradients' sum is kept, each device's part of it.
-            held = sharding.gather(held, self.mesh)
+            held = sharding.gather(held, self.state_mesh)
         accumulated = self._accumulated_apart if apart else self._accumulated
         grads, stats, metrics = accumulated(held, stats, batch, state.step)
         return grads, *stats, metrics
@@ -165,12 +165,12 @@ class TrainStep:
     def _accumulated(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
         """(gradients, statistics, metrics): means over the microbatches, in a scan, of (trained, frozen) parameters."""
         grad_fn = jax.value_and_grad(self._loss, has_aux=True)
-        split_state = self.objective.whole_batch and self.mesh is not None
+        split_state = self.objective.whole_batch and self.state_mesh is not None
 
         def of_microbatch(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
             (_, (new_stats, metrics)), grads = grad_fn(*held, *stats, microbatch, step)
             if split_state:
-                grads = sharding.scatter(grads, self.mesh)
+                grads = sharding.scatter(grads, self.state_mesh)
             return new_stats, (grads, metrics)
 
         if self.microbatches == 1:

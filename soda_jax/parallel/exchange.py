@@ -1,7 +1,7 @@
 """What devices exchange in a program that each runs on its own part of a batch (`jax.shard_map`).
 
-Everything else there stays on the device, so the exchanges of a step are those that stand here, and the batch
-statistics of norms (`models.layers.batch_axes`).
+Everything else there stays on the device: the exchanges of a step are those that stand here, its metrics' mean, and the
+batch statistics of norms (`models.layers.batch_axes`).
 """
 
 from collections.abc import Callable

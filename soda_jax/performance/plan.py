@@ -189,7 +189,9 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     held = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves(state))
     # As training's `evaluate` gathers it.
     gathered = (
-        jax.tree.leaves((state.ema_params, state.ema_batch_stats, state.probe)) if train_step.mesh is not None else []
+        jax.tree.leaves((state.ema_params, state.ema_batch_stats, state.probe))
+        if train_step.state_mesh is not None
+        else []
     )
     temporaries, exchanged, moved = None, (), ()
     try:

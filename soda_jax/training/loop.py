@@ -260,7 +260,7 @@ class Loop:
 
     def _averages(self, state: TrainState) -> TrainState:
         """The state with EMA and probe whole on every device, where these share one copy of it."""
-        if self._train_step.mesh is None:
+        if self._train_step.state_mesh is None:
             return state
         params, stats, probe = self._gather((state.ema_params, state.ema_batch_stats, state.probe))
         return state.replace(ema_params=params, ema_batch_stats=stats, probe=probe)

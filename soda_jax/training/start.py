@@ -33,7 +33,7 @@ def initial_state(
     if step is None:
         abstract, placement = jax.eval_shape(train_step.init, example), sharding.replicated(mesh)
         found = pretrained_encoder(config) if train_step.frozen(abstract) else None
-        if train_step.mesh is not None:
+        if train_step.state_mesh is not None:
             placement = sharding.state_sharding(abstract, mesh)
         init = jax.jit(train_step.init, out_shardings=placement, compiler_options=sharding.run_once_options())
         state = init(example)

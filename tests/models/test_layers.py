@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from soda_jax.models import masks
 from soda_jax.models.attention import Attention
 from soda_jax.models.layers import Conv, Dropout, DropPath, truncated_normal_init
 
@@ -127,3 +128,17 @@ def test_attention_has_the_parameters_of_dense_layers():
 def test_attention_names_a_head_that_does_not_divide():
     with pytest.raises(ValueError, match="6 channels does not divide into heads of 4"):
         Attention(head_dim=4).init(KEY, jnp.ones((1, 2, 6)))
+
+
+def test_examples_whose_places_overlap_are_dropped_independently():
+    """Equal first key words, which random keys almost never have: the second ones alone tell the examples apart."""
+    keys = np.stack([np.full(24, 7), np.random.default_rng(0).integers(0, 2**32, 24)], axis=1).astype(np.uint32)
+    for keep_rate in (0.5, 0.9):
+        kept = np.asarray(masks.kept(jnp.asarray(keys), keep_rate, (1 << 15,)))
+        assert np.abs(np.corrcoef(kept)[np.triu_indices(24, 1)]).max() < 5 / np.sqrt(1 << 15)
+
+
+@pytest.mark.parametrize(("keep_rate", "share"), [(1.0, 1.0), (1e-12, 0.0)])
+def test_masks_at_the_ends(keep_rate, share):
+    keys = jax.random.bits(KEY, (2, 2), jnp.uint32)
+    assert np.asarray(masks.kept(keys, keep_rate, (1000,))).mean() == share

@@ -56,8 +56,8 @@ def test_in_16_bits_the_result_is_rounded_once():
     """Neither the normalised x nor a scale near 1 is rounded by itself."""
     x = X.astype(jnp.bfloat16)
     scale = 1 + 0.002 * SCALE
-    exact = norm.normalise(x, scale, SHIFT, None, 4, norm.Behind(norm.identity, 0.0, jnp.float32))
-    found = norm.normalise(x, scale, SHIFT, None, 4, norm.Behind(norm.identity, 0.0, jnp.bfloat16))
+    exact = norm.normalise(x, scale, SHIFT, None, 4, norm.Epilogue(norm.identity, 0.0, jnp.float32))
+    found = norm.normalise(x, scale, SHIFT, None, 4, norm.Epilogue(norm.identity, 0.0, jnp.bfloat16))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
 
@@ -80,3 +80,8 @@ def test_the_logistic_form_of_gelu_is_its_usual_approximation():
 def test_a_group_of_constants_becomes_zeros():
     out = GroupNorm(4, use_affine=False).apply({}, jnp.full((1, 3, 3, 8), 7.0))
     np.testing.assert_allclose(out, 0.0, atol=1e-3)
+
+
+def test_a_layer_with_its_own_scale_takes_no_other():
+    with pytest.raises(ValueError, match="a scale and shift of its own"):
+        GroupNorm(4).init(jax.random.key(0), X, SCALE, SHIFT)
