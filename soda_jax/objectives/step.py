@@ -141,6 +141,8 @@ class TrainStep:
             held = sharding.gather(held, self.state_mesh)
         accumulated = self._accumulated_apart if apart else self._accumulated
         grads, stats, metrics = accumulated(held, stats, batch, state.step)
+        if not apart and self.state_mesh is None:
+            grads = norms.in_rows(grads)
         return grads, *stats, metrics
 
     def _accumulated_apart(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
@@ -156,7 +158,7 @@ class TrainStep:
                 held = exchange.gather(parts, specs)
             grads, stats, metrics = self._accumulated(held, stats, batch, step)
             with jax.named_scope("reduce_gradients"):
-                grads = exchange.mean(grads, specs[0], mesh)
+                grads = exchange.mean(norms.in_rows(grads), specs[0], mesh)
                 return grads, stats, jax.lax.pmean(metrics, mesh.axis_names)
 
         in_specs = (specs, whole, sharding.batch_sharding(mesh).spec, whole)
@@ -165,17 +167,16 @@ class TrainStep:
     def _accumulated(self, held: Any, stats: Any, batch: Batch, step: jax.Array) -> tuple[Trained, Any, Any]:
         """(gradients, statistics, metrics): means over the microbatches, in a scan, of (trained, frozen) parameters."""
         grad_fn = jax.value_and_grad(self._loss, has_aux=True)
-        split_state = self.objective.whole_batch and self.state_mesh is not None
 
         def of_microbatch(stats: Any, microbatch: Batch) -> tuple[Any, Any]:
             (_, (new_stats, metrics)), grads = grad_fn(*held, *stats, microbatch, step)
-            if split_state:
+            if self.objective.whole_batch and self.state_mesh is not None:
                 grads = sharding.scatter(grads, self.state_mesh)
             return new_stats, (grads, metrics)
 
         if self.microbatches == 1:
             stats, (grads, metrics) = of_microbatch(stats, batch)
-            return grads if split_state else norms.in_rows(grads), stats, metrics
+            return grads, stats, metrics
         count = self.microbatches
         split = {key: rearrange(value, "(b n) ... -> n b ...", n=count) for key, value in batch.items()}
         shapes = jax.eval_shape(of_microbatch, stats, jax.tree.map(lambda x: x[0], split))[1]
@@ -188,7 +189,7 @@ class TrainStep:
 
         (stats, total), _ = jax.lax.scan(accumulate, (stats, total), split)
         grads, metrics = jax.tree.map(lambda x: x / count, total)
-        return grads if split_state else norms.in_rows(grads), stats, metrics
+        return grads, stats, metrics
 
     def _loss(
         self, trained: Trained, frozen: Any, batch_stats: Any, probe_stats: Any, batch: Batch, step: jax.Array
