@@ -50,6 +50,12 @@ _PLAN_TOPOLOGY = flags.DEFINE_list(
     "plan_topology", [], "--mode=plan: GPUs or TPU slices, which need not be here, to compile for, as h100:8,v5e:4x8."
 )
 
+_PLAN_QUICKLY = flags.DEFINE_bool(
+    "plan_quickly",
+    False,
+    "--mode=plan: compile for TPUs with little effort, in minutes; memory is then an upper bound.",
+)
+
 
 def run(argv: list[str]) -> None:
     if len(argv) > 1:
@@ -135,7 +141,8 @@ def _plan(config: ConfigDict, workdir: str) -> None:
         _keep_programs(workdir)
     from soda_jax.performance.plan import plan
 
-    plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))
+    path = os.path.join(workdir, "plan.json")
+    plan(config, counts, _PLAN_TOPOLOGY.value, path, quickly=_PLAN_QUICKLY.value)
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ from soda_jax.performance.traffic import Share
 
 # Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
 _QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# What a TPU's compiler spends most of its time on: orders and layouts that save some time and memory of a step.
+_LITTLE_EFFORT = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
 NEGLIGIBLE_SHARE = 0.02  # of a step's memory: a smaller difference between two microbatches says nothing
 CPU = "cpu"
 # The dataset is not opened, so the online probe's labels are these; they make a thousandth of the model.
@@ -82,7 +84,12 @@ class Footprint:
 
 
 def plan(
-    config: ConfigDict, device_counts: Sequence[int], names: Sequence[str] = (), path: str | None = None
+    config: ConfigDict,
+    device_counts: Sequence[int],
+    names: Sequence[str] = (),
+    path: str | None = None,
+    *,
+    quickly: bool = False,
 ) -> dict[str, Any]:
     """Prints what a step of `config` takes on so many devices, and the batch that fits.
 
@@ -91,6 +98,8 @@ def plan(
       device_counts: simulated CPU devices; as many as the largest must be there (`--plan_devices` sees to it).
       names: topologies of real chips instead, as "h100:8" or "v5e:8x8" (`topologies.devices`).
       path: of a JSON file with the same figures; None writes none.
+      quickly: has TPUs' programs compiled with little effort, which takes a small part of the time and says a little
+        too much of memory, kernels and traffic. Other compilers know no such thing.
 
     Returns:
       The figures: `steps` (a `Footprint` for each number of devices or topology), `lines` ({chip: {`fixed_bytes`,
@@ -112,12 +121,12 @@ def plan(
     footprints = []
     for place, mesh in meshes.items():
         print(f"compiling for {place if names else f'{mesh.size} devices'} ...", flush=True)
-        found = dataclasses.replace(measure(config, mesh), place=place)
+        found = dataclasses.replace(measure(config, mesh, quickly), place=place)
         print(
             f"  {found.seconds:.0f} s: {found.peak / GIB:.2f} GiB a device at {found.microbatch} examples", flush=True
         )
         footprints.append(found)
-    figures = _figures(config, footprints, footprints + _further(config, footprints, meshes))
+    figures = _figures(config, footprints, footprints + _further(config, footprints, meshes, quickly))
     print(report(config, figures))
     if path is not None:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +135,9 @@ def plan(
     return figures
 
 
-def _further(config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[str, Mesh]) -> list[Footprint]:
+def _further(
+    config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[str, Mesh], quickly: bool
+) -> list[Footprint]:
     """One more point, at half or twice the microbatch, for each chip of which no two points tell an example's cost."""
     found = []
     for chip in dict.fromkeys(footprint.chip for footprint in footprints):
@@ -137,7 +148,7 @@ def _further(config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[s
         with other.unlocked():
             factor = (1, 2) if samples[0].microbatch % 2 == 0 else (2, 1)
             other.train.batch_size = config.train.batch_size * factor[0] // factor[1]
-        found.append(measure(other, meshes[samples[0].place]))
+        found.append(measure(other, meshes[samples[0].place], quickly))
     return found
 
 
@@ -175,8 +186,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, jax.S
     return {key: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place) for key, (shape, dtype) in shapes.items()}
 
 
-def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
-    """Compiles the training step of `config` for `mesh` and reads off what a device needs."""
+def measure(config: ConfigDict, mesh: Mesh, quickly: bool = False) -> Footprint:
+    """Compiles the training step of `config` for `mesh` and reads off what a device needs; `quickly` as in `plan`."""
     train_step = build.train_step(config, probe_labels(config), mesh)
     batch = abstract_batch(config, mesh, config.train.batch_size)
     example = {key: jax.ShapeDtypeStruct((1, *value.shape[1:]), value.dtype) for key, value in batch.items()}
@@ -195,7 +206,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     )
     temporaries, exchanged, moved = None, (), ()
     try:
-        compiled = lowered.compile(compiler_options=_QUICK_CODE if device.platform == CPU else None)
+        compiled = lowered.compile(compiler_options=_effort(device.platform, quickly))
     except jax.errors.JaxRuntimeError as error:
         total = _used_in(str(error))
         if total is None:
@@ -222,6 +233,12 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
         temporaries=temporaries,
         traffic=moved,
     )
+
+
+def _effort(platform: str, quickly: bool) -> dict[str, Any] | None:
+    if platform == CPU:
+        return _QUICK_CODE
+    return _LITTLE_EFFORT if quickly and platform == "tpu" else None
 
 
 def _bytes_on_a_device(leaf: jax.ShapeDtypeStruct) -> int:

@@ -169,7 +169,7 @@ def test_one_number_of_devices_is_measured_twice(monkeypatch, planned, capsys):
     eight = planned[0]["steps"][1]
     exchanged = tuple(hlo.Collective(**one) for one in eight["collectives"])
 
-    def measure(config, mesh):
+    def measure(config, mesh, quickly):
         microbatch = config.train.batch_size // mesh.size
         fields = {"devices": mesh.size, "microbatch": microbatch, "total": 5000 + 70 * microbatch}
         return plan.Footprint(**(eight | {"collectives": exchanged} | fields))

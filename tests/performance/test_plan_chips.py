@@ -37,7 +37,7 @@ def planned(monkeypatch, tmp_path, capsys):
     def make_mesh(name, _):
         return dataclasses.make_dataclass("Mesh", ["size", "name"])(kinds[name][0], name)
 
-    def measure(config, mesh):
+    def measure(config, mesh, quickly):
         count, chip = kinds[mesh.name]
         batches.append(config.train.batch_size)
         microbatch = config.train.batch_size // (count * config.train.grad_accum_steps)
@@ -65,6 +65,12 @@ def planned(monkeypatch, tmp_path, capsys):
 def row(report, start):
     (line,) = [line for line in report.splitlines() if line.strip().startswith(start)]
     return line.split()
+
+
+@pytest.mark.parametrize(("platform", "little"), [("tpu", True), ("cuda", False), ("cpu", False)])
+def test_little_effort_is_for_tpus(platform, little):
+    assert ("exec_time_optimization_effort" in (plan._effort(platform, quickly=True) or {})) == little
+    assert plan._effort(platform, quickly=False) == plan._effort(platform, quickly=platform == "cpu")
 
 
 def test_chips_have_their_own_memory_and_line(planned):
