@@ -3,7 +3,7 @@
 The devices are simulated CPUs, or GPUs or TPUs that need not be here (`topologies.py`): their own compilers then say
 what those chips would hold, run and move. Where the state is split (`config.train.fsdp`), an evaluation in training
 holds the EMA and the probe whole on every device beside it. That counts as well, though not the activations of the
-evaluation itself.
+evaluation itself. Where steps show different numbers of sources, what is compiled is the largest, that of all sources.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from soda_jax import config as config_lib
 from soda_jax.data.datasets import Labels
 from soda_jax.parallel import sharding
 from soda_jax.performance import chips, hlo, quiet, topologies, traffic
-from soda_jax.performance.describe import counted_model, train_flops
+from soda_jax.performance.describe import counted_model, mean_train_flops, train_flops
 from soda_jax.performance.plan_report import CHIPS_GIB, GIB, USABLE, report
 from soda_jax.performance.traffic import Share
 
@@ -106,7 +106,8 @@ def plan(
       `bytes_per_example`, `is_bound`}}, the line through the memory of steps; where `is_bound`, 0 and an upper bound),
       `fits` ({number of devices or topology: {GiB: {`microbatch`, `grad_accum_steps`}}}, with the chip's own memory, or
       `CHIPS_GIB` where devices are simulated; a microbatch is at most a device's part of the batch), `rooflines`
-      ({topology: `roofline`}), `flops_per_example`, `parameters`.
+      ({topology: `roofline`}), `flops_per_example` (of a step with all sources), `mean_flops_per_example` (over all
+      steps), `parameters`.
 
     Raises:
       ConfigError: a config that cannot run on some of the devices.
@@ -280,6 +281,7 @@ def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Foot
             if (found := roofline(footprint, flops * config.train.batch_size / footprint.devices))
         },
         "flops_per_example": flops,
+        "mean_flops_per_example": mean_train_flops(model, variables, config.data, flops),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     }
 
