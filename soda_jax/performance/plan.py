@@ -115,7 +115,7 @@ def plan(
     """
     meshes = {
         place: sharding.make_mesh(devices, config.train.fsdp)
-        for place, devices in _device_sets(device_counts, names).items()
+        for place, devices in device_sets(device_counts, names).items()
     }
     for mesh in meshes.values():
         config_lib.validate(config, mesh.size)
@@ -153,7 +153,8 @@ def _further(
     return found
 
 
-def _device_sets(counts: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+def device_sets(counts: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The devices of each topology, or of each number of simulated ones, by its name; errors as of `plan`."""
     found = {name: topologies.devices(name) for name in names}
     with quiet.loading():  # finds the plugins that are installed, whether they are asked for or not
         here = jax.devices("cpu")
@@ -207,7 +208,7 @@ def measure(config: ConfigDict, mesh: Mesh, quickly: bool = False) -> Footprint:
     )
     temporaries, exchanged, moved = None, (), ()
     try:
-        compiled = lowered.compile(compiler_options=_effort(device.platform, quickly))
+        compiled = lowered.compile(compiler_options=compiler_options(device.platform, quickly))
     except jax.errors.JaxRuntimeError as error:
         total = _used_in(str(error))
         if total is None:
@@ -236,7 +237,8 @@ def measure(config: ConfigDict, mesh: Mesh, quickly: bool = False) -> Footprint:
     )
 
 
-def _effort(platform: str, quickly: bool) -> dict[str, Any] | None:
+def compiler_options(platform: str, quickly: bool) -> dict[str, Any] | None:
+    """What a compiler is told when only its program is wanted; `quickly` as in `plan`."""
     if platform == CPU:
         return _QUICK_CODE
     return _LITTLE_EFFORT if quickly and platform == "tpu" else None
@@ -278,7 +280,11 @@ def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Foot
         "rooflines": {
             footprint.place: found
             for footprint in footprints
-            if (found := roofline(footprint, flops * config.train.batch_size / footprint.devices))
+            if (
+                found := roofline(
+                    footprint.chip, footprint.traffic, flops * config.train.batch_size / footprint.devices
+                )
+            )
         },
         "flops_per_example": flops,
         "mean_flops_per_example": mean_train_flops(model, variables, config.data, flops),
@@ -292,23 +298,24 @@ def _memories(chip: str) -> tuple[int, ...]:
     return CHIPS_GIB if known is None else (known.memory_gib,)
 
 
-def roofline(footprint: Footprint, flops: float) -> dict[str, float] | None:
+def roofline(device_kind: str, moved: Sequence[Share], flops: float) -> dict[str, float] | None:
     """What a step takes at a chip's peaks, in seconds: of `traffic`, of `arithmetic`, `at_least` and `in_turn`.
 
     At least the longer of the two passes, were all of one hidden behind the other; in turn, their sum. Neither knows
     of kernels' launches, of what cuDNN's choice of algorithms costs, of exchanges between chips, or of the host.
 
     Args:
-      footprint: of the step.
+      device_kind: the chip.
+      moved: one chip's traffic in the step.
       flops: one chip's arithmetic in it.
 
     Returns:
       None where the chip's figures are not known, or the step was refused.
     """
-    chip = chips.find(footprint.chip)
-    if chip is None or not footprint.traffic:
+    chip = chips.find(device_kind)
+    if chip is None or not moved:
         return None
-    moving = sum(share.moved for share in footprint.traffic) / chip.bandwidth
+    moving = sum(share.moved for share in moved) / chip.bandwidth
     computing = flops / chip.flops
     parts = {"traffic": moving, "arithmetic": computing}
     return parts | {"at_least": max(moving, computing), "in_turn": moving + computing}
