@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from soda_jax import rngs
 from soda_jax.models import masks
 from soda_jax.models.attention import Attention
+from soda_jax.models.fixed_input import Channels
 
 Dtype = Any
 truncated_normal_init = nn.initializers.lecun_normal()  # truncated, variance 1 / fan_in: JAX's default
@@ -95,24 +96,26 @@ class Conv(nn.Module):
       size: side of the kernel.
       gain: factor of the result. It is applied to kernel and bias, where it costs nothing; behind them it would cost a
         pass over the result and one over its gradient.
+      channels: which of the layer's input channels x holds; None: all. The results of all parts add up to the whole's.
     """
 
     features: int
     size: int
     gain: float = 1.0
     dtype: Dtype = jnp.float32
+    channels: Channels | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, H, W, C] to [B, H, W, features]."""
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", truncated_normal_init, shape, jnp.float32)
+        held = self.channels or Channels.all(x.shape[-1])
+        shape = (self.size, self.size, held.total, self.features)
+        kernel = held.of(self.param("kernel", truncated_normal_init, shape, jnp.float32), axis=2)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         kernel, bias = ((self.gain * part).astype(self.dtype) for part in (kernel, bias))
         layout = ("NHWC", "HWIO", "NHWC")
-        return (
-            jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=layout) + bias
-        )
+        y = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=layout)
+        return y + bias if held.start == 0 else y  # of several parts the first one brings it
 
 
 class TransformerBlock(nn.Module):
