@@ -33,7 +33,7 @@ def make_inverter(
     iterations: int = ITERATIONS,
     guided: bool = False,
     unconditional: Callable[[Any], Any] = drop_all,
-    prepare: Callable[[Any], Any] | None = None,
+    prepare: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., jax.Array]:
     """Builds the jitted inversion.
 
@@ -107,7 +107,7 @@ class _Climb:
     chain: Diffusion
     predict: Predictor
     iterations: int
-    prepare: Callable[[Any], Any] | None
+    prepare: Callable[[Any, Any], Any] | None
 
     def invert(self, variables, images, z, section_mask, guidance_scale=1.0):
         """The function that `make_inverter` describes, not yet jitted."""
@@ -115,7 +115,7 @@ class _Climb:
             raise ValueError(f"images has shape {jnp.shape(images)}: give [B, H, W, C]")
         check_inputs(len(images), z, section_mask, guidance_scale)
         images = jnp.asarray(images, jnp.float32)
-        z = z if self.prepare is None else self.prepare(z)
+        z = z if self.prepare is None else self.prepare(variables, z)
 
         def body(step, carry):
             before, x_0, eps = carry

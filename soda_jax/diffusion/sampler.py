@@ -54,7 +54,7 @@ def make_sampler(
     guided: bool = True,
     num_frames: int = 0,
     unconditional: Callable[[Any], Any] = drop_all,
-    prepare: Callable[[Any], Any] | None = None,
+    prepare: Callable[[Any, Any], Any] | None = None,
     choose: Callable[[jax.Array, Any], Any] | None = None,
 ) -> Callable[..., dict[str, jax.Array]]:
     """Builds the jitted sampling function.
@@ -76,7 +76,7 @@ def make_sampler(
         False, one call with B examples, and the guidance scale has no effect.
       num_frames: how many x_0 predictions to return, at evenly spaced steps, the last step's last.
       unconditional: from the masks of eps(z) those of eps(0), which guidance leads away from.
-      prepare: prepare(z) -> what takes z's place, computed once for all steps.
+      prepare: prepare(variables, z) -> what takes z's place, computed once for all steps.
       choose: choose(key, z of one image) -> what denoise gets of it, at each step anew (stochastic conditioning).
         Both predictions of a guided step get the same.
 
@@ -259,7 +259,7 @@ class _Walk:
     eta: float
     clip_x0: bool
     num_frames: int
-    prepare: Callable[[Any], Any] | None
+    prepare: Callable[[Any, Any], Any] | None
     choose: Callable[[jax.Array, Any], Any] | None
 
     def sample(self, variables, key, indices, z, section_mask, guidance_scale=1.0, start=None):
@@ -273,7 +273,7 @@ class _Walk:
         # One key for each image, not for the batch: an image does not depend on what is sampled beside it.
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
         variance, slots = self._noise_variance(), self._frame_slots()
-        z = z if self.prepare is None else self.prepare(z)
+        z = z if self.prepare is None else self.prepare(variables, z)
 
         def noise(step):
             def draw(image_key):

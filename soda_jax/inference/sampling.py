@@ -34,8 +34,9 @@ def sampler(
     """The jitted sampling function of a model with a denoiser; `options` override those of `config.sampling`.
 
     A model with poses takes a `Condition` for z and `Masks` for the section mask. `guidance_on` (the config's by
-    default) says what its unconditional prediction drops: the "latent", the "pose" or "both". Its cameras are encoded
-    once for all steps, which keeps a grid of `config.model.pose.encoding_dim` channels on the device.
+    default) says what its unconditional prediction drops: the "latent", the "pose" or "both". What depends on its
+    cameras alone is computed once for all steps (`models/fixed_camera.py`) and stays on the device: of an image four
+    maps of `config.model.denoiser.channels` channels, or a grid of `config.model.pose.encoding_dim`.
     """
     resolution = config.data.resolution
 
@@ -99,12 +100,13 @@ def _denoiser(trained: nn.Module) -> Denoise:
     return denoise
 
 
-def _camera_encoder(config: ConfigDict, trained: nn.Module) -> Callable[[Condition], Condition] | None:
-    """Encodes a condition's cameras once for all steps; None for a model without poses."""
+def _camera_encoder(config: ConfigDict, trained: nn.Module) -> Callable[[Any, Condition], Condition] | None:
+    """Computes once for all steps what depends on a condition's cameras alone; None for a model without poses."""
     shape = (config.data.resolution, config.data.resolution)
 
-    def encode_camera(condition: Condition) -> Condition:
-        return condition._replace(camera=trained.pose.encoded(condition.camera, shape, trained.denoiser.dtype))
+    def encode_camera(variables: Any, condition: Condition) -> Condition:
+        camera = trained.pose.encoded(condition.camera, shape, trained.denoiser.dtype)
+        return condition._replace(camera=trained.fix_camera(variables["params"], camera))
 
     return None if trained.pose is None else encode_camera
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from soda_jax import rngs
 from soda_jax.models import masks
 from soda_jax.models.attention import Attention
+from soda_jax.models.fixed_input import Channels
 
 Dtype = Any
 truncated_normal_init = nn.initializers.lecun_normal()  # truncated, variance 1 / fan_in: JAX's default
@@ -99,6 +100,7 @@ class Conv(nn.Module):
       size: side of the kernel.
       gain: factor of the result. It is applied to kernel and bias, where it costs nothing; behind them it would cost a
         pass over the result and one over its gradient.
+      channels: which of the layer's input channels x holds; None: all. The results of all parts add up to the whole's.
       wide: whether the result is float32, as the sums inside are, whatever the dtype of input and kernel.
     """
 
@@ -106,19 +108,20 @@ class Conv(nn.Module):
     size: int
     gain: float = 1.0
     dtype: Dtype = jnp.float32
+    channels: Channels | None = None
     wide: bool = False
     kernel_init: nn.initializers.Initializer = truncated_normal_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, H, W, C] to [B, H, W, features]."""
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.gain * self.param("kernel", self.kernel_init, shape, jnp.float32)
+        held = self.channels or Channels.all(x.shape[-1])
+        shape = (self.size, self.size, held.total, self.features)
+        kernel = self.gain * held.of(self.param("kernel", self.kernel_init, shape, jnp.float32), axis=2)
         bias = self.gain * self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         product = _wide_convolution if self.wide else _convolution
-        return product(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(
-            jnp.float32 if self.wide else self.dtype
-        )
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(y.dtype) if held.start == 0 else y  # of several parts the first one brings it
 
 
 def _convolution(x: jax.Array, kernel: jax.Array, result: Dtype | None = None) -> jax.Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from soda_jax.models import masks
+from soda_jax.models.fixed_input import Channels
 
 Activation = Callable[[jax.Array], jax.Array]
 EPSILON = 1e-5
@@ -51,12 +52,14 @@ class GroupNorm(nn.Module):
       use_affine: whether a learned scale and bias of each channel follow.
       activation: what follows these.
       dtype: of the result.
+      channels: which of the layer's channels x holds, in whole groups; None: all.
     """
 
     num_groups: int = 32
     use_affine: bool = True
     activation: Activation = identity
     dtype: Any = jnp.float32
+    channels: Channels | None = None
 
     @nn.compact
     def __call__(
@@ -79,15 +82,16 @@ class GroupNorm(nn.Module):
           ValueError: a scale or shift is given to a layer that has its own.
         """
         batch, channels = x.shape[0], x.shape[-1]
+        held = self.channels or Channels.all(channels)
         if self.use_affine:
             if scale is not None or shift is not None:
                 raise ValueError("a GroupNorm with use_affine has a scale and shift of its own: give it none")
-            scale, shift = _Affine(channels, name="norm")()
+            scale, shift = (held.of(part) for part in _Affine(held.total, name="norm")())
         scale = jnp.ones(channels) if scale is None else scale.astype(jnp.float32)
         shift = jnp.zeros(channels) if shift is None else shift.astype(jnp.float32)
         maps = (jnp.broadcast_to(part, (batch, channels)) for part in (scale, shift))
         epilogue = Epilogue(self.activation, dropout if dropout_keys is not None else 0.0, self.dtype)
-        return normalise(x, *maps, dropout_keys, math.gcd(self.num_groups, channels), epilogue)
+        return normalise(x, *maps, dropout_keys, held.groups(self.num_groups), epilogue)
 
 
 class Epilogue(NamedTuple):

@@ -7,6 +7,7 @@ are pooled. Whatever is masked or not given is zeros after the encoding, and the
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ import numpy as np
 from einops import rearrange
 
 from soda_jax.models import rays
+from soda_jax.models.fixed_input import FixedInput
 from soda_jax.models.layers import Dtype
 from soda_jax.models.positional import coordinate_encoding, top_frequency
 
@@ -47,12 +49,15 @@ class EncodedCamera(NamedTuple):
     """Target cameras as `PoseEncoding.encoded` makes them, in a `Camera`'s place for many calls of a denoiser.
 
     Attributes:
-      grid: [B, H, W, encoding_dim], or None where the model has none; no image's pose is hidden in it.
+      grid: [B, H, W, encoding_dim], or None where the model has none; no image's pose is hidden in it. Of fixed cameras
+        (`UNet.fix_camera`) only the first channels, which blocks read together with the image's.
       vector: as `PoseEncoding.target_vector`, with only the references hidden; None where the model has none.
+      fixed: of fixed cameras, by a block's name what it makes of the grid's other channels; else None.
     """
 
     grid: jax.Array | None
     vector: jax.Array | None
+    fixed: Mapping[str, FixedInput] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,11 @@ class SODA(EncodingModel, kw_only=True):
         """See `ModulatedBlocks.latent_projection`; `params` are the whole model's."""
         return self.denoiser.latent_projection(params["denoiser"], latent_dim)
 
+    @nn.nowrap
+    def fix_camera(self, params: Mapping[str, Any], camera: EncodedCamera) -> EncodedCamera:
+        """See `UNet.fix_camera`; `params` are the whole model's."""
+        return self.denoiser.fix_camera(params["denoiser"], camera)
+
     @property
     def num_sections(self) -> int:
         return self.denoiser.num_sections

@@ -14,6 +14,8 @@ from einops import rearrange
 
 from soda_jax.latents.sections import section_of_dim
 from soda_jax.models.attention import Attention
+from soda_jax.models.fixed_camera import fix_camera, without_fixed
+from soda_jax.models.fixed_input import Channels, FixedInput
 from soda_jax.models.layers import Conv, Dropout, Dtype, rematerialised, truncated_normal_init
 from soda_jax.models.layout import BlockSpec, num_sections, unet_layout
 from soda_jax.models.modulation import (
@@ -46,7 +48,11 @@ def resample(x: jax.Array, mode: str | None) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """BigGAN residual block with adaptive group normalisation; the sum is divided by sqrt(2)."""
+    """BigGAN residual block with adaptive group normalisation; the sum is divided by sqrt(2).
+
+    Attributes:
+      read: which of the input's channels x holds, where others are fixed and given as a `FixedInput`; None: all.
+    """
 
     channels: int
     resample: str | None
@@ -55,6 +61,7 @@ class ResidualBlock(nn.Module):
     dropout: float
     norm_groups: int = 32
     dtype: Dtype = jnp.float32
+    read: Channels | None = None
 
     @nn.compact
     def __call__(
@@ -64,23 +71,48 @@ class ResidualBlock(nn.Module):
         z: jax.Array | None,
         train_ids: jax.Array | None,
         pose: jax.Array | None = None,
+        fixed: FixedInput | None = None,
     ) -> jax.Array:
-        def conv(name: str, size: int, gain: float = 1.0) -> Conv:
-            return Conv(self.channels, size, gain, dtype=self.dtype, name=name)
-
-        h = GroupNorm(self.norm_groups, activation=gelu, dtype=self.dtype, name="norm1")(x)
+        norm1, conv1, shortcut = self._first_layers(self.read)
+        h = norm1(x)
         # BigGAN's order (Appendix C): resampling stands between activation and convolution, and on the shortcut.
         h, x = resample(h, self.resample), resample(x, self.resample)
-        h = conv("conv1", 3)(h)
+        h = conv1(h) if fixed is None else conv1(h) + fixed.conv1
         # The second norm is the adaptive one, so t and z act between the convolutions (Dhariwal & Nichol 2021).
         modulate = AdaptiveGroupNorm(
             self.modulation, self.use_scale, self.norm_groups, gelu, self.dtype, name="modulation"
         )
         h = modulate(h, t_emb, z, pose, Dropout(self.dropout, name="dropout").keys(train_ids), self.dropout)
-        h = conv("conv2", 3, HALF_VARIANCE)(h)
+        h = Conv(self.channels, 3, HALF_VARIANCE, dtype=self.dtype, name="conv2")(h)
+        if fixed is not None:
+            return shortcut(x) + fixed.shortcut + h
         if x.shape[-1] != self.channels:
-            return conv("shortcut", 1, HALF_VARIANCE)(x) + h
+            return shortcut(x) + h
         return x * HALF_VARIANCE + h
+
+    @nn.nowrap
+    def _first_layers(self, read: Channels | None) -> tuple[GroupNorm, Conv, Conv]:
+        """The layers that see the input: norm1, conv1 and, where there is one, the shortcut."""
+
+        def conv(name: str, size: int, gain: float = 1.0) -> Conv:
+            return Conv(self.channels, size, gain, self.dtype, read, name=name)
+
+        norm1 = GroupNorm(self.norm_groups, activation=gelu, dtype=self.dtype, channels=read, name="norm1")
+        return norm1, conv("conv1", 3), conv("shortcut", 1, HALF_VARIANCE)
+
+    @nn.nowrap
+    def fixed_input(self, params: Mapping[str, Any], x: jax.Array, channels: Channels) -> FixedInput:
+        """What the first layers of a block without resampling make of fixed `channels` x [B, H, W, c].
+
+        Args:
+          params: of this block.
+        """
+
+        def run(layer: nn.Module, y: jax.Array) -> jax.Array:
+            return layer.apply({"params": params[layer.name]}, y)
+
+        norm1, conv1, shortcut = self._first_layers(channels)
+        return FixedInput.of(x, lambda y: run(conv1, run(norm1, y)), lambda y: run(shortcut, y))
 
 
 class SelfAttention(nn.Module):
@@ -193,6 +225,8 @@ class ModulatedBlocks(nn.Module):
         t_emb: jax.Array | None = None,
         pose: jax.Array | None = None,
         tokens: jax.Array | None = None,
+        fixed: FixedInput | None = None,
+        read: Channels | None = None,
     ) -> jax.Array:
         """The residual block of `spec`, with the attention that follows it; call it from a compact `__call__`.
 
@@ -200,18 +234,11 @@ class ModulatedBlocks(nn.Module):
           h: [B, H, W, C] activations; z: [B, d] the masked latent, or None.
           t_emb: [B, T] embedded timesteps; None in a network that denoises nothing.
           pose: [B, p] embedded poses; tokens: [B, K, C] of the latent, for cross-attention.
+          fixed, read: see `ResidualBlock`.
         """
         block_z = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
-        h = rematerialised(ResidualBlock, self.remat)(
-            spec.channels,
-            spec.resample,
-            self.modulation,
-            self.use_scale,
-            self.dropout,
-            self.norm_groups,
-            self.dtype,
-            name=spec.name,
-        )(h, t_emb, block_z, train_ids, pose)
+        residual = self._residual(spec, rematerialised(ResidualBlock, self.remat), read)
+        h = residual(h, t_emb, block_z, train_ids, pose, fixed)
         if spec.attention:
             heads = (self.head_dim, self.norm_groups, self.attention, self.dtype)
             h = rematerialised(SelfAttention, self.remat)(*heads, name=f"{spec.name}_attention")(h)
@@ -220,6 +247,23 @@ class ModulatedBlocks(nn.Module):
                 cross = rematerialised(LatentCrossAttention, self.remat)(*heads, name=f"{spec.name}_cross")
                 h = cross(h, tokens)
         return h
+
+    @nn.nowrap
+    def _residual(
+        self, spec: BlockSpec, kind: type[ResidualBlock] = ResidualBlock, read: Channels | None = None
+    ) -> ResidualBlock:
+        """The residual block of `spec`, without its attention."""
+        return kind(
+            spec.channels,
+            spec.resample,
+            self.modulation,
+            self.use_scale,
+            self.dropout,
+            self.norm_groups,
+            self.dtype,
+            read,
+            name=spec.name,
+        )
 
     def image(self, h: jax.Array, channels: int) -> jax.Array:
         """The last layer: [B, H, W, channels] float32."""
@@ -298,12 +342,19 @@ class UNet(ModulatedBlocks):
         for spec in self.layout():
             if spec.path == "up" and spec.skip is not None:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = self.block(spec, h, z, train_ids, t_emb=t_emb, pose=pose, tokens=tokens)
+            h, fixed = without_fixed(h, spec.name, self.norm_groups, self.pose, camera, pose_mask)
+            h = self.block(spec, h, z, train_ids, t_emb=t_emb, pose=pose, tokens=tokens, **fixed)
             if spec.path == "down":
                 skips.append(h)
             out[spec.name] = h
         out["middle"] = out["middle_1"]
         return self.image(h, x_t.shape[-1]), out
+
+    @nn.nowrap
+    def fix_camera(self, params: Mapping[str, Any], camera: EncodedCamera) -> EncodedCamera:
+        """`camera` for many calls with the same `params` (of this network); see `fixed_camera`."""
+        layout = self.layout()
+        return fix_camera(camera, params, [self._residual(spec) for spec in (layout[0], layout[-1])])
 
     def _embed_time(self, t: jax.Array) -> jax.Array:
         """Sinusoid of t at its natural scale 0..1000 and a two-layer MLP; [B, time_dim]."""

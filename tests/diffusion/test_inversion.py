@@ -159,9 +159,9 @@ def test_batches_and_devices_do_not_matter(num_devices, batch_size):
 def test_the_condition_is_prepared_once():
     training = chain()
     denoise = told(training, gaussian)
-    inverter = make_inverter(denoise, training, num_steps=20, prepare=lambda z: z / 2)
+    inverter = make_inverter(denoise, training, num_steps=20, prepare=lambda factor, z: factor * z)
     np.testing.assert_allclose(
-        inverter({}, IMAGES, 2 * Z, MASK), pair(("linear", "v"), gaussian, 20)[0]({}, IMAGES, Z, MASK), atol=1e-3
+        inverter(0.5, IMAGES, 2 * Z, MASK), pair(("linear", "v"), gaussian, 20)[0]({}, IMAGES, Z, MASK), atol=1e-3
     )
 
 

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from soda_jax import inputs
+from soda_jax import build, inputs
+from soda_jax.diffusion.sampler import Masks, drop_all, make_sampler
 from soda_jax.inference.engine import Inference
+from soda_jax.inference.sampling import Condition
 from soda_jax.models.pose import Camera
 from soda_jax.parallel import sharding
 from tests import tiny, tiny_checkpoint
@@ -95,6 +97,39 @@ def test_what_guidance_is_on(posed):
     assert found == {"latent": (True, False, True), "pose": (True, True, False), "both": (True, True, True)}
     with pytest.raises(ValueError, match="guidance_on='all': choose one of latent, pose, both"):
         inference.sample(variables, z, target_camera=camera, guidance_on="all")
+
+
+@pytest.mark.parametrize("guidance_on", ["latent", "both"])
+def test_a_walk_is_the_same_with_all_of_it_computed_at_each_step(posed, guidance_on):
+    inference, variables, z, camera = posed
+    model, masks = inference.model, Masks(np.ones((6, inference.num_sections)), np.array([1.0, 0, 1, 1, 0, 1]))
+
+    def denoise(variables, x_t, t, condition, masks):
+        given = {"target_camera": condition.camera, "pose_mask": masks.pose}
+        return model.apply(variables, x_t, t, condition.z, masks.sections, **given, method="denoise")[0]
+
+    def drop(masks):
+        dropped = drop_all(masks)
+        return dropped if guidance_on == "both" else masks._replace(sections=dropped.sections)
+
+    # A few long steps: random weights magnify rounding along the walk.
+    settings = {"method": "ddim", "num_steps": 3}
+    walk = make_sampler(
+        denoise, build.diffusion(inference.config), image_shape=(8, 8, 3), unconditional=drop, **settings
+    )
+    expected = walk(variables, jax.random.key(0), np.arange(6), Condition(z, camera), masks, 1.5)["images"]
+    found = inference.sample(
+        variables,
+        z,
+        target_camera=camera,
+        pose_mask=masks.pose,
+        guidance_scale=1.5,
+        guidance_on=guidance_on,
+        eta=0.0,
+        **settings,
+    )
+    np.testing.assert_allclose(found["images"], expected, atol=1e-3)
+    assert np.abs(expected).mean() > 0.1
 
 
 def test_sources_are_encoded_with_their_cameras(posed):
