@@ -10,7 +10,7 @@ import numpy as np
 from soda_jax.metrics.latent_use import level_edges
 from soda_jax.models.capabilities import GUIDANCE, can
 from soda_jax.objectives.objective import Batch, Objective, Variables
-from soda_jax.objectives.soda import noised_target
+from soda_jax.objectives.soda import SodaObjective, noised_target
 from soda_jax.rngs import Draws
 
 
@@ -20,7 +20,7 @@ def has_latent_use(objective: Objective) -> bool:
 
 
 def losses_by_latent(
-    objective: Objective, variables: Variables, batch: Batch, draw: Draws
+    objective: SodaObjective, variables: Variables, batch: Batch, draw: Draws
 ) -> tuple[jax.Array, jax.Array]:
     """The denoising loss of an evaluation's batch, by noise level and latent.
 
@@ -40,17 +40,18 @@ def losses_by_latent(
     place = draw("place_in_level", jax.random.uniform)
     seen = objective.whole_latent(batch)
     # In the order of `metrics.latent_use.LATENTS`. Hiding every section is what guidance does, and at random training.
-    latents = jnp.stack([z, z[other], z])
+    own = jnp.arange(len(other))
+    whose = jnp.stack([own, other, own])
     seen = jnp.stack([seen, seen, jnp.zeros_like(seen)])
 
     def loss(case: tuple[jax.Array, ...]) -> jax.Array:
-        low, high, latent, mask = case
+        low, high, example, mask = case
         t = jnp.minimum(low + 1 + jnp.floor(place * (high - low)).astype(jnp.int32), high)
         noised = noised_target(objective.diffusion, batch, draw, t)
-        return objective.error(variables, batch, noised, latent, mask)
+        return objective.error(variables, batch, noised, z[example], mask)
 
     def by_latent(level: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jax.lax.map(lambda case: loss((*level, *case)), (latents, seen))
+        return jax.lax.map(lambda case: loss((*level, *case)), (whose, seen))
 
     # In loops, so that the denoiser is compiled once, and needs the memory of one batch.
     levels = tuple(np.asarray(ends, np.int32) for ends in (edges[:-1], edges[1:]))
