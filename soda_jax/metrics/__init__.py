@@ -4,6 +4,7 @@
 perceptual distance LPIPS and its networks' features. `inception`, `frechet`: the features and the distance of FID.
 `knn`, `classification`: nearest neighbours; top-k accuracy and F1. `disentanglement`: DCI, MIG, SAP and the FactorVAE
 score, imported by its own name. `bootstrap`: confidence intervals.
+`latent_use`: what the latent is worth to a denoiser, and whether it is used at all.
 """
 
 from soda_jax.metrics.frechet import FeatureStatistics, frechet_distance

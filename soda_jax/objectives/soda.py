@@ -6,6 +6,7 @@ x' are the source views, x_0 is the target, c their cameras. Training and the ev
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,16 @@ class SodaObjective(Objective):
         """See `Objective.loss`."""
         if train:
             batch = self._hide_poses(batch, draw)
+        z, features, batch_stats = self.guide(variables, batch, draw, train)
+        noised = noised_target(self.diffusion, batch, draw)
+        mask = self._section_mask(draw) if train else self.whole_latent(batch)
+        error = self.error(variables, batch, noised, z, mask, draw if train else None)
+        return Loss(error, features, batch_stats)
+
+    def guide(
+        self, variables: Variables, batch: Batch, draw: Draws, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+        """The latent that the denoiser is given of each example: (z, features, batch_stats), as `encode_sources`."""
         # 3.2: z = E(x'); `objective.encode_sources` has the lines, as every objective with an encoder begins so.
         z, features, batch_stats = encode_sources(
             self.model, variables, batch, draw, train, source_noise=self.source_noise
@@ -50,20 +61,44 @@ class SodaObjective(Objective):
         if not train and self.model.keeps_sources:
             # Table 5, stochastic conditioning: each sampling step sees one source at random, and so does this loss.
             z = pick_present(z, draw("source", lambda key: jax.random.uniform(key, z.shape[1:2])))
-        x_t, t, x_0, eps = noised_target(self.diffusion, batch, draw)
+        return z, features, batch_stats
+
+    def error(
+        self,
+        variables: Variables,
+        batch: Batch,
+        noised: tuple[jax.Array, ...],
+        z: jax.Array,
+        section_mask: jax.Array,
+        draw: Draws | None = None,
+    ) -> jax.Array:
+        """The denoising loss of each example, [B].
+
+        Args:
+          batch: whose cameras the denoiser is told, where it takes any.
+          noised: as `noised_target` gives it.
+          z: the latents, as `guide` gives them, of these images or of others.
+          section_mask: [B, sections], what the denoiser sees of them.
+          draw: with dropout, as in training; None without.
+        """
+        x_t, t, x_0, eps = noised
         # 3.1: eps_theta = D(x_t, t, z, c), modulated by z's sections (3.2.1); 3.3: c is the target's camera.
         predicted, _ = self.model.apply(
             variables,
             x_t,
             t,
             z,
-            self._section_mask(draw) if train else jnp.ones((x_0.shape[0], self.model.num_sections)),
-            draw.ids if train else None,
+            section_mask,
+            None if draw is None else draw.ids,
             **inputs.target_conditions(batch, self.model.pose),
             method="denoise",
-            rngs={"dropout": draw.stream("denoiser_dropout")} if train else None,
+            rngs=None if draw is None else {"dropout": draw.stream("denoiser_dropout")},
         )
-        return Loss(denoising_error(self.diffusion, predicted, x_0, t, eps), features, batch_stats)
+        return denoising_error(self.diffusion, predicted, x_0, t, eps)
+
+    def whole_latent(self, batch: Batch) -> jax.Array:
+        """The mask that hides no section, [B, sections]."""
+        return jnp.ones((batch["target"].shape[0], self.model.num_sections))
 
     def _section_mask(self, draw: Draws) -> jax.Array:
         """Which sections the denoiser sees, [B, sections]; what it does not see is zeros.
@@ -92,11 +127,16 @@ class SodaObjective(Objective):
         }
 
 
-def noised_target(diffusion: Diffusion, batch: Batch, draw: Draws) -> tuple[jax.Array, ...]:
-    """(x_t, t, x_0, eps) of a batch's targets: what a denoiser is shown, and what it was made of."""
+def noised_target(diffusion: Diffusion, batch: Batch, draw: Draws, t: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    """(x_t, t, x_0, eps) of a batch's targets: what a denoiser is shown, and what it was made of.
+
+    Args:
+      t: int32 [B], the noise levels; drawn where None.
+    """
     # 3.1: x_0 in [-1, 1]; t is uniform on 1..T and eps ~ N(0, I).
     x_0 = inputs.normalise_target(batch["target"])
-    t = draw("timestep", lambda key: jax.random.randint(key, (), 1, diffusion.num_steps + 1))
+    if t is None:
+        t = draw("timestep", lambda key: jax.random.randint(key, (), 1, diffusion.num_steps + 1))
     eps = draw("noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
     # 3.1: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, the sample of q(x_t | x_0).
     return diffusion.q_sample(x_0, t, eps), t, x_0, eps

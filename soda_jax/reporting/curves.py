@@ -40,9 +40,20 @@ class Chart:
     text: str
 
 
+_LEVEL = ("least noise", "less noise", "more noise", "most noise")
 # Heading, logarithmic, {metric: label}. What no chart names is drawn after these, by prefix.
 _CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (
     ("Loss", True, {"loss": "training", "eval/loss": "held out"}),
+    (
+        "Held-out loss by latent",
+        True,
+        {"latent_use/own": "own", "latent_use/other": "another image's", "latent_use/none": "none"},
+    ),
+    (
+        "Share of another latent's loss that is saved",
+        False,
+        {"latent_use/saved": "all"} | {f"latent_use/saved_t{level}": _LEVEL[level] for level in range(len(_LEVEL))},
+    ),
     ("Online probe, held-out accuracy", False, {"probe/mean": "latent", "probe_pixels/mean": "raw pixels"}),
     (
         "Online probe, training accuracy",
@@ -60,6 +71,7 @@ _OF_ALL_LABELS = ("probe/mean", "probe/accuracy", "probe/loss")
 def charts(curves: dict[str, list[tuple[int, float]]]) -> list[Chart]:
     """Everything in metrics.jsonl as small charts."""
     drawn = {"grad_norm"}  # of all: next to the denoiser's it shows nothing new
+    drawn |= {name for name in curves if name.startswith("latent_use/")}  # the rest of these stands in a table
     labels = [name for name in curves if name.startswith("probe/") and name not in _OF_ALL_LABELS]
     if len(labels) == 1:
         drawn.add(labels[0])  # the mean is the same

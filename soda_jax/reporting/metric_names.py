@@ -26,6 +26,7 @@ _GRID = "denoiser"  # blocks and noise levels to choose features from
 _ONLINE = ("online_probe", "probe")  # measured by training, not by an evaluator
 # By the start of a figure's name.
 _GROUPS = {name: entry.heading for name, entry in EVALUATORS.items()} | dict.fromkeys(_ONLINE, "Online probe")
+_GROUPS["latent_use"] = "Use of the latent"  # measured by training, too
 _GROUPS[_GRID] = "Blocks of the denoiser, k-NN on held-out training examples"
 ORDER = tuple(dict.fromkeys(_GROUPS.values()))
 

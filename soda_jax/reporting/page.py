@@ -15,13 +15,14 @@ from soda_jax.paths import expanded
 from soda_jax.reporting import curves, facts, paper, pictures, recipes, workdir
 from soda_jax.reporting.comparison import Comparer
 from soda_jax.reporting.curves import Chart, Line
+from soda_jax.reporting.latent_use import latent_use
 from soda_jax.reporting.metric_names import describe
 from soda_jax.reporting.results import Results, history, online_table
 from soda_jax.reporting.workdir import Evaluation, RunData
 from soda_jax.version import __version__
 
 CURVE_ROWS = 8  # of the Markdown page's table of curves
-_CURVES = ("loss", "eval/loss", "probe/mean", "probe_pixels/mean", "images_per_second")
+_CURVES = ("loss", "eval/loss", "latent_use/saved", "probe/mean", "probe_pixels/mean", "images_per_second")
 
 
 def write(folder: str, dataset: str = "", output: str = "") -> tuple[pathlib.Path, pathlib.Path]:
@@ -85,14 +86,16 @@ def build(data: RunData, dataset: str = "") -> dict[str, Any]:
     shown = None if newest is None else _evaluation(newest, data, flat, known)
     family = FAMILIES.get(flat.get("model.family", "soda"))
     title = family.title if family is not None else "the latent"
+    use = latent_use(data.curves, flat)
     online = online_table(data.curves, flat.get("eval.num_examples", 0), title)
     return {
         "title": data.path.resolve().name,
         "step": data.step,
         "facts": facts.facts(data, flat, known.title if known else ""),
-        "warnings": [*data.warnings, *warnings],
+        "warnings": [*data.warnings, *warnings, *([use.warning] if use and use.warning else [])],
         "evaluation": shown,
         "online": online[0] if online and not (shown and shown["has_online"]) else None,
+        "latent_use": use.table if use else None,
         "history": history(data.evaluations),
         "paper_note": _paper_note(data, known, newest),
         "charts": curves.charts(data.curves),

@@ -17,11 +17,13 @@ from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.inference.engine import Inference
 from soda_jax.inference.grids import GridWriter
+from soda_jax.metrics.latent_use import settled_at
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import distributed, sharding
 from soda_jax.parallel.processes import number_of_first
 from soda_jax.paths import run_folder
+from soda_jax.training.latent_use import remark
 from soda_jax.training.monitor import Monitor
 from soda_jax.training.online import OnlineEvaluator, check_monitor
 from soda_jax.training.profiling import StepTrace, region
@@ -256,7 +258,8 @@ class Loop:
             self._watch(step, metrics)
             self._last_grid = self._writer.image(step, "reconstructions", drawn)
             if self._last_grid is not None:
-                self._progress.write(f"step {step}: eval loss {metrics['eval/loss']:.4f}, images in {self._last_grid}")
+                found = f"eval loss {metrics['eval/loss']:.4f}{self._latent_remark(step, metrics)}"
+                self._progress.write(f"step {step}: {found}, images in {self._last_grid}")
         return metrics
 
     def _watch(self, step: int, metrics: dict[str, float]) -> None:
@@ -264,6 +267,12 @@ class Loop:
         if self._monitor.active and self._monitor.update(step, number_of_first(metrics[self._monitor.metric])):
             if step == self._start:  # its checkpoint was written before it was known to be the best
                 self._saver.note_best()
+
+    def _latent_remark(self, step: int, metrics: dict[str, float]) -> str:
+        """What an evaluation found of the use of the latent; where it is ignored, a warning says so."""
+        train, optim = self._config.train, self._config.optim
+        settled = settled_at(train.num_steps, optim.warmup_steps, train.ema_decay, train.ema_warmup)
+        return remark(metrics, step, settled, self._config.diffusion.latent_mask_rate)
 
     def _averages(self, state: TrainState) -> TrainState:
         """The state with EMA and probe whole on every device, where these share one copy of it."""

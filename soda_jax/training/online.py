@@ -13,10 +13,12 @@ from soda_jax.data.datasets import Dataset
 from soda_jax.data.datasets.base import Example
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
+from soda_jax.objectives.latent_use import has_latent_use
 from soda_jax.objectives.state import TrainState
 from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 from soda_jax.parallel.distributed import SharedError, share
+from soda_jax.training.latent_use import EXAMPLES, LatentUse
 
 
 def check_monitor(metric: str, train_step: TrainStep) -> None:
@@ -59,13 +61,17 @@ class OnlineEvaluator:
         self._probe = train_step.probe
         self._dataset, self._spec, self._mesh = dataset, spec, mesh
         self._batch_size = sharding.round_up(batch_size, mesh)
-        self._limit = limit
+        self._total = len(dataset) if limit is None else min(limit, len(dataset))
         # Of one of several processes whose data fail; one alone has nobody to go on with.
-        self._spare = next(self._read()) if jax.process_count() > 1 else None
+        self._spare = next(self._read(self._total, self._batch_size)) if jax.process_count() > 1 else None
         self._step = jax.jit(train_step.evaluate, out_shardings=sharding.replicated(mesh))
+        self._latent_use = LatentUse(train_step, mesh) if has_latent_use(train_step.objective) else None
+        self._few = min(self._total, EXAMPLES), sharding.round_up(min(batch_size, EXAMPLES), mesh)
 
     def run(self, state: TrainState, between: Callable[[], None] | None = None) -> dict[str, float]:
         """Metrics: `eval/loss`, `probe/NAME` for each label, `probe/mean`, and the same with `probe_pixels`.
+
+        Of a denoiser that a latent guides also `latent_use/NAME`, as `metrics.latent_use.figures` has them.
 
         Args:
           between: called before every batch, on all processes alike; what it raises ends the evaluation.
@@ -75,15 +81,14 @@ class OnlineEvaluator:
             that none waits for one that has left.
         """
         totals: Any = None
-        total = len(self._dataset) if self._limit is None else min(self._limit, len(self._dataset))
-        batches = _Unbroken(self._read(), spare=self._spare)
-        for _ in range(-(-total // self._batch_size)):
-            batch = next(batches)
+        for batch in self._batches(self._total, self._batch_size):
             if between is not None:
                 between()
             sums = self._step(state, sharding.put_batch(batch, self._mesh))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-        batches.check()
+        diagnosis = {}
+        if self._latent_use is not None:
+            diagnosis = self._latent_use.run(state, self._batches(*self._few), between)
         totals = jax.tree.map(np.asarray, totals)
         count = totals.pop("count")
         metrics = {"eval/loss": float(totals.pop("loss") / count)}
@@ -92,16 +97,33 @@ class OnlineEvaluator:
             accuracy = hits / count
             metrics |= {f"{prefix}/{t}": float(a) for t, a in zip(self._probe.task.names, accuracy, strict=True)}
             metrics[f"{prefix}/mean"] = float(accuracy.mean())
-        return metrics
+        return metrics | diagnosis
 
-    def _read(self) -> Iterator[Example]:
+    def _batches(self, count: int, batch_size: int) -> Iterator[Example]:
+        """`count` examples, spread evenly over the split. At the end every process learns whether one could not read.
+
+        Args:
+          batch_size: global, at most that of the whole evaluation.
+
+        Raises:
+          SharedError: see `run`.
+        """
+        spare = self._spare
+        if spare is not None:
+            spare = {key: value[: batch_size // jax.process_count()] for key, value in spare.items()}
+        batches = _Unbroken(self._read(count, batch_size), spare)
+        for _ in range(-(-count // batch_size)):
+            yield next(batches)
+        batches.check()
+
+    def _read(self, count: int, batch_size: int) -> Iterator[Example]:
         return eval_batches(
             self._dataset,
             self._spec,
-            batch_size=self._batch_size,
+            batch_size=batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            limit=self._limit,
+            limit=count,
         )
 
 

@@ -70,6 +70,13 @@ def test_charts_of_a_run():
         "own",
         "Online probe, held-out accuracy by label",
     ]
+    use = [f"latent_use/{name}{level}" for name in ("own", "saved", "saved_error") for level in ("", "_t0", "_t3")]
+    found = curves.charts({name: [(1, 1.0), (2, 0.5)] for name in use})
+    assert [chart.title for chart in found] == [
+        "Held-out loss by latent",
+        "Share of another latent's loss that is saved",
+    ]
+    assert {"all", "least noise", "most noise"} <= set(texts(found[1]))
     alone = curves.charts({"probe/mean": [(1, 0.1)], "probe/label": [(1, 0.1)]})
     assert [chart.title for chart in alone] == ["Online probe, held-out accuracy"]
     assert curves.charts({}) == []

@@ -31,6 +31,7 @@ from soda_jax.reporting.metric_names import describe
         ("disentanglement/section_3/c", "Disentanglement", "section 3: completeness (C)", ""),
         ("diversity/lpips_vgg16", "Diversity", "LPIPS, VGG16, between samples", ""),
         ("diversity/std", "Diversity", "standard deviation of pixels in [0, 1]", ""),
+        ("latent_use/other_t0", "Use of the latent", "other t0", ""),
         ("something_new/some_score", "Something new", "some score", ""),
         ("bare", "Bare", "", ""),
     ],

@@ -74,6 +74,7 @@ def test_it_is_evaluated_and_reported_under_its_own_name(run):
     assert json.loads((workdir / f"evaluation_{STEPS:08d}.json").read_text())["model"] == "EncDec"
     text = page.write(str(workdir))[1].read_text()
     assert "EncDec, resnet6" in text and "k-nearest neighbours" in text
+    assert "latent_use/" not in (workdir / "metrics.jsonl").read_text() and "Use of the latent" not in text
 
 
 def test_it_loads_encodes_and_decodes(run):

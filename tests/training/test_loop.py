@@ -207,6 +207,16 @@ def test_a_shorter_end_than_was_asked_for_is_evaluated(finished, tmp_path):
     assert found["eval/loss"] == pytest.approx(results["eval/loss"])
 
 
+def test_a_resumed_run_finds_the_same_use_of_the_latent(finished, tmp_path):
+    config, workdir, results, *_ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "50")
+    again = train(config, str(tmp_path / "run"))
+    names = [name for name in results if name.startswith("latent_use/")]
+    assert {"latent_use/own", "latent_use/other_t3", "latent_use/saved_error"} <= set(names)
+    assert [again[name] for name in names] == pytest.approx([results[name] for name in names], abs=1e-6)
+
+
 def test_dead_encoder_is_reported_once_after_a_hundred_steps(monkeypatch):
     warnings = []
     monkeypatch.setattr(health.logging, "warning", lambda text, *values: warnings.append(text % values))

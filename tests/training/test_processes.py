@@ -117,7 +117,8 @@ def test_another_number_of_processes_goes_on(flags, alone, between, count):
     assert [row["step"] for row in found] == list(range(1, STEPS + 1))
     np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in expected], rtol=1e-5)
     end, other = (lines(workdir, "eval/loss")[-1] for workdir in (alone, flags.folder / name))
-    np.testing.assert_allclose(other["eval/loss"], end["eval/loss"], rtol=1e-5)
+    for metric in ("eval/loss", "latent_use/own", "latent_use/other", "latent_use/none"):
+        np.testing.assert_allclose(other[metric], end[metric], rtol=1e-5, err_msg=metric)
 
 
 @pytest.mark.slow
