@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
     # augment: two crops of one image; same: autoencoding; camera: two cameras; class: another image of the class
     config.data.view_policy = "augment"
     config.data.num_sources = 1
-    config.data.min_sources = 0  # training shows min_sources..num_sources of them, at random; 0: always num_sources
+    config.data.min_sources = 0  # each training step shows min_sources..num_sources of them, at random; 0: all
     config.data.augment_source = True  # False: the centre crop (and no RandAugment)
     config.data.augment_target = True
     config.data.crop_rate = 0.95

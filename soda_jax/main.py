@@ -50,6 +50,15 @@ _PLAN_TOPOLOGY = flags.DEFINE_list(
     "plan_topology", [], "--mode=plan: GPUs or TPU slices, which need not be here, to compile for, as h100:8,v5e:4x8."
 )
 
+_PLAN_OF = flags.DEFINE_list(
+    "plan_of", ["train"], "--mode=plan: of the training step (train), of encoding and sampling (inference), or both."
+)
+_PLAN_QUICKLY = flags.DEFINE_bool(
+    "plan_quickly",
+    False,
+    "--mode=plan: compile for TPUs with little effort, in minutes; memory is then an upper bound.",
+)
+
 
 def run(argv: list[str]) -> None:
     if len(argv) > 1:
@@ -134,8 +143,14 @@ def _plan(config: ConfigDict, workdir: str) -> None:
     else:
         _keep_programs(workdir)
     from soda_jax.performance.plan import plan
+    from soda_jax.performance.plan_inference import plan_inference
 
-    plan(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, "plan.json"))
+    plans = {"train": (plan, "plan.json"), "inference": (plan_inference, "plan_inference.json")}
+    if not _PLAN_OF.value or not set(_PLAN_OF.value) <= set(plans):
+        raise ValueError(f"--plan_of={','.join(_PLAN_OF.value)}: give train, inference, or both with a comma between")
+    for part in _PLAN_OF.value:
+        make, name = plans[part]
+        make(config, counts, _PLAN_TOPOLOGY.value, os.path.join(workdir, name), quickly=_PLAN_QUICKLY.value)
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 A batch is a dict of NumPy arrays with leading axis B. Images are uint8 RGB; normalisation and
 source noise happen on the device.
 
-    source             uint8 [B, n, h, w, 3]   the n source views
-    source_mask        bool [B, n]             which sources are present; an absent one still shows
-                                               a view, and comes behind those present
+    source             uint8 [B, n, h, w, 3]   the n source views; in training n may differ from step
+                                               to step, and is the same in a whole batch
+    source_mask        bool [B, n]             which sources are present: here, all
     target             uint8 [B, H, W, 3]      the target view
     id                 int32 [B]               training: place in the global batch, which the
                                                device's randomness is keyed by

@@ -24,6 +24,7 @@ _SHUFFLE_STREAM = 1
 _VIEW_STREAM = 2
 _REPLACEMENT_KEY = 3
 _EVAL_VIEW_STREAM = 4
+_SOURCES_STREAM = 5
 _MAX_REPLACEMENTS = 1000
 
 # (index, example, attempt) -> views; another attempt draws other randomness: the same would choose the same partner.
@@ -51,7 +52,8 @@ def train_batches(
 
     Returns:
         A dataset of dicts with leading axis batch_size / process_count: `source`, `source_mask`,
-        `target`, `id` int32 (position in the global batch) and what `make_views` carries over.
+        `target`, `id` int32 (position in the global batch) and what `make_views` carries over. All
+        examples of a step show the same number of sources, drawn from `spec.source_counts`.
 
     Raises:
         ValueError: empty split, a batch that the processes cannot share evenly, or policy "class"
@@ -139,6 +141,7 @@ class _TrainBatches:
         share = batch_size // process_count
         self._ids = np.arange(process_index * share, (process_index + 1) * share, dtype=np.int32)
         self._view_key = _stream_key(seed, _VIEW_STREAM)
+        self._sources_key = _stream_key(seed, _SOURCES_STREAM)
         self.rows, self.example_bytes = share, spec.example_bytes
 
     def __len__(self):
@@ -156,11 +159,11 @@ class _TrainBatches:
         for epoch in np.unique(epochs):
             members = epochs == epoch
             indices[members] = _epoch_order(size, self._seed, int(epoch))[offsets[members]]
-        generator = _KeyedGenerator(self._view_key)
+        generator, num_sources = _KeyedGenerator(self._view_key), self._num_sources(step)
 
         def views_at(position: int) -> MakeViews:
             return lambda index, example, attempt: _random_views(
-                self._dataset, self._classes, self._spec, index, example, generator.at(position, attempt)
+                self._dataset, self._classes, self._spec, index, example, generator.at(position, attempt), num_sources
             )
 
         examples = get_many(self._dataset, indices)
@@ -172,6 +175,13 @@ class _TrainBatches:
         )
         batch["id"] = ids.copy()
         return batch
+
+    def _num_sources(self, step: int) -> int:
+        """How many sources the examples of a step show: one number for all, so that none is encoded for nothing."""
+        counts = self._spec.source_counts
+        if len(counts) == 1:
+            return counts.start
+        return int(_KeyedGenerator(self._sources_key).at(int(step), 0).integers(counts.start, counts.stop))
 
 
 class _EvalBatches:
@@ -238,9 +248,10 @@ def _random_views(
     index: int,
     example: Example,
     rng: np.random.Generator,
+    num_sources: int | None = None,
 ) -> Example:
     partner = None if classes is None else _example(dataset, classes.random_partner(index, rng))
-    return make_views(example, rng, spec, partner)
+    return make_views(example, rng, spec, partner, num_sources)
 
 
 def _example(dataset: Dataset, index: int) -> Example:

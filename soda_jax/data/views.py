@@ -27,8 +27,8 @@ class ViewSpec:
             and target are different cameras on one object, never augmented; "class": as "augment",
             but the target is of another image of the same class.
         num_sources: n, the number of source views.
-        min_sources: training shows a uniformly random number of sources, `min_sources`..n; 0: always
-            n. Evaluation shows n.
+        min_sources: every step of training shows a uniformly random number of sources, `min_sources`..n
+            (`source_counts`); 0: always n. Evaluation shows n.
         source_resolution: side of a source view, in pixels.
         target_resolution: side of the target view, in pixels.
         augment_source: whether sources are cropped, flipped and distorted, or only centre-cropped.
@@ -92,8 +92,13 @@ class ViewSpec:
             )
 
     @property
+    def source_counts(self) -> range:
+        """The numbers of sources that a step of training may show."""
+        return range(self.min_sources or self.num_sources, self.num_sources + 1)
+
+    @property
     def example_bytes(self) -> int:
-        """Bytes of the views of an example, with their windows or cameras and a few labels."""
+        """Bytes of the views of an example that shows all n sources, with windows or cameras and a few labels."""
         pixels = self.num_sources * self.source_resolution**2 + self.target_resolution**2
         return 3 * pixels + _CAMERA_BYTES * (self.num_sources + 1) + _LABEL_BYTES
 
@@ -106,7 +111,13 @@ class _View(NamedTuple):
     operations: tuple[Operation, ...] = ()
 
 
-def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partner: Example | None = None) -> Example:
+def make_views(
+    example: Example,
+    rng: np.random.Generator,
+    spec: ViewSpec,
+    partner: Example | None = None,
+    num_sources: int | None = None,
+) -> Example:
     """Training views of one example: random augmentations, or random cameras.
 
     Of a multi-view example, policies other than "camera" use one view drawn at random.
@@ -115,12 +126,13 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partn
         example: of a dataset; its images may be arrays or `EncodedImage`s.
         rng: of everything random.
         partner: for policy "class", the example that the target is made of.
+        num_sources: shows the first so many sources alone, and decodes no other; the target stays the
+            same. None: all.
 
     Returns:
-        `source` uint8 [n, h, w, 3], `source_mask` bool [n] (False for absent sources, which come
-        last and are views like the others), `target` uint8 [H, W, 3], the example's
-        label/attributes/factors, and the poses and intrinsics (policy "camera") or else the windows
-        of both. A window tells nothing of RandAugment's shifts.
+        `source` uint8 [n, h, w, 3], `source_mask` bool [n] (True), `target` uint8 [H, W, 3], the
+        example's label/attributes/factors, and the poses and intrinsics (policy "camera") or else
+        the windows of both. A window tells nothing of RandAugment's shifts.
 
     Raises:
         DecodeError: an image cannot be read.
@@ -128,12 +140,8 @@ def make_views(example: Example, rng: np.random.Generator, spec: ViewSpec, partn
     if spec.policy == "camera":
         views = _views_of(example, spec)
         chosen = rng.permutation(len(views))[: spec.num_sources + 1]
-        batch = _camera_views(example, views, chosen[:-1], chosen[-1], spec)
-    else:
-        batch = _augmented_views(example, rng, spec, partner)
-    if 0 < spec.min_sources < spec.num_sources:
-        batch["source_mask"][int(rng.integers(spec.min_sources, spec.num_sources + 1)) :] = False
-    return batch
+        return _camera_views(example, views, chosen[:-1][:num_sources], chosen[-1], spec)
+    return _augmented_views(example, rng, spec, partner, num_sources)
 
 
 def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None, *, index: int = 0) -> Example:
@@ -158,7 +166,7 @@ def eval_views(example: Example, spec: ViewSpec, partner: Example | None = None,
     return _image_views(example, image, [source] * spec.num_sources, target_image, target)
 
 
-def _augmented_views(example, rng, spec, partner) -> Example:
+def _augmented_views(example, rng, spec, partner, num_sources) -> Example:
     image = _random_image(example, rng)
     target_image = _random_image(_required(partner), rng) if spec.policy == "class" else image
 
@@ -187,7 +195,7 @@ def _augmented_views(example, rng, spec, partner) -> Example:
         for one_crop, operations in zip(crops, distortions, strict=True)
     ]
     target = _View(target_crop, spec.target_resolution, target_distortion)
-    return _image_views(example, image, sources, target_image, target)
+    return _image_views(example, image, sources[:num_sources], target_image, target)
 
 
 def _random_image(example: Example, rng: np.random.Generator):

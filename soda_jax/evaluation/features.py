@@ -4,6 +4,7 @@ Of several processes each encodes, and searches the neighbours of, its part of t
 run whole on every one, because features are small, the fits take minutes, and their results must agree on all.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
@@ -174,7 +175,7 @@ class FeatureEvaluation:
         inference = self._inference
         batches = train_batches(
             self._train,
-            self._spec,
+            dataclasses.replace(self._spec, min_sources=0),  # as its features: of all sources
             batch_size=inference.round_up(CALIBRATION_SIZE),
             seed=self._config.seed,
             process_index=jax.process_index(),

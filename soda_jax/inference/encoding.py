@@ -130,6 +130,10 @@ class Encoding:
         """Batch size for a request: powers of two up to `largest`, lest one image costs a whole batch's time."""
         return min(largest, sharding.round_up(1 << (count - 1).bit_length(), self.mesh))
 
+    def lower_encoder(self, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+        """The program of `encode` for a batch of these shapes and placements, to be compiled."""
+        return self._encode.lower(self.abstract_variables(), dict(batch), "z")
+
     def encode_batches(
         self,
         variables: Variables,

@@ -12,7 +12,7 @@ from soda_jax.models.layers import Dtype, TransformerBlock
 
 def masked_mean(z: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of `z` [B, n, d] over the views that `mask` [B, n] marks as present; zeros where none is."""
-    # Training draws 1 to n sources (Section 3.3, "Cardinality"): examples of a batch have different numbers of them.
+    # A step of training shows all examples as many sources; what users encode may have different numbers of them.
     weights = mask.astype(z.dtype)[..., None]
     return (z * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1.0)
 
@@ -79,5 +79,9 @@ def pick_present(z: jax.Array, draws: jax.Array) -> jax.Array:
 
 
 def take_source(tree: Any, choice: jax.Array) -> Any:
-    """Of every array [B, n, ...] in `tree` the source `choice` [B] of each example, [B, ...]."""
-    return jax.tree.map(lambda x: jnp.asarray(x)[jnp.arange(len(choice)), choice], tree)
+    """Of every array [B, n, ...] in `tree` the source `choice` [B] of each example, [B, ...].
+
+    Each example is indexed by itself. One index of the whole array, over examples and sources, would make devices
+    exchange images, as the compiler could not tell that each needs its own alone.
+    """
+    return jax.tree.map(lambda x: jax.vmap(lambda views, i: views[i])(jnp.asarray(x), choice), tree)

@@ -74,7 +74,11 @@ class Dropout(nn.Module):
 
     def _keys(self, train_ids: jax.Array) -> jax.Array:
         # Each example's draw is keyed by its id: the mask is the same on any number of devices and in any microbatch.
-        return rngs.per_example(self.make_rng("dropout"), train_ids, masks.key_words)
+        # The generator runs once for all layers, whose calls the compiler merges; a layer of its own has its place in
+        # the model, by which a few integer operations tell it apart. A key for each layer would be folded with its
+        # place, a hundred kernels of one number each on a TPU.
+        stream = self.scope.rngs["dropout"]
+        return masks.of_layer(rngs.per_example(stream.rng, train_ids, masks.key_words), stream.suffix)
 
 
 class DropPath(nn.Module):
@@ -95,24 +99,51 @@ class Conv(nn.Module):
       size: side of the kernel.
       gain: factor of the result. It is applied to kernel and bias, where it costs nothing; behind them it would cost a
         pass over the result and one over its gradient.
+      wide: whether the result is float32, as the sums inside are, whatever the dtype of input and kernel.
     """
 
     features: int
     size: int
     gain: float = 1.0
     dtype: Dtype = jnp.float32
+    wide: bool = False
+    kernel_init: nn.initializers.Initializer = truncated_normal_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [B, H, W, C] to [B, H, W, features]."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", truncated_normal_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        kernel, bias = ((self.gain * part).astype(self.dtype) for part in (kernel, bias))
-        layout = ("NHWC", "HWIO", "NHWC")
-        return (
-            jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, (1, 1), "SAME", dimension_numbers=layout) + bias
+        kernel = self.gain * self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.gain * self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        product = _wide_convolution if self.wide else _convolution
+        return product(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(
+            jnp.float32 if self.wide else self.dtype
         )
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, result: Dtype | None = None) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=layout, preferred_element_type=result
+    )
+
+
+@jax.custom_vjp
+def _wide_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution with its result in float32. Its gradient is that of a convolution in the dtype of x."""
+    return _convolution(x, kernel, jnp.float32)
+
+
+def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _wide_convolution(x, kernel), (x, kernel)
+
+
+def _wide_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, _ = kept
+    return jax.vjp(_convolution, *kept)[1](gradient.astype(x.dtype))
+
+
+_wide_convolution.defvjp(_wide_forward, _wide_backward)
 
 
 class TransformerBlock(nn.Module):

@@ -4,15 +4,31 @@ An element's bits are a hash of its place and its example's key. A generator's b
 again, a twentieth of a training step on a GPU; these cost a few integer operations, forwards and once more backwards.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def key_words(key: jax.Array) -> jax.Array:
     """The uint32 [2] that an example's mask is a function of, from its random key."""
     return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def of_layer(words: jax.Array, place: Sequence[str | int]) -> jax.Array:
+    """The uint32 [B, 2] of a layer, from those of its examples in this step and its place in the model."""
+    own = np.frombuffer(hashlib.sha1(repr(tuple(place)).encode()).digest()[:8], "<u4")
+    return _mixed(words + own)
+
+
+def _mixed(words: jax.Array) -> jax.Array:
+    """Wellons' lowbias32 (2018): every bit of a word, uint32, reaches every bit of the result."""
+    words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
+    words = (words ^ (words >> 15)) * jnp.uint32(0x846CA68B)
+    return words ^ (words >> 16)
 
 
 def dropped(x: jax.Array, keys: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:

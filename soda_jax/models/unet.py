@@ -228,9 +228,9 @@ class ModulatedBlocks(nn.Module):
     def image(self, h: jax.Array, channels: int) -> jax.Array:
         """The last layer: [B, H, W, channels] float32."""
         norm = GroupNorm(self.norm_out_groups, activation=gelu, dtype=self.dtype, name="norm_out")
-        h = norm(h).astype(jnp.float32)
+        h = norm(h)
         # Our choice, as in Ho et al. 2020: zeros at first, so the loss starts at E eps^2 = 1 at any depth.
-        return nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros, name="conv_out")(h)
+        return Conv(channels, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, wide=True, name="conv_out")(h)
 
 
 class UNet(ModulatedBlocks):

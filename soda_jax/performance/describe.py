@@ -118,7 +118,7 @@ def model_flops(model: nn.Module, variables: Any, data: ConfigDict) -> dict[str,
 
     What is called is the denoiser, or the decoder. A model without an encoder has no "encode".
 
-    For "train" see `train_flops`.
+    For "train" see `train_flops`, for "train_mean" `mean_train_flops`; it is missing where steps are all alike.
 
     Args:
       model: of `counted_model`, if no recomputation is to count.
@@ -131,6 +131,8 @@ def model_flops(model: nn.Module, variables: Any, data: ConfigDict) -> dict[str,
 
     views, *images = _one_example(model, data)
     found = {"train": train_flops(model, variables, data)}
+    if _fewest_sources(data) < data.num_sources:
+        found["train_mean"] = mean_train_flops(model, variables, data, found["train"])
     if can(model, LATENT):
         encoded = lower(encode, variables, _Abstract((1, 1, *views.shape[2:])))
         shape = encoded.out_info.shape
@@ -156,11 +158,31 @@ def _generated(model: nn.Module, variables: Any, z: jax.Array, x_t: Any, t: Any,
     return model.apply(variables, z, mask, **options, method="decode")[0]
 
 
-def train_flops(model: nn.Module, variables: Any, data: ConfigDict) -> float:
+def mean_train_flops(model: nn.Module, variables: Any, data: ConfigDict, most: float) -> float:
+    """`train_flops` on average over the numbers of sources that steps show, of which each is as likely.
+
+    It is the middle between the fewest and the most, since each further source costs the same: its encoding. Attention
+    between sources, which grows faster, is less than a millionth of it.
+
+    Args:
+      most: `train_flops` of all sources.
+    """
+    fewest = _fewest_sources(data)
+    return most if fewest == data.num_sources else (most + train_flops(model, variables, data, fewest)) / 2
+
+
+def _fewest_sources(data: ConfigDict) -> int:
+    return data.min_sources or data.num_sources
+
+
+def train_flops(model: nn.Module, variables: Any, data: ConfigDict, num_sources: int | None = None) -> float:
     """FLOPs of training on one example, with all its views, and of the gradient of every parameter.
 
     The optimizer's update, which a batch shares, is left out, and so is the making of ray grids. Arguments as in
     `model_flops`.
+
+    Args:
+      num_sources: that it shows; None: `data.num_sources`, all.
     """
 
     def squared_output(params: Any, stats: Any, source: Any, x_t: Any, t: Any, mask: Any, key: Any) -> jax.Array:
@@ -174,13 +196,15 @@ def train_flops(model: nn.Module, variables: Any, data: ConfigDict) -> float:
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, stats = variables["params"], variables["batch_stats"]
-    return flops_of(lower(jax.grad(squared_output), params, stats, *_one_example(model, data), key))
+    return flops_of(lower(jax.grad(squared_output), params, stats, *_one_example(model, data, num_sources), key))
 
 
-def _one_example(model: nn.Module, data: ConfigDict) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _one_example(
+    model: nn.Module, data: ConfigDict, num_sources: int | None = None
+) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of one example's (source views, x_t, t, section mask)."""
     return (
-        _Abstract((1, data.num_sources, data.source_resolution, data.source_resolution, 3)),
+        _Abstract((1, num_sources or data.num_sources, data.source_resolution, data.source_resolution, 3)),
         _Abstract((1, data.resolution, data.resolution, 3)),
         _Abstract((1,), dtype=jnp.int32),
         _Abstract((1, model.num_sections)),
@@ -235,6 +259,9 @@ def flops_table(flops: Mapping[str, float], config: ConfigDict, denoises: bool =
     views, source, target = config.data.num_sources, config.data.source_resolution, config.data.resolution
     table = [[f"encode one source view, {source} px", flops["encode"]]] if "encode" in flops else []
     table.append([f"train on one example, {views} source view(s), forward and backward", flops["train"]])
+    if "train_mean" in flops:
+        name = f"the same on average over steps, {config.data.min_sources} to {views} source views"
+        table.append([name, flops["train_mean"]])
     if denoises:
         steps, guided = config.sampling.num_steps, guides and config.sampling.guidance_scale != 1.0
         step = flops["generate"] * (2 if guided else 1)

@@ -90,10 +90,11 @@ class LoopBench:
         self.config = config.copy_and_resolve_references()
         with self.config.unlocked():
             self.config.train.num_steps = self.config.train.eval_every = self.config.train.checkpoint_every = _NEVER
+            self.config.data.min_sources = 0  # all steps alike, so that those of the loop compare with the resident one
         train_step = build.train_step(self.config, dataset.labels, mesh)
         batches = train_batches(
             dataset,
-            build.view_spec(config),
+            build.view_spec(self.config),
             batch_size=config.train.batch_size,
             seed=config.seed,
             process_index=jax.process_index(),

@@ -3,7 +3,7 @@
 The devices are simulated CPUs, or GPUs or TPUs that need not be here (`topologies.py`): their own compilers then say
 what those chips would hold, run and move. Where the state is split (`config.train.fsdp`), an evaluation in training
 holds the EMA and the probe whole on every device beside it. That counts as well, though not the activations of the
-evaluation itself.
+evaluation itself. Where steps show different numbers of sources, what is compiled is the largest, that of all sources.
 """
 
 import dataclasses
@@ -25,12 +25,14 @@ from soda_jax import config as config_lib
 from soda_jax.data.datasets import Labels
 from soda_jax.parallel import sharding
 from soda_jax.performance import chips, hlo, quiet, topologies, traffic
-from soda_jax.performance.describe import counted_model, train_flops
+from soda_jax.performance.describe import counted_model, mean_train_flops, train_flops
 from soda_jax.performance.plan_report import CHIPS_GIB, GIB, USABLE, report
 from soda_jax.performance.traffic import Share
 
 # Machine code for a CPU would take longer to optimise than all else, and says nothing about memory.
 _QUICK_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# What a TPU's compiler spends most of its time on: orders and layouts that save some time and memory of a step.
+_LITTLE_EFFORT = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
 NEGLIGIBLE_SHARE = 0.02  # of a step's memory: a smaller difference between two microbatches says nothing
 CPU = "cpu"
 # The dataset is not opened, so the online probe's labels are these; they make a thousandth of the model.
@@ -82,7 +84,12 @@ class Footprint:
 
 
 def plan(
-    config: ConfigDict, device_counts: Sequence[int], names: Sequence[str] = (), path: str | None = None
+    config: ConfigDict,
+    device_counts: Sequence[int],
+    names: Sequence[str] = (),
+    path: str | None = None,
+    *,
+    quickly: bool = False,
 ) -> dict[str, Any]:
     """Prints what a step of `config` takes on so many devices, and the batch that fits.
 
@@ -91,13 +98,16 @@ def plan(
       device_counts: simulated CPU devices; as many as the largest must be there (`--plan_devices` sees to it).
       names: topologies of real chips instead, as "h100:8" or "v5e:8x8" (`topologies.devices`).
       path: of a JSON file with the same figures; None writes none.
+      quickly: has TPUs' programs compiled with little effort, which takes a small part of the time and says a little
+        too much of memory, kernels and traffic. Other compilers know no such thing.
 
     Returns:
       The figures: `steps` (a `Footprint` for each number of devices or topology), `lines` ({chip: {`fixed_bytes`,
       `bytes_per_example`, `is_bound`}}, the line through the memory of steps; where `is_bound`, 0 and an upper bound),
       `fits` ({number of devices or topology: {GiB: {`microbatch`, `grad_accum_steps`}}}, with the chip's own memory, or
       `CHIPS_GIB` where devices are simulated; a microbatch is at most a device's part of the batch), `rooflines`
-      ({topology: `roofline`}), `flops_per_example`, `parameters`.
+      ({topology: `roofline`}), `flops_per_example` (of a step with all sources), `mean_flops_per_example` (over all
+      steps), `parameters`.
 
     Raises:
       ConfigError: a config that cannot run on some of the devices.
@@ -105,19 +115,19 @@ def plan(
     """
     meshes = {
         place: sharding.make_mesh(devices, config.train.fsdp)
-        for place, devices in _device_sets(device_counts, names).items()
+        for place, devices in device_sets(device_counts, names).items()
     }
     for mesh in meshes.values():
         config_lib.validate(config, mesh.size)
     footprints = []
     for place, mesh in meshes.items():
         print(f"compiling for {place if names else f'{mesh.size} devices'} ...", flush=True)
-        found = dataclasses.replace(measure(config, mesh), place=place)
+        found = dataclasses.replace(measure(config, mesh, quickly), place=place)
         print(
             f"  {found.seconds:.0f} s: {found.peak / GIB:.2f} GiB a device at {found.microbatch} examples", flush=True
         )
         footprints.append(found)
-    figures = _figures(config, footprints, footprints + _further(config, footprints, meshes))
+    figures = _figures(config, footprints, footprints + _further(config, footprints, meshes, quickly))
     print(report(config, figures))
     if path is not None:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +136,9 @@ def plan(
     return figures
 
 
-def _further(config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[str, Mesh]) -> list[Footprint]:
+def _further(
+    config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[str, Mesh], quickly: bool
+) -> list[Footprint]:
     """One more point, at half or twice the microbatch, for each chip of which no two points tell an example's cost."""
     found = []
     for chip in dict.fromkeys(footprint.chip for footprint in footprints):
@@ -137,11 +149,12 @@ def _further(config: ConfigDict, footprints: Sequence[Footprint], meshes: dict[s
         with other.unlocked():
             factor = (1, 2) if samples[0].microbatch % 2 == 0 else (2, 1)
             other.train.batch_size = config.train.batch_size * factor[0] // factor[1]
-        found.append(measure(other, meshes[samples[0].place]))
+        found.append(measure(other, meshes[samples[0].place], quickly))
     return found
 
 
-def _device_sets(counts: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+def device_sets(counts: Sequence[int], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The devices of each topology, or of each number of simulated ones, by its name; errors as of `plan`."""
     found = {name: topologies.devices(name) for name in names}
     with quiet.loading():  # finds the plugins that are installed, whether they are asked for or not
         here = jax.devices("cpu")
@@ -175,8 +188,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, size: int) -> dict[str, jax.S
     return {key: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place) for key, (shape, dtype) in shapes.items()}
 
 
-def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
-    """Compiles the training step of `config` for `mesh` and reads off what a device needs."""
+def measure(config: ConfigDict, mesh: Mesh, quickly: bool = False) -> Footprint:
+    """Compiles the training step of `config` for `mesh` and reads off what a device needs; `quickly` as in `plan`."""
     train_step = build.train_step(config, probe_labels(config), mesh)
     batch = abstract_batch(config, mesh, config.train.batch_size)
     example = {key: jax.ShapeDtypeStruct((1, *value.shape[1:]), value.dtype) for key, value in batch.items()}
@@ -195,7 +208,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
     )
     temporaries, exchanged, moved = None, (), ()
     try:
-        compiled = lowered.compile(compiler_options=_QUICK_CODE if device.platform == CPU else None)
+        compiled = lowered.compile(compiler_options=compiler_options(device.platform, quickly))
     except jax.errors.JaxRuntimeError as error:
         total = _used_in(str(error))
         if total is None:
@@ -222,6 +235,13 @@ def measure(config: ConfigDict, mesh: Mesh) -> Footprint:
         temporaries=temporaries,
         traffic=moved,
     )
+
+
+def compiler_options(platform: str, quickly: bool) -> dict[str, Any] | None:
+    """What a compiler is told when only its program is wanted; `quickly` as in `plan`."""
+    if platform == CPU:
+        return _QUICK_CODE
+    return _LITTLE_EFFORT if quickly and platform == "tpu" else None
 
 
 def _bytes_on_a_device(leaf: jax.ShapeDtypeStruct) -> int:
@@ -260,9 +280,14 @@ def _figures(config: ConfigDict, footprints: list[Footprint], samples: list[Foot
         "rooflines": {
             footprint.place: found
             for footprint in footprints
-            if (found := roofline(footprint, flops * config.train.batch_size / footprint.devices))
+            if (
+                found := roofline(
+                    footprint.chip, footprint.traffic, flops * config.train.batch_size / footprint.devices
+                )
+            )
         },
         "flops_per_example": flops,
+        "mean_flops_per_example": mean_train_flops(model, variables, config.data, flops),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
     }
 
@@ -273,23 +298,24 @@ def _memories(chip: str) -> tuple[int, ...]:
     return CHIPS_GIB if known is None else (known.memory_gib,)
 
 
-def roofline(footprint: Footprint, flops: float) -> dict[str, float] | None:
+def roofline(device_kind: str, moved: Sequence[Share], flops: float) -> dict[str, float] | None:
     """What a step takes at a chip's peaks, in seconds: of `traffic`, of `arithmetic`, `at_least` and `in_turn`.
 
     At least the longer of the two passes, were all of one hidden behind the other; in turn, their sum. Neither knows
     of kernels' launches, of what cuDNN's choice of algorithms costs, of exchanges between chips, or of the host.
 
     Args:
-      footprint: of the step.
+      device_kind: the chip.
+      moved: one chip's traffic in the step.
       flops: one chip's arithmetic in it.
 
     Returns:
       None where the chip's figures are not known, or the step was refused.
     """
-    chip = chips.find(footprint.chip)
-    if chip is None or not footprint.traffic:
+    chip = chips.find(device_kind)
+    if chip is None or not moved:
         return None
-    moving = sum(share.moved for share in footprint.traffic) / chip.bandwidth
+    moving = sum(share.moved for share in moved) / chip.bandwidth
     computing = flops / chip.flops
     parts = {"traffic": moving, "arithmetic": computing}
     return parts | {"at_least": max(moving, computing), "in_turn": moving + computing}

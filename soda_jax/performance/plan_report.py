@@ -21,8 +21,8 @@ def report(config: ConfigDict, figures: Mapping[str, Any]) -> str:
       config: the planned run's.
       figures: what `plan` returns, or what its JSON file holds.
     """
-    parts = [_steps(config, figures), _evaluations(figures), _collectives(figures), _traffic(figures)]
-    parts += [_rooflines(config, figures), _fits(config, figures)]
+    parts = [_steps(config, figures), _sources(config, figures), _evaluations(figures), _collectives(figures)]
+    parts += [_traffic(figures), _rooflines(config, figures), _fits(config, figures)]
     return "\n".join(part for part in parts if part)
 
 
@@ -62,6 +62,19 @@ def _steps(config: ConfigDict, figures: Mapping[str, Any]) -> str:
         f"One device's part of a step: batch {batch} in {config.train.grad_accum_steps} microbatches, "
         f"{config.model.dtype}, fsdp={config.train.fsdp}, {figures['parameters'] / 1e6:.1f}M parameters\n"
         + _table(rows, headers)
+    )
+
+
+def _sources(config: ConfigDict, figures: Mapping[str, Any]) -> str:
+    """What steps with fewer sources save, where there are any."""
+    data, most = config.data, figures["flops_per_example"]
+    mean = figures.get("mean_flops_per_example", most)  # not in files of earlier releases
+    if mean == most:
+        return ""
+    return (
+        f"All of this is of a step that shows {data.num_sources} sources, the most. Steps show {data.min_sources} to "
+        f"{data.num_sources}, each number as often, and take {_short(mean / 1e9)} GFLOPs an example on average, "
+        f"{1 - mean / most:.0%} less than the {_short(most / 1e9)} of that step."
     )
 
 

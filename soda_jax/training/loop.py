@@ -25,6 +25,7 @@ from soda_jax.paths import run_folder
 from soda_jax.training.monitor import Monitor
 from soda_jax.training.online import OnlineEvaluator, check_monitor
 from soda_jax.training.profiling import StepTrace, region
+from soda_jax.training.programs import step_of_any
 from soda_jax.training.recovery import STEPS_AHEAD, Recovery, batches_ahead, leaving_lost_peers
 from soda_jax.training.report import ended_early, report
 from soda_jax.training.saving import Saver, last_good
@@ -175,7 +176,8 @@ class Loop:
     def run(self, state: TrainState, batches: ReadAhead) -> dict[str, float]:
         """Trains from `state` to its end, or until it is asked to stop; returns the last evaluation's metrics."""
         train, start, had_ended = self._config.train, self._start, self._monitor.exhausted
-        step_fn = self._train_step.jit_step(state, self._mesh)
+        counts = build.view_spec(self._config).source_counts
+        step_fn = step_of_any(self._train_step.jit_step(state, self._mesh), counts, self._tell)
         results: dict[str, float] = {}
         with self._progress:
             for step in range(start, train.num_steps + 1):
@@ -219,6 +221,11 @@ class Loop:
             split = self._config.data.eval_split
             report(self._train_step, results, split, self._monitor, self._last_grid, self.workdir)
         return results
+
+    def _tell(self, line: str) -> None:
+        """Prints a line of the first process, without breaking the progress bar."""
+        if self._is_main:
+            self._progress.write(line)
 
     def log(self, step: int, state: TrainState) -> None:
         """Writes what the steps since the last call measured."""

@@ -235,3 +235,38 @@ def test_empty_split_and_bad_limit():
     batches = data.train_batches(SOURCE, SPEC, batch_size=8, seed=0)
     with pytest.raises(ValueError, match="start=-1"):
         data.iterate(batches, -1)
+
+
+VARIED = data.ViewSpec(source_resolution=4, target_resolution=4, num_sources=4, min_sources=2)
+
+
+def _counts(steps, **options):
+    batches = data.train_batches(SOURCE, VARIED, **({"batch_size": 2, "seed": 0} | options))
+    return [batches[step]["source"].shape[1] for step in steps]
+
+
+def test_steps_show_each_number_of_sources_as_often():
+    steps = 600
+    counts = np.bincount(_counts(range(steps)), minlength=5)
+    assert counts[:2].sum() == 0 and counts.sum() == steps
+    assert (np.square(counts[2:] - steps / 3) / (steps / 3)).sum() < 13.8  # of chi-square with 2 degrees, 99.9%
+    follows = np.array(_counts(range(steps)))
+    assert abs(np.corrcoef(follows[1:], follows[:-1])[0, 1]) < 4 / np.sqrt(steps)
+
+
+def test_the_number_of_sources_follows_from_seed_and_step_alone():
+    first = _counts(range(20))
+    assert _counts(reversed(range(20))) == first[::-1]  # a resumed run begins anywhere
+    assert _counts(range(20), seed=1) != first
+    assert _counts(range(20), batch_size=8) == first
+    for index in range(2):
+        assert _counts(range(20), batch_size=8, process_index=index, process_count=2) == first
+    batches = data.train_batches(SOURCE, VARIED, batch_size=8, seed=0)
+    for step in range(4):
+        _assert_equal(batches[step], _joined([batches.part(step, 0, 3), batches.part(step, 3, 8)]))
+
+
+def test_evaluations_show_all_sources():
+    for seed in (None, 0):
+        for batch in data.eval_batches(SOURCE, VARIED, batch_size=20, augment_seed=seed):
+            assert batch["source"].shape[1] == 4 and batch["source_mask"].all()

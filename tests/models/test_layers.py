@@ -54,6 +54,33 @@ def test_elements_and_examples_are_dropped_independently(rate):
     assert np.abs(dropped.mean(axis=1) - rate).max() < 5 * np.sqrt(rate * (1 - rate) / (1 << 16))
 
 
+class Stack(nn.Module):
+    """The masks of layers in different places of a model."""
+
+    @nn.compact
+    def __call__(self, x, train_ids):
+        found = [Dropout(0.5, name=f"dropout{index}")(x, train_ids) for index in range(3)]
+        return jnp.stack(
+            [*found, DropPath(0.5, name="path")(jnp.broadcast_to(x[..., None], (*x.shape, 1)), train_ids)[..., 0]]
+        )
+
+
+def test_layers_of_a_model_are_dropped_independently():
+    kept = drop(Stack(), np.ones((1 << 15, 1), np.float32), np.arange(1 << 15))[..., 0] > 0
+    assert np.abs(np.corrcoef(kept)[np.triu_indices(4, 1)]).max() < 5 / np.sqrt(1 << 15)
+
+
+def test_the_generator_runs_once_for_all_layers():
+    """A place costs a few integer operations; a generator's rounds for each would be kernels of their own on a TPU."""
+    x, ids = jnp.ones((8, 1)), jnp.arange(8)
+
+    def rounds(layer):
+        program = jax.jit(lambda key: layer.apply({}, x, ids, rngs={"dropout": key})).lower(KEY).compile().as_text()
+        return program.count("shift-left(")  # of the generator's rotations
+
+    assert 0 < rounds(Stack()) <= rounds(Dropout(0.5))
+
+
 def test_drop_path_drops_whole_examples():
     dropped = drop(DropPath(0.25), np.ones((4000, 2, 3), np.float32), np.arange(4000))
     flat = dropped.reshape(4000, -1)
@@ -108,6 +135,27 @@ def test_convolution_equals_flax_and_has_its_parameters(random_variables):
     jax.tree.map(np.testing.assert_array_equal, layer.init(KEY, x), flax.init(KEY, x))
     variables = random_variables(flax, x)
     np.testing.assert_allclose(layer.apply(variables, x), 0.5 * flax.apply(variables, x), atol=1e-6)
+
+
+def test_a_wide_convolution_rounds_its_inputs_alone(random_variables):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5, 64)), jnp.bfloat16)
+    layer = Conv(3, 3, dtype=jnp.bfloat16, wide=True)
+    exact = nn.Conv(3, (3, 3), precision="highest")
+    variables = random_variables(exact, x)
+    rounded = {"params": {"kernel": variables["params"]["kernel"].astype(jnp.bfloat16).astype(jnp.float32)}}
+    rounded["params"]["bias"] = variables["params"]["bias"]
+
+    def squared(apply, variables, x):
+        return jnp.square(apply(variables, x)).sum()
+
+    found, expected = layer.apply(variables, x), exact.apply(rounded, x.astype(jnp.float32))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(np.asarray(found.astype(jnp.bfloat16), np.float32) - found).max() > 1e-3  # 16 bits would not do
+    gradients = jax.grad(squared, argnums=(1, 2))(layer.apply, variables, x)
+    references = jax.grad(squared, argnums=(1, 2))(exact.apply, rounded, x.astype(jnp.float32))
+    for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(references), strict=True):
+        np.testing.assert_allclose(one.astype(np.float32), other, rtol=0.02, atol=0.02 * np.abs(other).max())
 
 
 def test_attention_has_the_parameters_of_dense_layers():

@@ -216,6 +216,18 @@ def test_poses_and_random_sources_are_counted():
     assert row(grid, "total") > row(vector, "total") > row(plain, "total")
 
 
+def test_the_average_is_over_all_numbers_of_sources():
+    config = tiny_config("concat")
+    config.model.aggregation.name = "transformer"
+    config.data.num_sources, config.data.min_sources = 3, 1
+    model, variables = describe.counted_model(config)
+    found = describe.model_flops(model, variables, config.data)
+    one, two = (describe.train_flops(model, variables, config.data, count) for count in (1, 2))
+    assert found["train"] > 1.1 * one
+    assert found["train_mean"] == pytest.approx((one + two + found["train"]) / 3, rel=1e-3)
+    assert "on average over steps, 1 to 3 source views" in describe.flops_table(found, config)
+
+
 @pytest.mark.slow
 def test_recomputing_changes_no_flops():
     """Nor does the way that attention is computed; the model as it trains would count more."""

@@ -124,6 +124,17 @@ def test_flops_are_those_of_the_benchmark_whatever_is_computed_again(planned):
     assert found["parameters"] == planned[0]["parameters"]
 
 
+def test_steps_of_fewer_sources_are_told_of(planned):
+    two = plan.Footprint(**planned[0]["steps"][0])
+    varied = config(data__num_sources=3, data__min_sources=1)
+    figures = plan._figures(varied, [two], [two])
+    most, mean = figures["flops_per_example"], figures["mean_flops_per_example"]
+    report = " ".join(plan.report(varied, figures).split())
+    assert "a step that shows 3 sources, the most. Steps show 1 to 3" in report
+    assert f"{1 - mean / most:.0%} less" in report and mean < most
+    assert "sources" not in plan.report(config(), planned[0])
+
+
 def test_evaluations_count_where_they_gather_what_is_split(monkeypatch, planned):
     assert all(step["evaluation"] == 0 for step in planned[0]["steps"])
     assert "An evaluation in training" not in plan.report(config(), planned[0])
@@ -169,7 +180,7 @@ def test_one_number_of_devices_is_measured_twice(monkeypatch, planned, capsys):
     eight = planned[0]["steps"][1]
     exchanged = tuple(hlo.Collective(**one) for one in eight["collectives"])
 
-    def measure(config, mesh):
+    def measure(config, mesh, quickly):
         microbatch = config.train.batch_size // mesh.size
         fields = {"devices": mesh.size, "microbatch": microbatch, "total": 5000 + 70 * microbatch}
         return plan.Footprint(**(eight | {"collectives": exchanged} | fields))

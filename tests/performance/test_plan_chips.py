@@ -37,7 +37,7 @@ def planned(monkeypatch, tmp_path, capsys):
     def make_mesh(name, _):
         return dataclasses.make_dataclass("Mesh", ["size", "name"])(kinds[name][0], name)
 
-    def measure(config, mesh):
+    def measure(config, mesh, quickly):
         count, chip = kinds[mesh.name]
         batches.append(config.train.batch_size)
         microbatch = config.train.batch_size // (count * config.train.grad_accum_steps)
@@ -65,6 +65,12 @@ def planned(monkeypatch, tmp_path, capsys):
 def row(report, start):
     (line,) = [line for line in report.splitlines() if line.strip().startswith(start)]
     return line.split()
+
+
+@pytest.mark.parametrize(("platform", "little"), [("tpu", True), ("cuda", False), ("cpu", False)])
+def test_little_effort_is_for_tpus(platform, little):
+    assert ("exec_time_optimization_effort" in (plan.compiler_options(platform, quickly=True) or {})) == little
+    assert plan.compiler_options(platform, quickly=False) == plan.compiler_options(platform, quickly=platform == "cpu")
 
 
 def test_chips_have_their_own_memory_and_line(planned):
@@ -110,7 +116,7 @@ def test_traffic_by_source(planned):
 
 def test_a_refused_step_has_no_roofline(planned, monkeypatch):
     refused = plan.Footprint(4, 4, GIB, 43 * GIB, 0, None, (), 9.0, "v5e:2x2", V5E)
-    assert plan.roofline(refused, 1e12) is None
+    assert plan.roofline(refused.chip, refused.traffic, 1e12) is None
     figures = {
         "steps": [dataclasses.asdict(refused)],
         "lines": {V5E: {"fixed_bytes": 0.0, "bytes_per_example": 11 * GIB, "is_bound": True}},
