@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.dropout = 0.1
     config.model.denoiser.remat = "none"
     config.model.denoiser.norm_groups = 32  # of every GroupNorm; a denoiser of few channels may want 1
+    config.model.denoiser.norm_out_groups = 0  # of the last GroupNorm; 0: norm_groups
     config.model.modulation = ConfigDict()
     config.model.modulation.kind = "layer"  # layer, full, sum, concat, cross_attention, broadcast
     config.model.modulation.use_scale = True  # False: bias only

@@ -208,6 +208,7 @@ def _blocks(config: ConfigDict) -> dict[str, Any]:
         "head_dim": denoiser.head_dim,
         "dropout": denoiser.dropout,
         "norm_groups": denoiser.norm_groups,
+        "norm_out_groups": denoiser.norm_out_groups or denoiser.norm_groups,
         "modulation": modulation.kind,
         "use_scale": modulation.use_scale,
         "modulate_by_section": modulation.merge_by_section,

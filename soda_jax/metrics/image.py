@@ -1,4 +1,4 @@
-"""Similarity of image pairs (SODA, Sections 4.2.1 and 4.2.2): PSNR and SSIM, one value an image."""
+"""Similarity of image pairs, one value an image: PSNR and SSIM (SODA, Sections 4.2.1 and 4.2.2), and their colours."""
 
 import math
 
@@ -118,6 +118,52 @@ def ssim_gaussian(images: jax.Array, references: jax.Array) -> jax.Array:
       ValueError: if the shapes differ, for integer images, or for images smaller than the window.
     """
     return _ssim(images, references, _GAUSSIAN, unbiased=False)
+
+
+@jax.jit
+def mean_color_error(images: jax.Array, references: jax.Array) -> jax.Array:
+    """How far the mean colour of each image is from its reference's: the channels' mean absolute difference.
+
+    A tint that lies over whole images shows here, and hardly in SSIM.
+
+    Args:
+      images: float [..., H, W, C] in [0, 1].
+      references: the same.
+
+    Returns:
+      float32 [...] in [0, 1]; lower is better.
+
+    Raises:
+      ValueError: if the shapes differ, or for integer images.
+    """
+    images, references = _checked(images, references)
+    means = reduce(images - references, "... h w c -> ... c", "mean")
+    return reduce(jnp.abs(means), "... c -> ...", "mean")
+
+
+@jax.jit
+def saturation_error(images: jax.Array, references: jax.Array) -> jax.Array:
+    """How far the mean saturation of each image is from its reference's; saturation is HSV's, 0 for black and grey.
+
+    Args:
+      images: float [..., H, W, 3] in [0, 1].
+      references: the same.
+
+    Returns:
+      float32 [...] in [0, 1]; lower is better.
+
+    Raises:
+      ValueError: if the shapes differ, or for integer images.
+    """
+    images, references = _checked(images, references)
+    return jnp.abs(_mean_saturation(images) - _mean_saturation(references))
+
+
+def _mean_saturation(images: jax.Array) -> jax.Array:
+    images = jnp.clip(images, 0, 1)  # samples may leave the range, where the ratio means nothing
+    value = jnp.max(images, axis=-1)
+    saturation = (value - jnp.min(images, axis=-1)) / jnp.where(value > 0, value, 1)
+    return reduce(saturation, "... h w -> ...", "mean")
 
 
 def _ssim(images: jax.Array, references: jax.Array, window: tuple[float, ...], *, unbiased: bool) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from soda_jax.metrics.image import mse, psnr, ssim, ssim_gaussian
+from soda_jax.metrics.image import mean_color_error, mse, psnr, saturation_error, ssim, ssim_gaussian
 from soda_jax.metrics.inception import load_inception
 from soda_jax.metrics.lpips import load_backbone, load_lpips
 
@@ -77,6 +77,8 @@ IMAGE_METRICS: dict[str, ImageMetric] = {
     ),
     "ssim": ImageMetric("SSIM, uniform 7x7 kernel", "", 3, "up", pairs=_on_unit_range(ssim)),
     "ssim_gaussian": ImageMetric("SSIM, Gaussian kernel", "", 3, "up", pairs=_on_unit_range(ssim_gaussian)),
+    "color": ImageMetric("Error of the mean colour", "", 3, "down", pairs=_on_unit_range(mean_color_error)),
+    "saturation": ImageMetric("Error of the mean saturation", "", 3, "down", pairs=_on_unit_range(saturation_error)),
     "lpips_alexnet": ImageMetric("LPIPS, AlexNet", "", 3, "down", pairs=_lpips("alexnet")),
     "lpips_vgg16": ImageMetric("LPIPS, VGG16", "", 3, "down", pairs=_lpips("vgg16")),
     "fid": ImageMetric("FID", "", 2, "down", network=lambda weights: load_inception(weights.inception)),

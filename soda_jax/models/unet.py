@@ -140,8 +140,11 @@ class ModulatedBlocks(nn.Module):
       channels: base width; multipliers: its factor at each level; num_res_blocks: residual blocks a level.
       attention_resolutions: sides at which self-attention follows each block (the middle always has it).
       head_dim: width of an attention head.
-      norm_groups: groups of every GroupNorm, or their greatest common divisor with the channels. Groups of one channel,
-        as of 32 groups in a denoiser of 16 channels, erase each feature map's mean and with it the image's colours.
+      norm_groups: groups of every GroupNorm but the last, or their greatest common divisor with the channels. Groups of
+        one channel, as of 32 groups in a denoiser of 16 channels, erase each feature map's mean. The sums past the
+        blocks carry it on, so that it reaches the last norm.
+      norm_out_groups: groups of the last GroupNorm. If these are of one channel, nothing carries the mean past them,
+        and images come out tinted.
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
       resample_section: see `unet_layout`.
       remat: what of each block is kept for the gradient; see `layers.rematerialised`.
@@ -156,6 +159,7 @@ class ModulatedBlocks(nn.Module):
     head_dim: int = 64
     dropout: float = 0.1
     norm_groups: int = 32
+    norm_out_groups: int = 32
     modulation: str = "layer"
     use_scale: bool = True
     modulate_by_section: bool = True
@@ -267,7 +271,8 @@ class ModulatedBlocks(nn.Module):
 
     def image(self, h: jax.Array, channels: int) -> jax.Array:
         """The last layer: [B, H, W, channels] float32."""
-        h = GroupNorm(self.norm_groups, activation=gelu, dtype=self.dtype, name="norm_out")(h)
+        norm = GroupNorm(self.norm_out_groups, activation=gelu, dtype=self.dtype, name="norm_out")
+        h = norm(h)
         # Our choice, as in Ho et al. 2020: zeros at first, so the loss starts at E eps^2 = 1 at any depth.
         return Conv(channels, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, wide=True, name="conv_out")(h)
 

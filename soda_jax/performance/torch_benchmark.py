@@ -86,7 +86,7 @@ def specification(config: ConfigDict) -> dict[str, Any]:
             "scales, and no poses; use such a config"
         )
     unet = build.model(config).denoiser
-    fields = ("channels", "time_dim", "head_dim", "norm_groups", "dropout")
+    fields = ("channels", "time_dim", "head_dim", "norm_groups", "norm_out_groups", "dropout")
     return {field: getattr(denoiser, field) for field in fields} | {
         "depth": depth,
         "base_features": encoder.base_features,

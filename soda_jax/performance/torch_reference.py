@@ -63,8 +63,8 @@ class Encoder(nn.Module):
         return self.projection(F.relu(self.norm(self.units(self.stem(x)))).mean((2, 3)))
 
 
-def group_norm(spec, channels, affine=True):
-    return nn.GroupNorm(math.gcd(spec["norm_groups"], channels), channels, eps=1e-5, affine=affine)
+def group_norm(spec, channels, affine=True, groups=0):
+    return nn.GroupNorm(math.gcd(groups or spec["norm_groups"], channels), channels, eps=1e-5, affine=affine)
 
 
 class Block(nn.Module):
@@ -133,7 +133,8 @@ class Denoiser(nn.Module):
             if block["path"] == "down":
                 skips.append(inputs)
         self.blocks = nn.ModuleList(blocks)
-        self.norm_out, self.conv_out = group_norm(spec, inputs), nn.Conv2d(inputs, 3, 3, padding=1)
+        self.norm_out = group_norm(spec, inputs, groups=spec["norm_out_groups"])
+        self.conv_out = nn.Conv2d(inputs, 3, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x, t, z):

@@ -76,7 +76,7 @@ IMPOSSIBLE = [
     ("sampling.pictures", ("turntable",), "turntable needs a model that takes cameras (config.model.pose.grid='rays')"),
     ("sampling.turntable_altitude", 90.0, "between -85 and 85"),
     ("eval.evaluators", ("knn", "fvd"), "names fvd; known are knn, linear_probe, few_shot, disentanglement, "),
-    ("eval.image_metrics", ("lpips",), "names lpips; known are psnr, psnr_pooled, ssim, ssim_gaussian, lpips_alexnet"),
+    ("eval.image_metrics", ("lpips",), "names lpips; known are psnr, psnr_pooled, ssim, ssim_gaussian, color"),
     ("eval.image_metrics", (), "name at least one of psnr"),
     ("eval.knn_k", (20, 0), "must be numbers of neighbours, each at least 1"),
     ("eval.probe_learning_rates", (), "must be learning rates above 0"),

@@ -13,7 +13,7 @@ from soda_jax.metrics.registry import HIGHEST_PSNR
 RNG = np.random.default_rng(0)
 REAL = RNG.integers(0, 256, (12, 16, 16, 3), np.uint8)
 SHOWN = np.clip(REAL / 127.5 - 1 + RNG.normal(0, 0.2, REAL.shape), -1, 1).astype(np.float32)
-NAMES = ("psnr", "psnr_pooled", "ssim", "ssim_gaussian")
+NAMES = ("psnr", "psnr_pooled", "ssim", "ssim_gaussian", "color")
 
 
 def scored(metrics, size, shown=SHOWN, real=REAL, **options):
@@ -40,6 +40,7 @@ def test_every_metric_by_scikit_image():
         "psnr_pooled": -10 * np.log10(errors.mean()),
         "ssim": np.mean([structural_similarity(a, b, win_size=7, **options) for a, b in pairs]),
         "ssim_gaussian": np.mean([structural_similarity(a, b, **gaussian) for a, b in pairs]),
+        "color": np.mean([np.abs(a.mean((0, 1)) - b.mean((0, 1))) for a, b in pairs]),
     }
     for name, value in expected.items():
         found = figures[f"x/{name}"]

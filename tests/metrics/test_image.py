@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage import metrics
+from skimage.color import rgb2hsv
 
 from soda_jax.metrics import image
 
@@ -97,6 +98,24 @@ def test_pooled_psnr_of_no_images():
         image.psnr_pooled(np.zeros((0, 8, 8, 3), np.float32), np.zeros((0, 8, 8, 3), np.float32))
 
 
+def test_colours_are_those_of_scikit_image():
+    batch = [*pairs("photo"), *pairs("noise")]
+    batch[0][0][:4] = 0.0  # black has no saturation
+    x, y = np.stack([p[0] for p in batch]), np.stack([p[1] for p in batch])
+    saturations = [np.array([rgb2hsv(image)[..., 1].mean() for image in images]) for images in (x, y)]
+    np.testing.assert_allclose(image.saturation_error(x, y), np.abs(saturations[0] - saturations[1]), atol=1e-6)
+    colours = np.abs(x.mean((1, 2)) - y.mean((1, 2))).mean(-1)
+    np.testing.assert_allclose(image.mean_color_error(x, y), colours, atol=1e-6)
+
+
+def test_a_tint_shows_in_colours():
+    grey = np.repeat(np.random.default_rng(0).uniform(0.3, 0.7, (2, 8, 8, 1)), 3, axis=-1).astype(np.float32)
+    tinted = grey + np.array([0.1, 0.0, -0.1], np.float32)
+    np.testing.assert_allclose(image.mean_color_error(tinted, grey), 0.2 / 3, rtol=1e-4)
+    assert (image.saturation_error(tinted, grey) > 0.2).all()
+    np.testing.assert_allclose(image.saturation_error(grey * 1.2, grey), 0.0, atol=1e-6)
+
+
 @pytest.mark.parametrize("metric", [image.psnr, image.ssim, image.ssim_gaussian])
 @pytest.mark.parametrize("batch", [1, 7])
 def test_batching_changes_nothing(metric, batch):
@@ -106,7 +125,9 @@ def test_batching_changes_nothing(metric, batch):
     np.testing.assert_allclose(np.concatenate(parts), metric(x, y), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", [image.mse, image.psnr, image.ssim, image.ssim_gaussian])
+@pytest.mark.parametrize(
+    "metric", [image.mse, image.psnr, image.ssim, image.ssim_gaussian, image.mean_color_error, image.saturation_error]
+)
 def test_one_value_for_each_image(metric):
     x = np.random.default_rng(0).uniform(size=(2, 3, 12, 12, 3)).astype(np.float32)
     y = x[::-1, ::-1]
@@ -115,7 +136,18 @@ def test_one_value_for_each_image(metric):
     np.testing.assert_allclose(values[1, 2], metric(x[1, 2], y[1, 2]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("metric", [image.mse, image.psnr, image.psnr_pooled, image.ssim, image.ssim_gaussian])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        image.mse,
+        image.psnr,
+        image.psnr_pooled,
+        image.ssim,
+        image.ssim_gaussian,
+        image.mean_color_error,
+        image.saturation_error,
+    ],
+)
 def test_bad_images_are_refused(metric):
     x = np.zeros((2, 8, 8, 3), np.float32)
     with pytest.raises(ValueError, match="must be"):

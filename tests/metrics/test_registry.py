@@ -5,7 +5,7 @@ import pytest
 
 from soda_jax.metrics.registry import IMAGE_METRICS, Weights
 
-WITHOUT_WEIGHTS = ("psnr", "psnr_pooled", "ssim", "ssim_gaussian")
+WITHOUT_WEIGHTS = ("psnr", "psnr_pooled", "ssim", "ssim_gaussian", "color", "saturation")
 
 
 @pytest.mark.parametrize("name", IMAGE_METRICS)

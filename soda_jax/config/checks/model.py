@@ -91,7 +91,8 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     yield from check_choices(config, {"model.denoiser.remat": layers.REMAT, "model.attention": attention.ATTENTION})
     fields = ("channels", "num_res_blocks", "head_dim", "norm_groups")
     yield from check_ranges(config, {f"model.denoiser.{field}": (1, inf) for field in fields})
-    yield from check_ranges(config, {"model.denoiser.dropout": (0, 0.99), "data.resolution": (1, inf)})
+    ranges = {"model.denoiser.norm_out_groups": (0, inf), "model.denoiser.dropout": (0, 0.99)}
+    yield from check_ranges(config, ranges | {"data.resolution": (1, inf)})
     if denoiser.time_dim % 2 or denoiser.time_dim < 2:
         yield problem(config, "model.denoiser.time_dim", "must be even and at least 2")
     if not 1 <= len(denoiser.multipliers) <= MAX_LEVELS:
