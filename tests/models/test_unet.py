@@ -100,18 +100,19 @@ def test_residual_sum_is_divided_by_sqrt_2(random_variables, mode):
     np.testing.assert_allclose(block.apply(variables, x, t_emb, Z, None), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("groups", "carried"), [(8, False), (1, True)])
+@pytest.mark.parametrize(("groups", "carried"), [(16, False), (1, True)])
 def test_the_last_norm_lets_an_images_mean_through_unless_its_groups_are_of_one_channel(
     random_variables, quick_jit, groups, carried
 ):
-    denoiser = TINY.clone(norm_groups=8, norm_out_groups=groups)
+    denoiser = TINY.clone(norm_groups=16, norm_out_groups=groups)  # of 8 and 16 channels: of one channel each
     variables = random_variables(denoiser, *TINY_INPUTS, Z, TINY_ALL)
     # Constant images: past a border, they differ in nothing but their means.
     variables["params"]["conv_in"]["kernel"][[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0.0
     apply = quick_jit(lambda x_t: denoiser.apply(variables, x_t, STEPS, Z, TINY_ALL)[0])
-    colours = RNG.standard_normal((2, 2, 1, 1, 3)).astype(np.float32)
+    colours = np.random.default_rng(1).standard_normal((2, 2, 1, 1, 3)).astype(np.float32)
     dark, bright = (np.asarray(apply(np.broadcast_to(colour, (2, 4, 4, 3)))).mean((1, 2)) for colour in colours)
-    assert (np.abs(dark - bright).max() > 0.05) == carried, np.abs(dark - bright).max()
+    difference = np.abs(dark - bright).max()
+    assert difference > 0.05 if carried else difference < 1e-3
 
 
 def test_the_initial_model_predicts_zero(random_variables, quick_jit):
