@@ -1,6 +1,7 @@
 """The command that encodes a folder: its features beside those of `model.encode` and of an evaluation."""
 
 import errno
+import functools
 import json
 
 import numpy as np
@@ -26,6 +27,13 @@ COUNT = 21  # a full batch of 16 and a rest
 
 class Options(dict):
     __getattr__ = dict.__getitem__
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_model_compiles_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soda_jax, "load", functools.cache(soda_jax.load))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def run(workdir, images, out, **options):
 
 def test_features_are_those_of_encode(workdir, images, tmp_path, capsys):
     found = run(workdir, images, tmp_path / "z.npz")
-    model = soda_jax.load(workdir)
+    model = soda_jax.load(str(workdir), None)
     assert found["files"].tolist() == sorted(p.relative_to(images).as_posix() for p in images.rglob("[0-9]*.png"))
     each = [model.encode(np.asarray(Image.open(images / name))[None])[0] for name in found["files"]]
     np.testing.assert_allclose(found["features"], each, atol=1e-5)
@@ -86,7 +94,7 @@ def test_features_are_those_of_an_evaluation(workdir, tmp_path):
     for i in range(4):
         small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8))
         small.resize((190, 120 + i)).save(tmp_path / "train" / f"{i}.jpg")
-    model = soda_jax.load(workdir)
+    model = soda_jax.load(str(workdir), None)
     features = DenoiserFeatures(model.inference)
     spec = build.view_spec(model.config)
     (batch,) = eval_batches(load_dataset("folder", tmp_path, "train"), spec, batch_size=16)
@@ -106,7 +114,8 @@ def test_a_model_of_cameras_and_several_sources(tmp_path, images):
     tiny_checkpoint.write(tmp_path / "run", config, 5)
     found = run(tmp_path / "run", images, tmp_path / "z.npz")
     image = np.asarray(Image.open(images / found["files"][3]))
-    np.testing.assert_allclose(found["features"][3], soda_jax.load(tmp_path / "run").encode(image[None])[0], atol=1e-5)
+    expected = soda_jax.load(str(tmp_path / "run"), None).encode(image[None])[0]
+    np.testing.assert_allclose(found["features"][3], expected, atol=1e-5)
 
 
 def test_unreadable_images_are_skipped_listed_and_counted(workdir, images, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A tree of image files; labels.csv has their labels, or sub-folders are classes."""
 
+import hashlib
 import logging
 import os
 import pathlib
@@ -85,6 +86,14 @@ class ImageFolder:
     def class_ids(self) -> np.ndarray | None:
         """The class of every example, int32 [len]; None where there are no classes."""
         return self._values.get("label")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the folder's place, files and labels."""
+        digest = hashlib.sha256("\n".join([os.fspath(self._root), *self._paths]).encode("utf-8", "surrogateescape"))
+        for kind, values in self._values.items():
+            digest.update(kind.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     def _take_labels_file(self, files: dict[str, list[_File]], split: str) -> None:
         every = [path for name in SPLITS for path, _ in files[name]]
