@@ -4,8 +4,9 @@
     python -m soda_jax.main --config=configs/folder.py:small --workdir=... --config.data.root=DIR
 
 If DIR has sub-folders named train, validation or test, those are the splits; else a tenth of the files, chosen by a
-hash of their paths, is for validation and a tenth for test. The folders below are the classes: the online probe and
---mode=evaluate score them; without classes, add --config.eval.evaluators="('reconstruction',)".
+hash of their paths, is for validation and a tenth for test. The folders below are the classes, or DIR/labels.csv has
+classes, attributes and numbers (docs/data.md): the online probe and --mode=evaluate score them; without labels, add
+--config.eval.evaluators="('reconstruction',)".
 Unreadable files are skipped and listed in the workdir's bad_files.txt. Training ends when the loss on the validation
 split has not improved for 20,000 steps, and keeps the best checkpoint. --mode=evaluate scores that split, too; where
 there is one for test, --config.data.test_split=test gives figures of images that chose nothing.

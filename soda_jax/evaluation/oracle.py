@@ -132,6 +132,8 @@ def load_or_train(
     start, put_together = ravel_pytree(_init(model, spec.target_resolution, seed))
     key = [_VERSION, name, split, len(dataset), spec.policy, spec.target_resolution, spec.eval_crop]
     key += [list(labels.names), list(labels.sizes), steps, BATCH, seed, start.size]
+    if getattr(dataset, "fingerprint", None):  # any folder is called "folder"
+        key.append(dataset.fingerprint)
     version = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = folder / f"oracle-{version}.npy"
 

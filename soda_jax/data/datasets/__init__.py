@@ -49,7 +49,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "folder": DatasetEntry(
         module="folder",
         opens="ImageFolder",
-        what="Any tree of image files, at `config.data.root`; sub-folders are classes.",
+        what="Any tree of image files, at `config.data.root`; `labels.csv` labels them, or sub-folders are classes.",
         needs_root="the folder that holds the images",
         options=("bad_files", "max_bad_share"),
     ),

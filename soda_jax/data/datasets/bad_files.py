@@ -37,19 +37,26 @@ class BadFiles:
         files: the split's files, relative to `root`.
         max_share: share of the files that may be broken.
         path: of the list; None keeps it in memory, apart for each process.
+        setting: what sets `max_share`, for messages.
 
     Raises:
         TooManyBadFilesError: the list is already too long.
     """
 
     def __init__(
-        self, root: str | os.PathLike, files: Sequence[str], *, max_share: float, path: str | os.PathLike | None = None
+        self,
+        root: str | os.PathLike,
+        files: Sequence[str],
+        *,
+        max_share: float,
+        path: str | os.PathLike | None = None,
+        setting: str = "config.data.max_bad_share",
     ):
         if not 0 <= max_share <= 1:
-            raise ValueError(f"max_bad_share={max_share} must lie in 0..1.")
+            raise ValueError(f"{setting}={max_share} must lie in 0..1.")
         self._prefix = os.path.join(os.fspath(root), "")
         self._files = files
-        self._max_share = max_share
+        self._max_share, self._setting = max_share, setting
         self._path = None if path is None else pathlib.Path(path)
         self._known: set[str] = set()
         self._expected: frozenset[str] | None = None
@@ -111,7 +118,7 @@ class BadFiles:
             where = f"They are listed in {self._path}" if self._path else f"One is {readable_name(min(self._known))}"
             raise TooManyBadFilesError(
                 f"{count} of {total} image files cannot be read ({count / total:.1%}), more than "
-                f"max_bad_share={self._max_share}. {where}: repair or remove them, or raise config.data.max_bad_share."
+                f"max_bad_share={self._max_share}. {where}: repair or remove them, or raise {self._setting}."
             )
 
     def _append(self, line: str) -> None:

@@ -1,5 +1,7 @@
-"""A tree of image files; sub-folders are classes."""
+"""A tree of image files; labels.csv has their labels, or sub-folders are classes."""
 
+import hashlib
+import logging
 import os
 import pathlib
 
@@ -16,9 +18,12 @@ from soda_jax.data.datasets.base import (
     split_folders,
     walk,
 )
+from soda_jax.data.datasets.labels_csv import LABELS_FILE, read_labels
 from soda_jax.data.decode import EncodedImage
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+_File = tuple[str, str | None]  # path relative to the root; class folder, if it lies in one
 
 
 class ImageFolder:
@@ -30,9 +35,10 @@ class ImageFolder:
     side by side; elsewhere they are classes. Without splits every file belongs to one of the three by a hash of its
     path relative to `root` (80/10/10 percent), so that adding files moves no other file.
 
-    `image` uint8 [h, w, 3] as `decode_image` makes it. `label` int32 [], if the images lie in
-    sub-folders: the place of the first folder below the split in the sorted list of such folders, over
-    all splits.
+    `image` uint8 [h, w, 3] as `decode_image` makes it. If `root` has a labels.csv, that gives `label` int32 [],
+    `attributes` int32 [A] and `factors` int32 [F], as far as it has such columns, and folders give none. Else `label`,
+    if the images lie in sub-folders: the place of the first folder below the split in the sorted list of such folders,
+    over all splits. Class numbers are the same in all splits.
 
     Args:
         root: the tree.
@@ -42,7 +48,8 @@ class ImageFolder:
 
     Raises:
         ValueError: no such folder, no images, an unknown or empty split, or more unreadable files
-            than `max_bad_share`; on access by `[index]`, DecodeError for an unreadable one.
+            than `max_bad_share`, or a labels.csv that is wrong or leaves an image out; on access by `[index]`,
+            DecodeError for an unreadable one.
     """
 
     def __init__(
@@ -68,15 +75,52 @@ class ImageFolder:
             )
         self._paths = [path for path, _ in files[split]]
         self.bad_files = BadFiles(self._root, self._paths, max_share=max_bad_share, path=bad_files)
-        folders = {folder for rows in files.values() for _, folder in rows}
         self.labels: dict[str, Labels] = {}
-        self.class_ids: np.ndarray | None = None
+        self._values: dict[str, np.ndarray] = {}  # of the labels, by kind
+        if (self._root / LABELS_FILE).is_file():
+            self._take_labels_file(files, split)
+        else:
+            self._take_folders(files, split)
+
+    @property
+    def class_ids(self) -> np.ndarray | None:
+        """The class of every example, int32 [len]; None where there are no classes."""
+        return self._values.get("label")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the folder's place, files and labels."""
+        digest = hashlib.sha256("\n".join([os.fspath(self._root), *self._paths]).encode("utf-8", "surrogateescape"))
+        for kind, values in self._values.items():
+            digest.update(kind.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def _take_labels_file(self, files: dict[str, list[_File]], split: str) -> None:
+        every = [path for name in SPLITS for path, _ in files[name]]
+        found = read_labels(self._root / LABELS_FILE, every)
+        first = sum(len(files[name]) for name in SPLITS[: SPLITS.index(split)])
+        self.labels = found.labels
+        self._values = {kind: values[first : first + len(self._paths)] for kind, values in found.values.items()}
+        folders = any(folder is not None for name in SPLITS for _, folder in files[name])
+        ignored = " Folders are no classes beside it." if folders else ""
+        logging.getLogger(__name__).warning(found.described + ignored)
+
+    def _take_folders(self, files: dict[str, list[_File]], split: str) -> None:
+        for misplaced in sorted(self._root.glob(f"*/{LABELS_FILE}")):
+            logging.getLogger(__name__).warning(
+                "%s is not read: one %s in %s labels all images, with paths from there",
+                misplaced,
+                LABELS_FILE,
+                self._root,
+            )
+        folders = {folder for rows in files.values() for _, folder in rows}
         # A mixture of labelled and unlabelled files has no meaningful labels.
-        if None not in folders:
-            classes = tuple(sorted(folders))
-            self.labels["label"] = Labels((len(classes),), ("label",), tuple(map(readable_name, classes)))
-            number = {name: i for i, name in enumerate(classes)}
-            self.class_ids = np.array([number[folder] for _, folder in files[split]], np.int32)
+        if None in folders:
+            return
+        classes = tuple(sorted(folders))
+        self.labels["label"] = Labels((len(classes),), ("label",), tuple(map(readable_name, classes)))
+        number = {name: i for i, name in enumerate(classes)}
+        self._values["label"] = np.array([number[folder] for _, folder in files[split]], np.int32)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -91,15 +135,13 @@ class ImageFolder:
 
     def _example(self, index: int) -> Example:
         example: Example = {"image": EncodedImage(os.path.join(self._root, self._paths[index]))}
-        if self.class_ids is not None:
-            example["label"] = self.class_ids[index]
-        return example
+        return example | {kind: values[index] for kind, values in self._values.items()}
 
 
-def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[tuple[str, str | None]]], set[str]]:
+def _files_by_split(root: pathlib.Path) -> tuple[dict[str, list[_File]], set[str]]:
     """(for each split its (path relative to `root`, class folder or None), sorted by path; what is left out)."""
     splits = split_folders(name for name in os.listdir(root) if os.path.isdir(root / name))
-    files: dict[str, list[tuple[str, str | None]]] = {name: [] for name in SPLITS}
+    files: dict[str, list[_File]] = {name: [] for name in SPLITS}
     left_out = set()
     for relative in image_paths(root):
         parts = relative.split("/")

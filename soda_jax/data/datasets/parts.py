@@ -56,6 +56,11 @@ class Part:
         return get_many(self._dataset, self._places[np.asarray(indices)])
 
     @property
+    def fingerprint(self) -> str | None:
+        """The whole dataset's, None where it has none."""
+        return getattr(self._dataset, "fingerprint", None)
+
+    @property
     def class_ids(self) -> np.ndarray | None:
         """The class of every example, integers [len]; None where the dataset does not list them."""
         found = getattr(self._dataset, "class_ids", None)
