@@ -10,7 +10,7 @@ from soda_jax.performance.traffic import Share
 from tests import tiny
 
 
-@pytest.mark.parametrize("make", [tiny.get_config, tiny.posed_config])
+@pytest.mark.parametrize("make", [tiny.get_config, pytest.param(tiny.posed_config, marks=pytest.mark.slow)])
 def test_each_device_has_its_part_of_both(tmp_path, capsys, make):
     config = make(eval__batch_size=8, sampling__batch_size=4, sampling__num_steps=3)
     path = tmp_path / "run" / "plan_inference.json"

@@ -97,7 +97,7 @@ def test_an_ignored_latent(monkeypatch):
     assert latent_use.remark({"eval/loss": 1.0}, 1000, 1000, 1.0) == "" and len(warnings) == 1
 
 
-@pytest.mark.parametrize("posed", [False, True])
+@pytest.mark.parametrize("posed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_devices_and_padding_do_not_matter(posed):
     """21 images on one device, and with three of padding on four; with cameras, and a random one of two sources."""
     if posed:
