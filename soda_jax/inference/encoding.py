@@ -156,6 +156,7 @@ class Encoding:
         *,
         source_camera: Camera | None = None,
         source_pose_mask: np.ndarray | None = None,
+        feature: str = "z",
     ) -> np.ndarray:
         """Latents of uint8 sources [N, n, h, w, 3]: float32 [N, d].
 
@@ -166,6 +167,7 @@ class Encoding:
           source_camera: the sources' cameras, leading axes [N, n]; by default their poses are unknown. A model that
             relates poses to the first present source finds it here.
           source_pose_mask: [N, n] False where a source's pose is hidden; none by default.
+          feature: in place of the latent, what the encoder names so, [N, C]: "latent" is what probes read.
 
         Returns:
           [N, d]; tokens [N, K, C] without a bottleneck; a latent for each source, [N, n, d], under stochastic
@@ -182,7 +184,7 @@ class Encoding:
                 batch["source_pose_mask"] = np.asarray(source_pose_mask, bool)
         elif source_pose_mask is not None:
             raise ValueError("source_pose_mask is given, but source_camera is None; give both, or neither")
-        return self._of_sources(batch, lambda part: self._encode(variables, part, "z"))
+        return self._of_sources(batch, lambda part: self._encode(variables, part, feature))
 
     def _of_sources(
         self, batch: dict[str, np.ndarray], function: Callable[[dict[str, jax.Array]], jax.Array]
