@@ -85,6 +85,10 @@ def _load_export(folder: str, step: int | str | None, devices: list[jax.Device] 
     try:
         config = config_lib.from_dict(exports.read_config(folder))
         config_lib.check_foreign(config)
+        if (family := config.model.family) != description["family"]:
+            raise ValueError(
+                f"config.model.family={family!r}, but {exports.DESCRIPTION} says {description['family']!r}"
+            )
         labels = labels_of(meta)
         task = build.probe_task(config, labels) if labels else None
         inference = Inference(config, sharding.make_mesh(devices))
