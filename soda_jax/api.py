@@ -1,6 +1,7 @@
 """A trained model as a Python object: `soda_jax.load(workdir)`. No flags, no TensorFlow, arrays in and out."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ import numpy as np
 from einops import rearrange
 from ml_collections import ConfigDict
 
+from soda_jax import build, inputs
 from soda_jax import config as config_lib
-from soda_jax import inputs
 from soda_jax.inference import requests
 from soda_jax.inference.cameras import Cameras, source_camera, target_camera
+from soda_jax.inference.classification import Head, Prediction
 from soda_jax.inference.editing import LatentEditing
 from soda_jax.inference.engine import Inference, Variables
 from soda_jax.models.capabilities import LATENT, SECTIONS, can, require
@@ -22,16 +24,20 @@ from soda_jax.models.modulation import mix_sections
 from soda_jax.models.pose import Camera, PoseEncoding, first_present
 from soda_jax.parallel import sharding
 from soda_jax.workdir import checkpoint
+from soda_jax.workdir import export as exports
 from soda_jax.workdir.best import checkpoint_step
+from soda_jax.workdir.digest import KEY
+from soda_jax.workdir.meta import labels_of
 
 
 def load(
     workdir: str | os.PathLike, step: int | Literal["best"] | None = None, *, devices: list[jax.Device] | None = None
 ) -> "LoadedModel":
-    """Loads the EMA weights of a run; the config comes from the checkpoint.
+    """Loads the EMA weights of a run, or of an export of one; the config comes with them.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, or one that `python -m soda_jax.tools.export` made. Nothing in an export is executed,
+        and its files must match their checksums.
       step: which checkpoint, a step or "best" by the metric that training watched (`config.train.monitor`); the newest
         by default.
       devices: those to work on; all by default.
@@ -41,6 +47,8 @@ def load(
       ValueError: a newer release wrote it, it is damaged, or it holds no model of this package.
     """
     workdir = os.fspath(workdir)
+    if exports.is_export(workdir):
+        return _load_export(workdir, step, devices)
     try:
         found, meta = checkpoint.read_meta(workdir, checkpoint_step(workdir, step))
     except (ValueError, OSError):
@@ -66,6 +74,39 @@ def load(
     return LoadedModel(config=config, step=found, variables=variables, inference=inference, workdir=workdir, meta=meta)
 
 
+def _load_export(folder: str, step: int | str | None, devices: list[jax.Device] | None) -> "LoadedModel":
+    """See `load`."""
+    description = exports.read_description(folder)
+    if step not in (None, description["step"]):
+        raise FileNotFoundError(
+            f"step={step!r}: {folder} is an export of step {description['step']} and holds no other; leave step out"
+        )
+    meta = {key: description[key] for key in ("targets", "labels", "about")} | {KEY: description["weights_digest"]}
+    try:
+        config = config_lib.from_dict(exports.read_config(folder))
+        config_lib.check_foreign(config)
+        if (family := config.model.family) != description["family"]:
+            raise ValueError(
+                f"config.model.family={family!r}, but {exports.DESCRIPTION} says {description['family']!r}"
+            )
+        labels = labels_of(meta)
+        task = build.probe_task(config, labels) if labels else None
+        inference = Inference(config, sharding.make_mesh(devices))
+        abstract, sizes = inference.abstract_variables(), () if task is None else task.sizes
+        found, probe = exports.read_weights(folder, description, abstract, sizes)
+    except OSError:
+        raise
+    except ValueError as error:
+        raise ValueError(str(error) if folder in str(error) else f"{folder}: {error}") from error
+    # A config that nobody wrote with this package can fail in the model's construction in any way.
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: {exports.CONFIG} describes no model of this package ({type(error).__name__}: {error})"
+        ) from error
+    variables = sharding.put_replicated(found, inference.mesh)
+    return LoadedModel(description["step"], config, variables, inference, folder, meta, probe)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel(LatentEditing):
     """A trained model; what it does with its latent beside encoding and sampling stands in `LatentEditing`.
@@ -84,6 +125,7 @@ class LoadedModel(LatentEditing):
     inference: Inference = dataclasses.field(repr=False)
     workdir: str | None = dataclasses.field(default=None, repr=False)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    probe: dict[str, Any] | None = dataclasses.field(default=None, repr=False)  # of an export
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as plain data; what comes back works on all devices of the machine that reads it."""
@@ -93,6 +135,7 @@ class LoadedModel(LatentEditing):
             jax.device_get(self.variables),
             self.workdir,
             dict(self.meta),
+            self.probe,
         )
         return _unpickled, plain
 
@@ -123,16 +166,54 @@ class LoadedModel(LatentEditing):
         """
         return self._encode(images, view_mask, cameras)[0]
 
-    def _encode(self, images: Any, view_mask: Any, cameras: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    def classify(
+        self,
+        images: np.ndarray,
+        view_mask: np.ndarray | None = None,
+        *,
+        cameras: Cameras | Mapping[str, Any] | None = None,
+    ) -> dict[str, Prediction]:
+        """What the probe that training taught beside the model says of images: a `Prediction` by each label's name.
+
+        Args:
+          view_mask, cameras: as for `encode`.
+
+        Raises:
+          ValueError: for arguments that are not as described, or a model that was trained without a probe.
+        """
+        head = self.head
+        return head.predict(self._encode(images, view_mask, cameras, "latent")[0])
+
+    @functools.cached_property
+    def head(self) -> Head:
+        """The probe of the latent; of a run it is read from the checkpoint's training state when it is first asked for.
+
+        Raises:
+          ValueError: there is none, or that state is damaged.
+        """
+        probe = self.probe
+        if probe is None and self.workdir is not None and not exports.is_export(self.workdir):
+            state = checkpoint.read_probe(self.workdir, self.step)
+            if state is not None:
+                probe = {name: state[name]["latent"] for name in ("params", "batch_stats")}
+        labels = labels_of(self.meta)
+        task = build.probe_task(self.config, labels) if labels else None
+        if probe is None or task is None:
+            raise ValueError("classify needs a probe, and this model was trained without one (config.probe.kind)")
+        return Head(task.kind, task.sizes, task.names, labels[task.kind].classes, probe)
+
+    def _encode(
+        self, images: Any, view_mask: Any, cameras: Any, feature: str = "z"
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """(latents, poses [N, 4, 4] of the first present views, None where unknown)."""
         source = requests.source_views(images, self.config.data.source_resolution, self.config.data.eval_crop)
         mask = None if view_mask is None else requests.checked_view_mask(view_mask, source.shape[:2])
         if cameras is None:
-            return self.inference.encode(self.variables, source, mask), None
+            return self.inference.encode(self.variables, source, mask, feature=feature), None
         camera = source_camera(
             cameras, self._pose, images_shape=np.shape(images), resolution=self.config.data.source_resolution
         )
-        z = self.inference.encode(self.variables, source, mask, source_camera=camera)
+        z = self.inference.encode(self.variables, source, mask, source_camera=camera, feature=feature)
         return z, first_present(camera.pose, np.ones(source.shape[:2], bool) if mask is None else mask)
 
     @property

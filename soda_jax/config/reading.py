@@ -26,6 +26,9 @@ STATE_FIELDS = (
     "probe.raw_pixels",
 )
 
+# Fields that hold paths of the machine that a run was on.
+PATH_FIELDS = ("data.root", "model.frozen.path", "eval.lpips_weights", "eval.inception_weights")
+
 # Fields that configs of earlier releases lack, with the values that describe what those releases did.
 ADDED_FIELDS = {
     "variant": "",
@@ -125,6 +128,45 @@ def validate(config: ConfigDict, num_devices: int = 1) -> None:
     problems = list(checks.problems(config, num_devices))
     if problems:
         raise ConfigError("this config cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def check_foreign(config: ConfigDict) -> None:
+    """Raises ConfigError for a config of unknown origin if a field of it is unknown, or of an impossible kind or size.
+
+    Whether its data are there is not asked: it only has to describe a model.
+    """
+    lines = [f"config.{name} is a field that this release does not know" for name in unknown_fields(config)]
+    if lines or (lines := list(checks.kinds.problems(config))):
+        raise ConfigError("this config describes no model of this release:\n" + "\n".join(f"  {x}" for x in lines[:20]))
+
+
+def unknown_fields(config: ConfigDict) -> list[str]:
+    """Dotted names of fields that configs/common.py lacks; none where the package stands without its configs."""
+
+    def walk(node: ConfigDict, prefix: str) -> Iterator[str]:
+        for name, value in node.items():
+            if isinstance(value, ConfigDict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+    known = checks.kinds.KINDS
+    return [name for name in walk(config, "") if name not in known] if known else []
+
+
+def portable(config: ConfigDict) -> dict[str, Any]:
+    """The config's plain data for another machine: without its paths, and without fields that nothing reads."""
+    found = config.copy_and_resolve_references()
+    found.unlock()
+    for name in unknown_fields(config):
+        *sections, field = name.split(".")
+        node = found
+        for section in sections:
+            node = node[section]
+        del node[field]
+    for name in PATH_FIELDS:
+        found.update_from_flattened_dict({name: ""})
+    return found.to_dict()
 
 
 def scored_split(config: ConfigDict) -> str:

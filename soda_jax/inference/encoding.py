@@ -167,7 +167,7 @@ class Encoding:
           source_camera: the sources' cameras, leading axes [N, n]; by default their poses are unknown. A model that
             relates poses to the first present source finds it here.
           source_pose_mask: [N, n] False where a source's pose is hidden; none by default.
-          feature: "z", or what `encode_batches` takes, [N, d] of any model.
+          feature: "z", or what `encode_batches` takes, [N, d] of any model: "latent" is what probes read.
 
         Returns:
           [N, d]; tokens [N, K, C] without a bottleneck; a latent for each source, [N, n, d], under stochastic

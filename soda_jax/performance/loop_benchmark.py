@@ -113,7 +113,7 @@ class LoopBench:
             checkpointer=checkpointer,
             writer=writer,
             trace=StepTrace(workdir, 1, 0),
-            label_sizes={},
+            labels={},
             show_progress=False,
         )
         self.waits: list[float] = []

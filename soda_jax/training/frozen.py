@@ -20,7 +20,7 @@ from soda_jax.models.clip_weights import tower_parameters
 from soda_jax.objectives.state import TrainState
 from soda_jax.parallel import sharding
 from soda_jax.paths import expanded
-from soda_jax.training.safetensors import read_header, read_tensor
+from soda_jax.workdir.safetensors import read_header, read_tensor
 
 FIELD = "config.model.frozen.path"
 # What an encoder computes with its weights, beyond what their shapes show.

@@ -5,6 +5,7 @@ The step is `objectives/step.py`, and the loss in it `objectives/soda.py`.
 
 import itertools
 import os
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import Mesh
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from soda_jax import build
 from soda_jax import config as config_lib
+from soda_jax.data.datasets import Labels
 from soda_jax.data.pipeline import iterate, train_batches
 from soda_jax.data.read_ahead import ReadAhead
 from soda_jax.inference.engine import Inference
@@ -36,6 +38,7 @@ from soda_jax.training.step_log import StepLog
 from soda_jax.training.stopping import Interrupted, StopSignals
 from soda_jax.workdir.checkpoint import Checkpointer
 from soda_jax.workdir.lock import training_lock
+from soda_jax.workdir.meta import labels_meta
 from soda_jax.workdir.run_record import LAST_STEP, NO_IMPROVEMENT, RunRecord, ask_for_length
 from soda_jax.workdir.writers import MetricWriter
 
@@ -97,7 +100,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
             checkpointer=checkpointer,
             writer=writer,
             trace=trace,
-            label_sizes={kind: list(labels.sizes) for kind, labels in dataset.labels.items()},
+            labels=dataset.labels,
             evaluator=OnlineEvaluator(train_step, held_out, spec, mesh, batch_size=config.eval.batch_size, limit=limit),
             grid=GridWriter(Inference(config, mesh), held_out, spec, config.sampling.num_images),
         )
@@ -131,7 +134,7 @@ class Loop:
       start: the step that it starts or resumes from.
       stop: requests to stop.
       checkpointer, writer, trace: what it writes to; whoever opened them closes them.
-      label_sizes: classes of each kind of labels that the dataset has, for the checkpoints.
+      labels: of each kind that the dataset has, for the checkpoints.
       evaluator, grid: of the held-out split; None for a loop that is broken off before any evaluation is due.
       show_progress: on the first process.
     """
@@ -148,7 +151,7 @@ class Loop:
         checkpointer: Checkpointer,
         writer: MetricWriter,
         trace: StepTrace,
-        label_sizes: dict[str, list[int]],
+        labels: Mapping[str, Labels],
         evaluator: OnlineEvaluator | None = None,
         grid: GridWriter | None = None,
         show_progress: bool = True,
@@ -166,7 +169,7 @@ class Loop:
         tell = last_good(workdir, checkpointer)
         self.step_log = StepLog(writer, build.schedule(config), config.train.batch_size, tell)
         record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self._is_main)
-        meta = {"config": config.to_dict(), "targets": label_sizes}  # the key of checkpoints of all releases
+        meta = {"config": config.to_dict()} | labels_meta(labels)
         self._monitor = Monitor.resumed(
             build.monitor(config), config.data.eval_split, config.train.patience, checkpointer.meta.get("monitor")
         )

@@ -83,14 +83,13 @@ def _unreadable(path: pathlib.Path, items: Sequence[str], whole: bool = False) -
         try:
             if item != "meta":
                 _read_item(path / item, whole)
-        # Damaged files raise nearly anything.
-        except Exception as error:
+        except Exception as error:  # damaged files raise nearly anything
             return f"{item} cannot be read ({type(error).__name__})"
     return None
 
 
-def _read_item(path: pathlib.Path, whole: bool = True) -> Any:
-    """The tree of one item, arrays on the host; if not `whole`, only the smallest is read, `...` in place of others.
+def _read_item(path: pathlib.Path, whole: bool = True, field: str = "") -> Any:
+    """The tree of one item, arrays on the host; if not `whole`, `field` and the smallest, `...` in place of others.
 
     This process reads by itself: orbax would wait for the others.
     """
@@ -98,9 +97,11 @@ def _read_item(path: pathlib.Path, whole: bool = True) -> Any:
     alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix=f"read_by_{me}")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with plain_path(path) as path, ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        leaves, structure = jax.tree.flatten(handler.metadata(epath.Path(path)).tree)
+        tree = handler.metadata(epath.Path(path)).tree
+        leaves, structure = jax.tree.flatten(tree)
         smallest = min(leaves, key=lambda leaf: math.prod(leaf.shape))
-        wanted = [leaf if whole or leaf is smallest else ocp.PLACEHOLDER for leaf in leaves]
+        kept = {id(leaf) for leaf in (leaves if whole else [smallest, *jax.tree.leaves(tree.get(field))])}
+        wanted = [leaf if id(leaf) in kept else ocp.PLACEHOLDER for leaf in leaves]
         plain = [ocp.RestoreArgs(restore_type=np.ndarray) for _ in leaves]
         arguments = ocp.args.PyTreeRestore(structure.unflatten(wanted), restore_args=structure.unflatten(plain))
         return checkpointer.restore(path, arguments)
@@ -110,6 +111,13 @@ def read_arrays(workdir: str, step: int, items: Sequence[str] = ("ema", "train")
     """Every array of a checkpoint on the host, by its path; nothing is checked. For comparisons, on one process."""
     trees = {item: _read_item(directory(workdir) / str(step) / item) for item in items}
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
+
+
+def read_probe(workdir: str, step: int) -> Any:
+    """A checkpoint's `ProbeState` on the host, as a dict, or None; DamagedCheckpointError if `train` is not sound."""
+    if wrong := damage(workdir, step, ("train",)):
+        raise DamagedCheckpointError(f"checkpoint {directory(workdir) / str(step)} is damaged: {wrong}")
+    return _read_item(directory(workdir) / str(step) / "train", whole=False, field="probe").get("probe")
 
 
 def _newest_sound(workdir: str, items: Sequence[str]) -> tuple[int | None, dict[int, str]]:

@@ -24,7 +24,7 @@ def write(folder: pathlib.Path, parts: Sequence[str], name: str) -> None:
     """
     paths = [path for part in parts for path in sorted((folder / part).rglob("*")) if path.is_file()]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        entries = pool.map(_entry, paths)
+        entries = pool.map(entry_of, paths)
         files = {path.relative_to(folder).as_posix(): entry for path, entry in zip(paths, entries, strict=True)}
     content = {"format_version": FORMAT_VERSION, "algorithm": _ALGORITHM, "name": name, "files": files}
     with open(folder / FILE, "w", encoding="utf-8") as file:
@@ -62,7 +62,7 @@ def damage(folder: pathlib.Path, parts: Sequence[str], name: str) -> str | None:
         return f"it was written as {written_as}"
     if not isinstance(files, dict):
         return f"{FILE} lists no files"
-    if bad := [path for path, entry in files.items() if not _is_entry(path, entry)]:
+    if bad := [path for path, entry in files.items() if not is_entry(path, entry)]:
         return f"{FILE} has a bad entry, {bad[0]!r}"
     if odd := _no_file(folder, parts):
         return f"{odd} is no regular file"
@@ -70,11 +70,11 @@ def damage(folder: pathlib.Path, parts: Sequence[str], name: str) -> str | None:
     if missing := sorted(part for part in parts if not any(path.startswith(f"{part}/") for path in chosen)):
         return f"{FILE} lists no file of {missing[0]}"
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda item: _file_damage(folder, *item), chosen.items())
+        found = pool.map(lambda item: file_damage(folder, *item), chosen.items())
         return next((problem for problem in found if problem), None)
 
 
-def _is_entry(path: str, entry: Any) -> bool:
+def is_entry(path: str, entry: Any) -> bool:
     """Whether it is the name of a file inside the folder, and a size and digest as `write` gives them."""
     inside = all(part not in ("", ".", "..") for part in path.split("/")) and path.isprintable()
     if not inside or not isinstance(entry, dict) or entry.keys() != {"size", _ALGORITHM}:
@@ -104,7 +104,8 @@ def _no_file(folder: pathlib.Path, parts: Sequence[str]) -> str | None:
     return None
 
 
-def _file_damage(folder: pathlib.Path, name: str, expected: dict[str, Any]) -> str | None:
+def file_damage(folder: pathlib.Path, name: str, expected: dict[str, Any]) -> str | None:
+    """What is wrong with the file FOLDER/NAME, of which `expected` is the entry; its size is looked at first."""
     path = folder / name
     try:
         found = path.stat()
@@ -113,14 +114,15 @@ def _file_damage(folder: pathlib.Path, name: str, expected: dict[str, Any]) -> s
         size = found.st_size
         if size != expected["size"]:
             return f"{name} has {size:,} bytes, not {expected['size']:,}"
-        return None if _entry(path) == expected else f"{name} was changed after it was written"
+        return None if entry_of(path) == expected else f"{name} was changed after it was written"
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
         return f"{name} cannot be read ({error.strerror or error})"
 
 
-def _entry(path: pathlib.Path) -> dict[str, Any]:
+def entry_of(path: pathlib.Path) -> dict[str, Any]:
+    """{"size": bytes, "sha256": hex digits} of a file."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, _ALGORITHM).hexdigest()
         return {"size": file.tell(), _ALGORITHM: digest}

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -132,9 +133,12 @@ def _read(path: pathlib.Path, what: str, arrays: tuple[str, ...]) -> tuple[dict[
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(f"{stored} was changed after it was written; find it again, or get both files again")
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # `_write` packs nothing, so nothing may unfold
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its arrays are compressed")
         with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
             found = {name: loaded[name] for name in arrays}
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"{stored} is no {what} of this package ({type(error).__name__}: {error})") from None
     if any(value.dtype != np.float64 or not np.isfinite(value).all() for value in found.values()):
         raise ValueError(f"{stored} holds something else than finite numbers")

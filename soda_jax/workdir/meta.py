@@ -1,17 +1,18 @@
 """A checkpoint's own data beside its arrays: STEP/meta/metadata, JSON that says what the arrays are of.
 
-Beside `_TYPES` it has `evaluation_due` (the evaluation at that step was broken off) and `monitor`, the state of
-`training.monitor.Monitor`, or null.
+Beside `_TYPES` it has `evaluation_due` (the evaluation at that step was broken off), `monitor`, the state of
+`training.monitor.Monitor`, or null, and `labels`, names that the first checkpoints lacked.
 """
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from soda_jax import config as config_lib
+from soda_jax.data.datasets import Labels
 
 # 2 adds checksums and the libraries' versions.
 FORMAT_VERSION = 2
@@ -46,6 +47,29 @@ def parse_meta(path: pathlib.Path) -> dict[str, Any]:
             f"install soda_jax {meta['soda_jax']} or newer"
         )
     return meta
+
+
+def labels_meta(labels: Mapping[str, Labels]) -> dict[str, Any]:
+    """The part of the data that says which labels the dataset has, and how they and their classes are called."""
+    named = {kind: {"names": list(found.names), "classes": list(found.classes)} for kind, found in labels.items()}
+    return {"targets": {kind: list(found.sizes) for kind, found in labels.items()}, "labels": named}
+
+
+def labels_of(meta: Mapping[str, Any]) -> dict[str, Labels]:
+    """The labels that the dataset had, by kind. The first checkpoints have no names: there they are numbered.
+
+    Raises:
+      DamagedCheckpointError: what the data say of them does not fit together.
+    """
+    found = {}
+    try:
+        for kind, sizes in meta["targets"].items():
+            named = meta.get("labels", {}).get(kind, {})
+            numbered = [kind] if kind == "label" else [f"{kind} {i}" for i in range(len(sizes))]
+            found[kind] = Labels(tuple(sizes), tuple(named.get("names", numbered)), tuple(named.get("classes", ())))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DamagedCheckpointError(f"meta/metadata describes no labels ({type(error).__name__}: {error})") from None
+    return found
 
 
 def check_same_model(

@@ -45,7 +45,7 @@ def paths(text: str) -> set[str]:
 def config_fields(text: str) -> set[str]:
     """`train.num_steps` of every `config.train.num_steps` in a page; `*` stands for any end."""
     found = re.findall(r"(?<![\w./])config\.([a-z]\w*(?:\.[a-z]\w*)*\*?)", text)
-    return {field for field in found if not field.endswith(".py") and field != "py"}
+    return {field for field in found if not field.endswith(".py") and field not in ("py", "json")}
 
 
 def short_fields(text: str) -> set[str]:

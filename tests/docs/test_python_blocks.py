@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+import soda_jax
 from soda_jax.data import cameras
+from soda_jax.tools import export as tool
+from soda_jax.workdir import export as exports
 from tests import tiny, tiny_checkpoint
 from tests.docs import pages
 
@@ -36,7 +39,11 @@ def workdirs(tmp_path_factory):
     found = {}
     for name, config in configs.items():
         found[name] = tmp_path_factory.mktemp("run")
-        tiny_checkpoint.write(found[name], config, 1)
+        tiny_checkpoint.write(found[name], config, 1, labels={"factors": tiny.LABELS["factors"]})
+    found["/tmp/soda_export"] = tmp_path_factory.mktemp("exports") / "export"
+    exports.write(
+        found["/tmp/soda_export"], tool.export_of(soda_jax.load(found["/tmp/soda_quickstart"])), "float16", ""
+    )
     return found
 
 
@@ -71,6 +78,8 @@ def check_api(found):
     assert found["kept"].shape == found["blend"].shape == found["typical"].shape == (OBJECTS, SIDE, SIDE, 3)
     assert found["z_of_views"].shape == found["z_of_first"].shape == found["z"].shape == (OBJECTS, 16)
     np.testing.assert_allclose(found["z_of_first"], found["z"], atol=1e-5)
+    assert found["classes"].keys() == {"hue", "shape"}
+    np.testing.assert_allclose(found["z_of_export"], found["z"], atol=1e-2 * np.abs(found["z"]).max())
     assert found["film"].shape == (5, 1, SIDE, SIDE, 3) and found["again"].dtype == np.uint8
     assert found["mixed"].shape == (1, SIDE, SIDE, 3) and found["fast"].shape == (OBJECTS, SIDE, SIDE, 3)
     assert found["seen"].shape == found["unposed"].shape == found["objects"].shape == (OBJECTS, 4, SIDE, SIDE, 3)

@@ -7,7 +7,7 @@ import pytest
 from soda_jax import inputs
 from soda_jax.models import clip
 from soda_jax.models.clip_weights import tower_parameters
-from soda_jax.training.safetensors import read_header, read_tensor
+from soda_jax.workdir.safetensors import read_header, read_tensor
 from tests.models import clip_reference
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -20,6 +20,7 @@ from soda_jax.training.loop import train
 from soda_jax.training.start import initial_state
 from soda_jax.training.step_timer import StepTimer
 from soda_jax.workdir.checkpoint import latest_step, read_meta
+from soda_jax.workdir.meta import labels_of
 from soda_jax.workdir.run_record import read_sessions
 from tests import tiny
 
@@ -112,7 +113,12 @@ def test_metrics_file(finished):
 def test_checkpoints_kept(finished):
     _, workdir, *_ = finished
     assert sorted(child.name for child in (workdir / "checkpoints").iterdir()) == ["20", "40", "50"]
-    assert read_meta(str(workdir))[1]["data_position"] == STEPS
+    meta = read_meta(str(workdir))[1]
+    assert meta["data_position"] == STEPS
+    labels = labels_of(meta)  # and their names: `classify` needs them where the data are not
+    assert labels and {kind: list(found.names) for kind, found in labels.items()} == {
+        kind: named["names"] for kind, named in meta["labels"].items()
+    }
 
 
 def test_record_of_the_run(finished):

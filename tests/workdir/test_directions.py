@@ -1,6 +1,7 @@
 """Files of directions: what is saved comes back, and what is damaged or of other weights is refused by name."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -33,6 +34,17 @@ def test_a_direction_comes_back_whole(tmp_path, direction):
     assert list(files.load_all(tmp_path)) == ["pca1 / 2"]
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
         assert arrays.files == ["vector"]
+
+
+def test_arrays_that_would_unfold_are_refused(tmp_path, direction):
+    """A checksum does not help where the whole folder was made up."""
+    path = files.save(direction, tmp_path)
+    np.savez_compressed(path.with_suffix(".npz"), vector=np.zeros(1_000_000))
+    content = path.with_suffix(".npz").read_bytes()
+    described = json.loads(path.read_text()) | {"sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="its arrays are compressed"):
+        files.load(path)
 
 
 def test_another_models_direction_is_refused_by_name(tmp_path, direction):

@@ -1,4 +1,4 @@
-"""Reads `.safetensors` files without PyTorch: a header of JSON, then the tensors' bytes. Nothing in it can run.
+"""Reads and writes `.safetensors` without PyTorch: a header of JSON, then the tensors' bytes. Nothing in it can run.
 
 The package `safetensors` gives NumPy no bfloat16, which is half of what is published; what a header may say is little,
 and all of it is checked here before any tensor is read.
@@ -8,8 +8,10 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 # The header of a model of 400M parameters takes 100 KB.
@@ -17,6 +19,7 @@ _MAX_HEADER = 1 << 24
 _MAX_AXES = 8
 # Bytes of a number, by the format's names: those that are read, and others that may stand beside them.
 _READ = {"F32": 4, "F16": 2, "BF16": 2}
+_WRITTEN = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(jnp.bfloat16): "BF16"}
 _SIZES = _READ | {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -36,6 +39,34 @@ def read_header(path: str | os.PathLike) -> dict[str, StoredTensor]:
     Raises:
       ValueError: the file is missing, is damaged, or is no such file.
     """
+    return _read(path)[0]
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The words that a file says of itself beside its tensors; {} where it says none. Raises as `read_header`."""
+    return _read(path)[1]
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes arrays of float32, float16 and bfloat16; the same arrays and metadata give the same bytes."""
+    # Wide numbers first: so each tensor begins at a multiple of its numbers' size, as readers that map the file need.
+    names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _WRITTEN[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(np.ascontiguousarray(arrays[name]).tobytes())
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """(tensors by name, metadata) of a file."""
     if not os.path.isfile(path):  # nor a pipe, which would wait for ever
         raise ValueError(f"{path} is no file: check the path, and that the download has finished")
     try:
@@ -45,7 +76,7 @@ def read_header(path: str | os.PathLike) -> dict[str, StoredTensor]:
             if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER):
                 raise ValueError(f"its header would have {length:,} bytes, the file has {size:,}")
             header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_twins)
-        return _checked(header, 8 + length, size)
+        return _checked(header, 8 + length, size), _metadata(header)
     except OSError:
         raise
     # RecursionError too: brackets within brackets.
@@ -97,6 +128,13 @@ def _checked(header: Any, first: int, size: int) -> dict[str, StoredTensor]:
     if end != size:
         raise ValueError(f"its tensors end at byte {end:,}, the file at {size:,}")
     return tensors
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
+    found = header.get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(word, str) for word in found.values()):
+        raise ValueError("its metadata is no table of words")
+    return found
 
 
 def _entry(name: str, entry: Any, first: int) -> StoredTensor:

@@ -4,10 +4,11 @@ import json
 import struct
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.training.safetensors import read_header, read_tensor
+from soda_jax.workdir.safetensors import read_header, read_metadata, read_tensor, write
 
 KINDS = {"<f4": "F32", "<f2": "F16", "<i8": "I64"}
 
@@ -67,6 +68,46 @@ def test_agrees_with_the_package(tmp_path):
         np.testing.assert_array_equal(found[name], value)
 
 
+# Two kinds of numbers, an odd number of the narrow ones first by name.
+WRITTEN = {"a": np.array([1.5, -2.0, 6e-8], np.float16), "b": np.arange(6, dtype=np.float32).reshape(2, 3)}
+SAID = {"format": "flax", "dtype": "float16"}
+
+
+def test_what_is_written_is_laid_out_as_the_format_says(tmp_path):
+    """Read here by the format's description alone: the header's length, its JSON, then the bytes."""
+    write(tmp_path / "x.safetensors", WRITTEN, SAID)
+    content = (tmp_path / "x.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert header.pop("__metadata__") == SAID and length % 8 == 0
+    for name, value in WRITTEN.items():
+        start, stop = header[name]["data_offsets"]
+        assert start % value.itemsize == 0
+        assert content[8 + length + start : 8 + length + stop] == value.tobytes()
+    assert {name: (e["dtype"], e["shape"]) for name, e in header.items()} == {"a": ("F16", [3]), "b": ("F32", [2, 3])}
+
+
+def test_what_is_written_comes_back_and_is_the_same_every_time(tmp_path):
+    arrays = WRITTEN | {"c": np.array([1.0, -2.5, 3e38], jnp.bfloat16), "none": np.ones((0, 2), np.float32)}
+    write(tmp_path / "x.safetensors", arrays, SAID)
+    assert read_metadata(tmp_path / "x.safetensors") == SAID
+    found = read(tmp_path / "x.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value.astype(np.float32))
+    write(tmp_path / "y.safetensors", dict(reversed(arrays.items())), dict(reversed(SAID.items())))
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
+
+
+def test_the_package_reads_what_is_written(tmp_path):
+    package = pytest.importorskip("safetensors", reason="the package safetensors is not installed")
+    write(tmp_path / "x.safetensors", WRITTEN, SAID)
+    with package.safe_open(tmp_path / "x.safetensors", "np") as file:
+        assert file.metadata() == SAID and set(file.keys()) == set(WRITTEN)
+        for name, value in WRITTEN.items():
+            np.testing.assert_array_equal(file.get_tensor(name), value)
+
+
 HOSTILE = {
     "empty": b"",
     "seven bytes": b"1234567",
@@ -80,6 +121,8 @@ HOSTILE = {
     "a list": packed([entry()]),
     "no tensor": packed({}),
     "metadata alone": packed({"__metadata__": {"format": "pt"}}),
+    "metadata that is text": packed({"__metadata__": "pt", "w": entry()}, bytes(8)),
+    "metadata that holds numbers": packed({"__metadata__": {"format": 1}, "w": entry()}, bytes(8)),
     "a name twice": packed(b'{"w": %s, "w": %s}' % ((json.dumps(entry()).encode(),) * 2), bytes(8)),
     "a tensor that is text": packed({"w": "F32"}),
     "no offsets": packed({"w": {"dtype": "F32", "shape": [2]}}, bytes(8)),

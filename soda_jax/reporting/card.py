@@ -1,0 +1,144 @@
+"""The card of an exported model: README.md with the YAML head that the Hugging Face hub reads."""
+
+import dataclasses
+import json
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from soda_jax import build
+from soda_jax import config as config_lib
+from soda_jax.models.capabilities import LATENT
+from soda_jax.models.families import FAMILIES
+from soda_jax.reporting import facts, page, paper, recipes, workdir
+from soda_jax.reporting.metric_names import ORDER, Metric, describe
+from soda_jax.reporting.results import Cell, cell, interval_note
+from soda_jax.workdir.export import FORMAT_VERSION, Export
+from soda_jax.workdir.meta import labels_of
+
+_CLASSES = 12  # named in the card
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """A heading's figures: a row's name beside each column, and what their intervals are over."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
+def about(folder: str | os.PathLike, step: int, weights_digest: str, license_id: str = "") -> dict[str, Any]:
+    """What a card says of the run in `folder` beside its config: JSON data that goes with the export.
+
+    Returns:
+      `license`, `facts` [[heading, value, detail], ...], and `figures` {row: {metric: figure}} of the evaluation of
+      this very checkpoint, as its file has them; `model` is the row of the checkpoint itself.
+    """
+    data = dataclasses.replace(workdir.read(os.fspath(folder)), step=step)
+    known = paper.DATASETS.get(data.config.get("data", {}).get("name", ""))
+    found = facts.facts(data, recipes.flatten(data.config), known.title if known else "")
+    figures, model = {}, ""
+    for evaluation in data.evaluations:
+        if evaluation.step == step and evaluation.details.get("weights", weights_digest) == weights_digest:
+            content = json.loads(evaluation.path.read_text(encoding="utf-8"))
+            figures, model = content["results"], str(evaluation.details.get("model", ""))
+    return {"license": license_id, "facts": [list(fact) for fact in found], "figures": figures, "model": model}
+
+
+def render(export: Export, dtype: str) -> str:
+    """The card's text; the same export gives the same text.
+
+    Raises:
+      ValueError: what the export says of its run is not as `about` gives it.
+    """
+    config = config_lib.from_dict(export.config)
+    family = FAMILIES[config.model.family]
+    try:
+        results = workdir.parse_evaluation({"step": export.step, "results": export.about["figures"]}, None).results
+        said = [tuple(map(str, fact)) for fact in export.about["facts"]]
+        context = {
+            "front_matter": _front_matter(export, results),
+            "model": family.title,
+            "dataset": config.data.name,
+            "step": export.step,
+            "resolution": config.data.source_resolution,
+            "drawn": config.data.resolution,
+            "split": config.data.train_split,
+            "tested": config_lib.scored_split(config),
+            "facts": [fact for fact in said if len(fact) == 3],
+            "parameters": sum(int(np.size(leaf)) for leaf in jax.tree.leaves(export.variables["params"])),
+            "dtype": dtype,
+            "latent": LATENT in family.capabilities,
+            "labels": [] if export.probe is None else _labels(export),
+            "directions": sum(name.endswith(".npz") for name in export.directions),
+            "groups": _groups(results),
+            "version": FORMAT_VERSION,
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"what the export says of its run is damaged ({type(error).__name__}: {error})") from error
+    return page.render("card.md", context)
+
+
+def _front_matter(export: Export, results: dict[str, Any]) -> str:
+    """The head's lines. Values are JSON, which YAML contains, so that no name can break out of its place."""
+    config = config_lib.from_dict(export.config)
+    family = FAMILIES[config.model.family]
+    task = "image-feature-extraction" if LATENT in family.capabilities else "unconditional-image-generation"
+    tags = ["soda", "diffusion", "representation-learning", "jax", "flax"]
+    head: dict[str, Any] = {"library_name": "soda_jax", "pipeline_tag": task, "tags": tags}
+    if export.about["license"]:
+        head["license"] = export.about["license"]
+    figures = {describe(name): value for name, value in results.get(export.about["model"], {}).items()}
+    main = [
+        {"type": metric.name, "name": f"{metric.group}: {metric.label}", "value": float(value)}
+        for metric, value in figures.items()
+        if metric.main and math.isfinite(float(value))
+    ]
+    if main:
+        dataset = {"type": config.data.name, "name": config.data.name, "split": config_lib.scored_split(config)}
+        measured = {"task": {"type": task}, "dataset": dataset, "metrics": main}
+        head["model-index"] = [{"name": f"{family.title} of {config.data.name}", "results": [measured]}]
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+
+
+def _labels(export: Export) -> list[str]:
+    """Each label that the probe tells, with its classes."""
+    labels = labels_of(export.labels)
+    task = build.probe_task(config_lib.from_dict(export.config), labels)
+    lines = []
+    for name, size in zip(task.names, task.sizes, strict=True):
+        classes = labels[task.kind].classes if task.kind == "label" else ()
+        shown = ", ".join(classes[:_CLASSES]) + (", ..." if len(classes) > _CLASSES else "")
+        lines.append(f"{name}: {size:,} classes" + (f" ({shown})" if shown else ""))
+    return lines
+
+
+def _groups(results: dict[str, Any]) -> list[_Group]:
+    names = dict.fromkeys(name for figures in results.values() for name in figures)
+    by_title: dict[str, list[Metric]] = {}
+    for metric in map(describe, names):
+        by_title.setdefault(metric.group, []).append(metric)
+    found = []
+    for title in dict.fromkeys([*(title for title in ORDER if title in by_title), *by_title]):
+        metrics = by_title[title]
+        columns = tuple(row for row, figures in results.items() if any(metric.name in figures for metric in metrics))
+        rows = tuple(
+            (
+                f"{metric.label} {metric.unit}".strip(),
+                *(_text(metric, results[column].get(metric.name)) for column in columns),
+            )
+            for metric in metrics
+        )
+        measured = [results[column].get(metric.name) for column in columns for metric in metrics]
+        found.append(_Group(title, columns, rows, interval_note(measured)))
+    return found
+
+
+def _text(metric: Metric, figure: Any) -> str:
+    shown = Cell("–") if figure is None else cell(metric, figure)
+    return f"{shown.value} {shown.interval}".strip()
