@@ -200,3 +200,13 @@ def test_views_of_a_class_and_batches(tmp_path):
     spec = data.ViewSpec(policy="class", source_resolution=8, target_resolution=8)
     batch = data.train_batches(dataset, spec, batch_size=4, seed=0)[0]
     assert batch["label"].shape == (4,) and batch["factors"].shape == (4, 2)
+
+
+def test_folders_and_labels_tell_fingerprints_apart(tmp_path):
+    """What is kept of a folder, as an oracle, must not serve another one, or other labels."""
+    found = []
+    for folder, cells in (("a", "xyz"), ("b", "xyz"), ("b", "xzy"), ("b", "xzy")):
+        names = images(tmp_path / folder, *(f"train/{i}.png" for i in range(3)))
+        write(tmp_path / folder, "file,kind", *(f"{name},{cell}" for name, cell in zip(names, cells, strict=True)))
+        found.append(data.load_dataset("folder", tmp_path / folder, "train@0-70%").fingerprint)
+    assert len(set(found)) == 3 and found[2] == found[3]
