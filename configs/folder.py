@@ -14,7 +14,8 @@ there is one for test, --config.data.test_split=test gives figures of images tha
 `full` is sized for one GPU: ResNet-18, latent 512, a UNet of 128 channels. For other sizes, set
 --config.data.resolution=128 --config.data.source_resolution=256 (the first a multiple of 8). For images of faces,
 products or scans, whose framing means something, use milder crops: --config.data.crop_scale="(0.5,1.0)".
-`small`, for a CPU, is that of cifar10.py: 32 px, 2000 steps. Not run here.
+`small`, for a CPU, is that of cifar10.py, 32 px and 2000 steps, with one group in the denoiser's last norm, which keeps
+colours: docs/troubleshooting.md "Pictures are tinted" has 400 steps of it. Not run further here.
 """
 
 from ml_collections import ConfigDict
@@ -32,6 +33,9 @@ def get_config(size: str = "full") -> ConfigDict:
     config.data.eval_split = "validation"
     # There may be neither classes to probe nor a test split; the cosine of `small` ends best.
     common.watch(config, "eval/loss", patience=20_000 if size == "full" else 0, test_split="")
+    if size == "small":
+        # 32 groups of 16 channels erase the mean of each, and with it the colour of what is drawn.
+        config.model.denoiser.norm_out_groups = 1
     if size == "full":
         config.train.batch_size = 256
         config.train.num_steps = 100_000
