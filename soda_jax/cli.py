@@ -16,6 +16,8 @@ from ml_collections import ConfigDict, config_flags
 
 from soda_jax.configs import FOLDER
 
+_STEP_DIGITS = 18  # more than any run has, and no more than a 64-bit integer holds
+
 flags.disclaim_key_flags()  # --helpshort lists --config as a flag of the command that defines it
 
 
@@ -157,3 +159,17 @@ def cpu_devices(config: ConfigDict, cores: int) -> int:
     return max(
         count for count in range(1, max(cores, 1) + 1) if count == 1 or (microbatch > 0 and microbatch % count == 0)
     )
+
+
+def parse_step(text: str, choices: str) -> int | str:
+    """The checkpoint that --step names: its step, or "best".
+
+    Args:
+      choices: what the command takes, for the message.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    if text != "best" and not (text.isascii() and text.isdigit() and len(text) <= _STEP_DIGITS):
+        raise ValueError(f"--step={text}: give {choices}")
+    return text if text == "best" else int(text)

@@ -12,7 +12,7 @@ with quiet.loading(quiet.is_plan(sys.argv)):  # importing jax loads a CUDA plugi
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from soda_jax.cli import available_cores, cpu_devices, define_config_flag, given_fields, parse_flags
+from soda_jax.cli import available_cores, cpu_devices, define_config_flag, given_fields, parse_flags, parse_step
 from soda_jax.config import variants
 from soda_jax.parallel import distributed
 from soda_jax.parallel.processes import check_platform
@@ -125,10 +125,7 @@ def _keep_programs(workdir: str) -> None:
 
 def _step() -> int | str | None:
     """The checkpoint that --step names."""
-    text = _STEP.value
-    if text is not None and text != "best" and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"--step={text}: give a checkpoint's step, or best")
-    return int(text) if text is not None and text != "best" else text
+    return None if _STEP.value is None else parse_step(_STEP.value, "a checkpoint's step, or best")
 
 
 def _plan(config: ConfigDict, workdir: str) -> None:

@@ -1,6 +1,11 @@
 """Paths as users give them: ~ stands for the home folder, and what no file system takes is refused by its name."""
 
 import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 
 def expanded(path: str | os.PathLike, field: str = "path") -> str:
@@ -53,3 +58,20 @@ def output_file(path: str | os.PathLike, field: str) -> str:
     if not os.access(file if os.path.exists(file) else folder, os.W_OK):
         raise ValueError(f"{field}={file} cannot be written: make it writable, or give another file")
     return file
+
+
+@contextmanager
+def replaced(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is on the disk; an error leaves all as it was."""
+    path = pathlib.Path(path).absolute()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        pathlib.Path(name).unlink(missing_ok=True)
+        raise

@@ -6,11 +6,12 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from soda_jax.paths import replaced
 
 MEMORY = 256 << 20  # bytes of features that stay in memory until the file is written
 _CHUNK = 16 << 20
@@ -73,7 +74,7 @@ class FeatureFile:
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """Writes the file; `about` says what made it."""
-        with _replaced(self._path) as file, zipfile.ZipFile(file, "w") as archive:
+        with replaced(self._path) as file, zipfile.ZipFile(file, "w") as archive:
             with archive.open("features.npy", "w", force_zip64=True) as member:
                 _header(member, np.dtype("<f4"), (len(self), self.width))
                 self._rows.seek(0)
@@ -100,19 +101,3 @@ def _compressed(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.compress_type = zipfile.ZIP_DEFLATED  # four bytes a letter, and most names begin alike
     return info
-
-
-@contextmanager
-def _replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once it is on the disk; an error leaves all as it was."""
-    descriptor, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
-        raise

@@ -129,11 +129,16 @@ def plan(
         footprints.append(found)
     figures = _figures(config, footprints, footprints + _further(config, footprints, meshes, quickly))
     print(report(config, figures))
+    write(path, figures)
+    return figures
+
+
+def write(path: str | None, figures: Any) -> None:
+    """Writes a plan's figures as JSON, and says so; None writes none."""
     if path is not None:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         pathlib.Path(path).write_text(json.dumps(figures, indent=1) + "\n")
         print(f"written to {path}")
-    return figures
 
 
 def _further(

@@ -1,8 +1,6 @@
 """What encoding and sampling ask of chips that need not be here: the part of `--mode=plan` beside the training step."""
 
 import dataclasses
-import json
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +19,7 @@ from soda_jax.models.capabilities import GUIDANCE, LATENT, NOISE, can
 from soda_jax.parallel import sharding
 from soda_jax.performance import traffic
 from soda_jax.performance.describe import counted_model, model_flops
-from soda_jax.performance.plan import GIB, abstract_batch, compiler_options, device_sets, roofline
+from soda_jax.performance.plan import GIB, abstract_batch, compiler_options, device_sets, roofline, write
 from soda_jax.performance.traffic import Share
 
 
@@ -69,10 +67,7 @@ def plan_inference(
     meshes = {place: sharding.make_mesh(devices) for place, devices in device_sets(device_counts, names).items()}
     calls = measure(config, meshes, quickly)
     print(report(calls))
-    if path is not None:
-        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        pathlib.Path(path).write_text(json.dumps([dataclasses.asdict(call) for call in calls], indent=1) + "\n")
-        print(f"written to {path}")
+    write(path, [dataclasses.asdict(call) for call in calls])
     return calls
 
 

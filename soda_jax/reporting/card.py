@@ -32,11 +32,11 @@ class _Group:
     note: str
 
 
-def about(folder: str | os.PathLike, step: int, weights_digest: str, license_id: str = "") -> dict[str, Any]:
+def about(folder: str | os.PathLike, step: int, weights_digest: str) -> dict[str, Any]:
     """What a card says of the run in `folder` beside its config: JSON data that goes with the export.
 
     Returns:
-      `license`, `facts` [[heading, value, detail], ...], and `figures` {row: {metric: figure}} of the evaluation of
+      `license` "", `facts` [[heading, value, detail], ...], and `figures` {row: {metric: figure}} of the evaluation of
       this very checkpoint, as its file has them; `model` is the row of the checkpoint itself.
     """
     data = dataclasses.replace(workdir.read(os.fspath(folder)), step=step)
@@ -47,7 +47,7 @@ def about(folder: str | os.PathLike, step: int, weights_digest: str, license_id:
         if evaluation.step == step and evaluation.details.get("weights", weights_digest) == weights_digest:
             content = json.loads(evaluation.path.read_text(encoding="utf-8"))
             figures, model = content["results"], str(evaluation.details.get("model", ""))
-    return {"license": license_id, "facts": [list(fact) for fact in found], "figures": figures, "model": model}
+    return {"license": "", "facts": [list(fact) for fact in found], "figures": figures, "model": model}
 
 
 def render(export: Export, dtype: str) -> str:

@@ -25,7 +25,7 @@ from absl import app, flags, logging
 import soda_jax
 from soda_jax import build
 from soda_jax.api import LoadedModel
-from soda_jax.cli import available_cores, parse_flags
+from soda_jax.cli import available_cores, parse_flags, parse_step
 from soda_jax.evaluation.feature_file import FeatureFile
 from soda_jax.evaluation.features import DENOISER_FEATURE
 from soda_jax.evaluation.folder_images import FolderImages
@@ -41,21 +41,6 @@ NEWEST = "newest"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Extract = Callable[[Mapping[str, np.ndarray]], np.ndarray]
-
-
-def parse_step(text: str) -> int | str | None:
-    """What `soda_jax.load` takes as `step` for "newest", "best" or a number.
-
-    Raises:
-      ValueError: for anything else.
-    """
-    if text == NEWEST:
-        return None
-    if text == BEST:
-        return BEST
-    if not text.isdecimal():
-        raise ValueError(f"--step={text}: give {NEWEST}, {BEST} or a checkpoint's step")
-    return int(text)
 
 
 def result_file(text: str, overwrite: bool) -> pathlib.Path:
@@ -101,7 +86,8 @@ def extractor(model: LoadedModel, feature: str, block: str, level: float) -> Ext
 
 def encode(options: flags.FlagValues) -> str:
     """Does what the flags ask for, and returns the last line."""
-    step, out = parse_step(options.step), result_file(options.out, options.overwrite)
+    step = None if options.step == NEWEST else parse_step(options.step, f"{NEWEST}, {BEST} or a checkpoint's step")
+    out = result_file(options.out, options.overwrite)
     model = soda_jax.load(expanded(options.model, "--model"), step)
     share = options.max_bad_share
     listed = out.with_suffix(".bad_files.txt")

@@ -10,7 +10,6 @@ folder itself, to change its precision.
 
 import dataclasses
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -22,7 +21,7 @@ import soda_jax
 from soda_jax import build
 from soda_jax import config as config_lib
 from soda_jax.api import LoadedModel
-from soda_jax.cli import parse_flags
+from soda_jax.cli import parse_flags, parse_step
 from soda_jax.models.capabilities import LATENT, can
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import run_folder
@@ -98,26 +97,14 @@ def difference(model: LoadedModel, folder: pathlib.Path) -> float | None:
     return float(np.linalg.norm(theirs - ours) / max(np.linalg.norm(ours), 1e-12))
 
 
-def parse_step(text: str) -> int | str | None:
-    """A checkpoint's step, "best", or None for "newest".
-
-    Raises:
-      ValueError: for anything else.
-    """
-    if text in ("newest", "best"):
-        return None if text == "newest" else text
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise ValueError(f"--step={text}: give a checkpoint's step, newest or best")
-    return int(text)
-
-
 def main(options: flags.FlagValues) -> None:
     """Writes the folder, loads it again, and says what it is."""
     logging.set_verbosity(logging.WARNING)
     try:
         check_platform()
         out = pathlib.Path(run_folder(options.out, "--out"))
-        model = soda_jax.load(run_folder(options.workdir, "--workdir"), parse_step(options.step))
+        step = None if options.step == "newest" else parse_step(options.step, "a checkpoint's step, newest or best")
+        model = soda_jax.load(run_folder(options.workdir, "--workdir"), step)
         export = export_of(model, options.license)
         exports.write(out, export, options.dtype, card.render(export, options.dtype))
         moved = difference(model, out)

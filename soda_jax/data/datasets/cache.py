@@ -3,11 +3,12 @@
 import logging
 import os
 import pathlib
-import tempfile
 import zlib
 from collections.abc import Callable
 
 import numpy as np
+
+from soda_jax.paths import replaced
 
 _TRAILER_BYTES = 4
 
@@ -85,15 +86,6 @@ def _open(path: pathlib.Path) -> np.ndarray | None:
 def _write(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes the array and its checksum to a temporary file, then moves it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.save(file, array)
-            file.write(_checksum(array))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
-        raise
+    with replaced(path) as file:
+        np.save(file, array)
+        file.write(_checksum(array))
