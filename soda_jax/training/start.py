@@ -35,8 +35,7 @@ def initial_state(
         found = pretrained_encoder(config) if train_step.frozen(abstract) else None
         if train_step.state_mesh is not None:
             placement = sharding.state_sharding(abstract, mesh)
-        init = jax.jit(train_step.init, out_shardings=placement, compiler_options=sharding.run_once_options())
-        state = init(example)
+        state = sharding.run_once(train_step.init, placement, example)
         if found is not None:
             print(f"the encoder is that of {found.origin}, and stays so")
             state = installed(state, found, mesh)
