@@ -86,7 +86,10 @@ def mistakes(tmp_path_factory):
         ("step of training", "error: --step=best: --mode=train takes none; leave it out"),
         ("no step", "error: --step=last: give a checkpoint's step, or best"),
         ("origin of an evaluation", "error: --init_from=scenes: --mode=evaluate takes none; leave it out"),
-        ("no such origin", "error: --init_from=no_such_model: there is no folder 'no_such_model' here, and no model of"),
+        (
+            "no such origin",
+            "error: --init_from=no_such_model: there is no folder 'no_such_model' here, and no model of",
+        ),
         ("no best step", "holds no best checkpoint, as it was trained without config.train.monitor"),
         ("no checkpoint", "holds no checkpoint: train first with python -m soda_jax.main"),
     ],

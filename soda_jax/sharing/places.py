@@ -34,13 +34,11 @@ def model_folder(place: str | os.PathLike, field: str = "workdir") -> str:
     if downloads.is_address(text):
         return downloads.download(text)
     names = shipped.names()
-    if os.path.lexists(text):
-        if text in names:
-            _say_which(text, os.path.abspath(text))
-        return text
-    if text in names:
+    if text in names and os.path.isdir(text):
+        _say_which(text, os.path.abspath(text))
+    elif text in names:
         return str(shipped.FOLDER / text)
-    if _NAME.fullmatch(text):
+    elif _NAME.fullmatch(text) and not os.path.lexists(text):
         raise FileNotFoundError(_unknown(text, names, field))
     return text
 
@@ -50,7 +48,7 @@ def is_path(place: str | os.PathLike) -> bool:
     text = expanded(place)
     if hub.is_address(text) or downloads.is_address(text):
         return False
-    return os.path.lexists(text) or text not in shipped.names()
+    return os.path.isdir(text) or text not in shipped.names()
 
 
 def shown(place: str | os.PathLike) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,14 +36,8 @@ def test_a_name_is_the_model_that_comes_along(pretrained):
     model = soda_jax.load("scenes")
     assert (model.step, model.workdir) == (2, str(pretrained / "scenes"))
     expected = tiny_checkpoint.random_variables(tiny.get_config(), seed=2)
-    tiny.assert_equal(jax_to_host(model.variables), expected)
+    tiny.assert_equal(jax.device_get(model.variables), expected)
     assert not places.is_path("scenes") and places.shown("scenes") == "scenes"
-
-
-def jax_to_host(tree):
-    import jax
-
-    return jax.device_get(tree)
 
 
 def test_a_folder_of_the_name_wins_and_is_told(here, capsys):
@@ -53,6 +48,15 @@ def test_a_folder_of_the_name_wins_and_is_told(here, capsys):
     assert [line for line in lines if line.startswith(f"'scenes' is the folder {here / 'scenes'} here; the model of")]
     assert len([line for line in lines if "'scenes' is the folder" in line]) == 1
     assert places.is_path("scenes") and places.shown("scenes") == str(here / "scenes")
+
+
+def test_a_file_of_the_name_is_no_model(here, pretrained, capsys):
+    (here / "scenes").write_text("notes")
+    (here / "notes").write_text("notes")
+    assert places.model_folder("scenes") == str(pretrained / "scenes") and not places.is_path("scenes")
+    with pytest.raises(FileNotFoundError, match="notes holds no checkpoint"):
+        soda_jax.load("notes")
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unknown_name_lists_those_that_there_are():
