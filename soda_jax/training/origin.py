@@ -28,6 +28,7 @@ from soda_jax.sharing import places
 from soda_jax.workdir import export as exports
 from soda_jax.workdir.best import best_or_newest
 from soda_jax.workdir.checkpoint import latest_step
+from soda_jax.workdir.meta import DamagedCheckpointError
 
 FLAG = "--init_from"
 
@@ -82,6 +83,9 @@ def find_origin(config: ConfigDict, workdir: str, init_from: str) -> Origin | No
         )
     try:
         probe = model.head
+    except DamagedCheckpointError as error:
+        print(f"{FLAG}={init_from}: without its online probe ({error})")
+        probe = None
     except ValueError:  # it was trained without one
         probe = None
     host = jax.tree.map(np.asarray, jax.device_get(model.variables))

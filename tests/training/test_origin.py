@@ -90,6 +90,19 @@ def test_devices_that_share_the_state(config, made, tmp_path, monkeypatch):
     assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.ema_params))
 
 
+@pytest.mark.parametrize("family", ["frozen", "vae_factor"])
+def test_what_no_average_has_or_no_step_moves(family, pretrained, tmp_path, capsys):
+    """A frozen encoder comes along, and its own source is not asked for; an adversary starts anew."""
+    config = tiny.get_config(model__family=family, probe__kind="none")
+    expected = tiny_exports.write(pretrained / family, config).variables["params"]
+    state = start(config, tiny.train_step(config), find_origin(config, str(tmp_path), family))
+    tiny.assert_equal(jax.device_get(state.ema_params), expected)
+    assert ("encoder" in state.params) == (family != "frozen")
+    tiny.assert_equal(jax.device_get(state.params), {name: expected[name] for name in state.params})
+    assert (state.adversary is not None) == (family == "vae_factor")
+    assert ("the adversary starts anew" in capsys.readouterr().out) == (family == "vae_factor")
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
