@@ -140,7 +140,7 @@ def run_once(function: Callable[..., Any], placement: Any, *arguments: Any) -> A
     """Runs a program that runs once, as an initialiser, and lays its result out by `placement`.
 
     The host runs it. On a CPU, optimising such a program takes longer than running it; for a GPU or a TPU, so does
-    compiling the draws of some hundred parameters, each a kernel of its own: 142 s on an H100.
+    compiling the draws of some hundred parameters, each a kernel of its own: minutes on a machine with an H100.
 
     Args:
       function: of arrays, to a tree of arrays; every process gets the same.

@@ -142,13 +142,13 @@ def test_impossible_value_is_named(field, value, remedy):
     [
         (
             {"data__resolution": 30, "model__denoiser__multipliers": (1, 1, 2)},
-            "config.data.resolution=30: must be a multiple of the denoiser's down-sampling, patch_size * 2^(levels - 1) "
-            "= 4",
+            "config.data.resolution=30: must be a multiple of the denoiser's down-sampling, patch_size * "
+            "2^(levels - 1) = 4",
         ),
         (
             {"model__denoiser__patch_size": 3},
-            "config.data.resolution=8: must be a multiple of the denoiser's down-sampling, patch_size * 2^(levels - 1) "
-            "= 3",
+            "config.data.resolution=8: must be a multiple of the denoiser's down-sampling, patch_size * "
+            "2^(levels - 1) = 3",
         ),
         (
             {"model__denoiser__patch_size": 2, "model__pose__grid": "xy"},
