@@ -28,7 +28,7 @@ class Chosen:
     Attributes:
       views: uint8 [n, h, w, 3], of the size that the encoder reads.
       cameras: that took them, with leading axis [n]; None: unknown.
-      name: what the page calls it.
+      name: what the page calls it; whom it is owed to, where that is known.
     """
 
     views: np.ndarray
@@ -44,13 +44,13 @@ class HeldOut:
       views: uint8 [N, n, h, w, 3], of the size that the encoder reads; N may be 0.
       cameras: that took them, with leading axes [N, n]; None: unknown.
       origin: where they come from, in a few words.
-      credits: whom they are owed to, a line each.
+      names: of each, as of `Chosen`; () numbers them.
     """
 
     views: np.ndarray
     cameras: Cameras | None = None
     origin: str = ""
-    credits: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.views)
@@ -63,7 +63,7 @@ class HeldOut:
             cameras = dataclasses.replace(
                 cameras, pose=cameras.pose[row], intrinsics=intrinsics[row] if intrinsics.ndim > 1 else intrinsics
             )
-        return Chosen(self.views[row], cameras, f"held-out image {row}")
+        return Chosen(self.views[row], cameras, self.names[row] if self.names else f"held-out image {row}")
 
     def rows(self, count: int, seed: int) -> np.ndarray:
         """The places of `count` of them, or of all where there are fewer, drawn without repetition, in order."""
@@ -95,15 +95,18 @@ def find(model: LoadedModel, folder: str = "", limit: int = MOST) -> tuple[HeldO
 
 def of_examples(model: LoadedModel) -> HeldOut | None:
     """The images that a model carries; None where it carries none."""
-    examples = getattr(model, "examples", None)
+    try:
+        examples = getattr(model, "examples", None)
+    except ValueError:
+        return None
     if examples is None:
         return None
-    data, size = model.config.data, np.shape(examples.images)[-3:-1]
-    cameras = examples.cameras
+    data, size, cameras = model.config.data, np.shape(examples.images)[-3:-1], examples.cameras
     if cameras is not None and cameras.image_size is None:
         cameras = dataclasses.replace(cameras, image_size=size)  # which the resizing below would hide
-    views = source_views(examples.images, data.source_resolution, data.eval_crop)
-    return HeldOut(views, cameras, data.name, tuple(dict.fromkeys(examples.credits or ())))
+    owed = zip(examples.credits, examples.licenses, strict=True)
+    names = tuple(f"{credit} ({license_id})" if license_id else credit for credit, license_id in owed)
+    return HeldOut(source_views(examples.images, data.source_resolution, data.eval_crop), cameras, data.name, names)
 
 
 def of_run(config: ConfigDict, limit: int) -> HeldOut:

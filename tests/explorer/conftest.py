@@ -13,7 +13,7 @@ from tests.explorer.made_images import random_images
 
 @pytest.fixture(scope="session")
 def held_out():
-    return HeldOut(random_images(20, seed=7), None, "noise", ("whoever drew it",))
+    return HeldOut(random_images(20, seed=7), None, "noise")
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def test_held_out_images_of_the_runs_dataset(tmp_path):
 def test_images_of_a_folder_come_first(tmp_path):
     for name in ("b.png", "a.png"):
         save(tmp_path / name, np.full((20, 20, 3), ord(name[0]), np.uint8))
-    carried = types.SimpleNamespace(images=random_images(3, 0)[:, 0], cameras=None, credits=None)
+    carried = types.SimpleNamespace(images=random_images(3, 0)[:, 0])
     found, said = images.find(without_data(examples=carried), str(tmp_path))
     assert found.views[:, 0, 0, 0, 0].tolist() == [97, 98] and "2 images of" in said
     with pytest.raises(ValueError, match="--images=.*nowhere: there is no such file or folder"):
@@ -96,13 +96,16 @@ def test_images_that_a_model_carries():
     poses = np.tile(np.eye(4), (3, 2, 1, 1))
     poses[:, :, 0, 3] = np.arange(6).reshape(3, 2)
     cameras = soda_jax.Cameras(poses, np.array([9.0, 9.0, 8.0, 8.0]))
-    carried = types.SimpleNamespace(images=double, cameras=cameras, credits=["who", "who", "else"])
+    carried = types.SimpleNamespace(
+        images=double, cameras=cameras, credits=("a", "b", "c"), licenses=("", "cc0-1.0", "")
+    )
     found, said = images.find(without_data(examples=carried))
-    assert found.views.shape == (3, 2, SIDE, SIDE, 3) and found.credits == ("who", "else") and "carries" in said
+    assert found.views.shape == (3, 2, SIDE, SIDE, 3) and "3 held-out images that the model carries" in said
     chosen = found[1]
+    assert chosen.name == "b (cc0-1.0)" and found[0].name == "a"
     assert chosen.cameras.pose[:, 0, 3].tolist() == [2, 3] and chosen.cameras.image_size == (2 * SIDE, 2 * SIDE)
-    plain = images.of_examples(without_data(examples=types.SimpleNamespace(
-        images=double[:, 0], cameras=None, credits=None)))  # fmt: skip
+    single = types.SimpleNamespace(images=double[:, 0], cameras=None, credits=("a",) * 3, licenses=("",) * 3)
+    plain = images.of_examples(without_data(examples=single))
     assert plain.views.shape == (3, 1, SIDE, SIDE, 3) and plain[0].cameras is None
     with pytest.raises(IndexError):
         found[3]

@@ -101,8 +101,6 @@ def _held_out(explorer: Explorer, slots: list[str]) -> tuple[gr.Gallery, gr.Butt
             slot = gr.Radio(slots, value=slots[0], label="A click chooses image", visible=len(slots) > 1)
             others = gr.Button("Draw others", min_width=120, elem_id="draw_others")
         gallery = pictures("Held-out images", "held_out")
-        if held_out.credits:
-            gr.Markdown("Images: " + "; ".join(held_out.credits))
     return gallery, others, slot, gr.State((rows, 0))
 
 
@@ -120,7 +118,7 @@ def _connect(
     after = functools.partial(_redraw, chosen=chosen, common=common, current=current, made=made)
     for slot in slots:
         event = slot.upload.upload(
-            answered(functools.partial(_uploaded, explorer)),
+            answered(functools.partial(_uploaded, explorer, slot.name)),
             [slot.upload],
             [slot.state, slot.image],
             api_name=f"upload_{slot.name}",
@@ -128,7 +126,10 @@ def _connect(
         )
         after(event)
     opened = page.load(
-        functools.partial(_opened, explorer, len(slots)), None, [slot.image for slot in slots], api_visibility="private"
+        functools.partial(_opened, explorer, [slot.name for slot in slots]),
+        None,
+        [slot.image for slot in slots],
+        api_visibility="private",
     )
     if pick is not None:
         gallery, others, slot_choice, shown_rows = pick
@@ -216,18 +217,25 @@ def _silent(function: Any) -> Any:
     return lambda *args: gr.skip() if args[0] is None else function(*args)
 
 
-def _uploaded(explorer: Explorer, path: str | None) -> tuple[Chosen, np.ndarray]:
+def _uploaded(explorer: Explorer, slot: str, path: str | None) -> tuple[Chosen, dict[str, Any]]:
     if path is None:
         raise ValueError("no file came: choose an image")
     found = images.of_upload(path, explorer.model)
-    return found, shown(found.views[0])
+    return found, _in_slot(slot, found)
 
 
-def _opened(explorer: Explorer, count: int) -> Any:
+def _in_slot(slot: str, chosen: Chosen) -> dict[str, Any]:
+    """The update that shows an image in its slot, with its name."""
+    return gr.update(value=shown(chosen.views[0]), label=f"Image {slot}: {chosen.name}")
+
+
+def _opened(explorer: Explorer, slots: list[str]) -> Any:
     """The first images, as a page that is opened shows them."""
-    found = [_at(explorer, place) for place in range(count)]
-    values = [None if chosen is None else shown(chosen.views[0]) for chosen in found]
-    return values if count > 1 else values[0]
+    found = [_at(explorer, place) for place in range(len(slots))]
+    updates = [
+        gr.skip() if chosen is None else _in_slot(slot, chosen) for slot, chosen in zip(slots, found, strict=True)
+    ]
+    return updates if len(slots) > 1 else updates[0]
 
 
 def _gallery(explorer: Explorer, shown_rows: tuple[list[int], int]) -> list[Any]:
@@ -248,7 +256,7 @@ def _picker(explorer: Explorer, names: list[str]) -> Callable[..., list[Any]]:
         found = explorer.held_out[shown_rows[0][event.index]]
         updates: list[Any] = []
         for name in names:
-            updates += [found, shown(found.views[0])] if name == slot else [gr.skip(), gr.skip()]
+            updates += [found, _in_slot(slot, found)] if name == slot else [gr.skip(), gr.skip()]
         return updates
 
     return picked
