@@ -21,7 +21,7 @@ from soda_jax.workdir.edits import StoredEdit
 
 Report = Callable[[int, int], None]
 
-PREVIEW_STEPS = 6
+PREVIEW_STEPS = 10
 PART = 4  # images drawn together: more are faster on accelerators, fewer show sooner how far it is
 TABS = ("Reconstruct", "Walk", "Edit", "Mix", "Resample", "Novel view")
 

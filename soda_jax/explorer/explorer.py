@@ -58,11 +58,12 @@ class Explorer:
 
     def warm_up(self) -> None:
         """Compiles what previews need first, so that the first one of a user comes at once."""
-        if len(self.held_out) == 0 or "Walk" not in self.tabs:
+        if len(self.held_out) == 0 or "Reconstruct" not in self.tabs:
             return
-        first = self.held_out[0]
-        actions.walk(self.model, first, first, (0.0,), Sampling().preview())
+        first, preview = self.held_out[0], Sampling().preview()
+        actions.reconstruct(self.model, first, preview, actions.PART)
+        if "Walk" in self.tabs:
+            actions.walk(self.model, first, first, (0.0,), preview)
         if "Edit" in self.tabs and self.model.directions:
             name = next(iter(self.model.directions))
-            place = actions.place(self.model, first, name)
-            actions.edit(self.model, first, actions.Edit(name, place), Sampling().preview())
+            actions.edit(self.model, first, actions.Edit(name, actions.place(self.model, first, name)), preview)

@@ -37,7 +37,7 @@ def test_reconstructions_under_several_noises(model):
     np.testing.assert_array_equal(images, expected)
     assert len(np.unique(images, axis=0)) == 5
     preview = actions.reconstruct(model, A, Sampling(seed=4).preview())
-    np.testing.assert_array_equal(preview, model.reconstruct(A.views[:1], None, 6, seed=4, method="ddim"))
+    np.testing.assert_array_equal(preview, model.reconstruct(A.views[:1], None, 10, seed=4, method="ddim"))
 
 
 def test_a_walk_goes_from_one_image_to_the_other(model):

@@ -16,6 +16,7 @@ from soda_jax.explorer.page.widgets import (
     Tab,
     answered,
     captioned,
+    film_of,
     keep,
     needed,
     picture,
@@ -61,13 +62,15 @@ def edit(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
             gr.Markdown(_NONE_YET)
             return Tab(item, "Edit", None, [], [])
         asked = _inputs(explorer)
-        results, extremes = _outputs()
+        results = _outputs()
         with gr.Row():
             draw, along = gr.Button("Draw", variant="primary"), gr.Button("Draw a film along the range")
-        film = picture("Along the range", "edit_film")
+        film = picture("Along the range", "edit_film", is_film=True)
         with gr.Row():
             png, json_file = keep("Download PNG", "edit_png"), keep("Download edit (JSON)", "edit_json")
             source, gif = keep("Download source PNG", "edit_source"), keep("Download GIF", "edit_gif")
+        gr.Markdown("Real images that lie farthest to either side")
+        extremes = pictures("Real images that lie farthest to either side", "edit_extremes")
         gr.Markdown(
             "The JSON is an edit that `python -m soda_jax.tools.edit --workdir=RUN --edit=edit.json "
             "--images=source.png` repeats."
@@ -104,17 +107,17 @@ def _inputs(explorer: Explorer) -> _Asked:
         first = gr.Slider(0, max(sections - 1, 1), 0, step=1, label="First section that moves (0 is the innermost)")
         last = gr.Slider(0, max(sections - 1, 1), max(sections - 1, 0), step=1, label="Last section that moves")
     position = gr.Slider(-1, 1, 0, step=0.01, label="Place on the direction, in sigma of real images")
-    beyond = gr.Checkbox(False, label="Beyond the measured range, as far as real images lie", visible=bool(names))
+    beyond = gr.Checkbox(
+        False, label="Beyond the measured range, as far as real images lie", visible=bool(explorer.strengths)
+    )
     return _Asked(direction, beyond, position, first, last, hold)
 
 
-def _outputs() -> tuple[_Results, gr.Gallery]:
+def _outputs() -> _Results:
     ruler = gr.HTML(elem_id="edit_ruler")
     with gr.Row():
         before, after = picture("Before", "edit_before"), picture("After", "edit_after")
-    said = gr.Markdown()
-    extremes = pictures("Real images farthest to either side", "edit_extremes")
-    return _Results(ruler, before, after, said), extremes
+    return _Results(ruler, before, after, gr.Markdown())
 
 
 class _Editing:
@@ -163,7 +166,7 @@ class _Editing:
         wanted, report = sampling(self._model, guidance, steps, seed), reporter(progress, "drawing the film")
         frames = actions.edit_walk(self._model, first, edit_, positions, wanted, report)
         path = self._explorer.downloads.film("edit", frames)
-        return path, ready(path)
+        return film_of(path), ready(path)
 
     def _reach(self, first: Chosen | None, name: str, beyond: bool) -> tuple[float, reach.Reach]:
         """(the image's own place, 0 where there is no image; how far it may be moved)."""
@@ -180,8 +183,6 @@ class _Editing:
         direction, beyond, position = asked[:3]
         limits = reach.reach(self._model.directions[direction], found.own, self._explorer.strengths, beyond=beyond)
         ruler = reach.ruler(self._model.directions[direction], found.own, limits, float(position))
-        said = (
-            f"Asked for {found.asked:+.2f} sigma; encoded again, the image has moved by {found.realised:+.2f}. "
-            f"{limits.why}"
-        )
+        asked_for, realised = (round(value, 2) + 0.0 for value in (found.asked, found.realised))  # without a -0
+        said = f"Asked for {asked_for:+.2f} sigma; encoded again, the image has moved by {realised:+.2f}."
         return ruler, shown(found.before), shown(found.after), said

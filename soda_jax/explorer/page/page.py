@@ -28,7 +28,9 @@ _HOUR = 3600
 # Small images keep sharp pixels; galleries have as many columns as there is room for; buttons stay apart on phones.
 CSS = """
 .pixels img { image-rendering: pixelated; }
-.flow .grid-container { grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)) !important; }
+.flow .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
+.flow, .flow .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
+.flow .thumbnail-item { min-width: 0; }
 .flow .caption-label { font-size: .75rem; }
 :focus-visible { outline: 3px solid #e8590c !important; outline-offset: 2px; }
 """

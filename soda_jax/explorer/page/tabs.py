@@ -15,6 +15,7 @@ from soda_jax.explorer.page.widgets import (
     Tab,
     answered,
     captioned,
+    film_of,
     keep,
     needed,
     picture,
@@ -76,7 +77,7 @@ def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
             frames = gr.Slider(3, 25, 9, step=2, label="Frames")
             draw = gr.Button("Draw the walk", variant="primary")
         strip = pictures("The walk", "walk_frames")
-        film = picture("As a film", "walk_film")
+        film = picture("As a film", "walk_film", is_film=True)
         with gr.Row():
             png, gif = keep("Download PNG", "walk_png"), keep("Download GIF", "walk_gif")
 
@@ -91,7 +92,7 @@ def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
         names = [f"{at:.2f}" for at in shares]
         png_file = explorer.downloads.strip("walk", dict(zip(names, images, strict=True)))
         gif_file = explorer.downloads.film("walk", images)
-        return captioned(images, names), gif_file, ready(png_file), ready(gif_file)
+        return captioned(images, names), film_of(gif_file), ready(png_file), ready(gif_file)
 
     draw.click(answered(full), [*chosen, *common, frames], [strip, film, png, gif], api_name="walk")
     return Tab(item, "Walk", preview, [share], [image])
@@ -180,7 +181,7 @@ def novel_view(explorer: Explorer, chosen: list[gr.State], common: Controls) -> 
         image = picture("The new view", "novel_view")
         with gr.Row():
             draw, turn = gr.Button("Draw", variant="primary"), gr.Button("Draw a whole turn")
-        film = picture("A whole turn", "turn_film")
+        film = picture("A whole turn", "turn_film", is_film=True)
         with gr.Row():
             png, gif = keep("Download PNG", "novel_view_png"), keep("Download GIF", "turn_gif")
 
@@ -205,7 +206,7 @@ def novel_view(explorer: Explorer, chosen: list[gr.State], common: Controls) -> 
         report = reporter(progress, "drawing the turn")
         frames = run(first, (guidance, steps, seed), azimuths, at, number, False, report)
         path = explorer.downloads.film("turn", frames, returns=False)
-        return path, ready(path)
+        return film_of(path), ready(path)
 
     own = [azimuth, altitude, sources]
     draw.click(answered(full), [*chosen, *common, *own], [image, png], api_name="novel_view")

@@ -117,15 +117,20 @@ def reporter(progress: gr.Progress, what: str) -> Report:
     return lambda done, total: progress((done, total), desc=what, unit="images")
 
 
-def picture(label: str, name: str) -> gr.Image:
-    """One image that the model drew."""
+def picture(label: str, name: str, *, is_film: bool = False) -> gr.Image:
+    """One image.
+
+    Args:
+      is_film: a GIF, which takes no room before it is drawn.
+    """
     return gr.Image(
         label=label,
         format="png",
         interactive=False,
-        buttons=["download", "fullscreen"],
+        buttons=[],
         elem_id=name,
         elem_classes="pixels",
+        visible=not is_film,
         min_width=140,
         alt_text=label,
     )
@@ -135,6 +140,7 @@ def pictures(label: str, name: str) -> gr.Gallery:
     """Several images, in as many columns as there is room for."""
     return gr.Gallery(
         label=label,
+        show_label=False,  # which would lie over the first of them
         format="png",
         interactive=False,
         allow_preview=False,
@@ -159,6 +165,11 @@ def captioned(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[tup
 def keep(label: str, name: str) -> gr.DownloadButton:
     """A button that downloads a file once there is one."""
     return gr.DownloadButton(label, interactive=False, size="md", min_width=120, elem_id=name)
+
+
+def film_of(path: str) -> dict[str, Any]:
+    """The update that shows a GIF in a `picture` for films."""
+    return gr.update(value=path, visible=True)
 
 
 def ready(path: str) -> dict[str, Any]:
