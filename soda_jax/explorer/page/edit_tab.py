@@ -69,8 +69,8 @@ def edit(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
         with gr.Row():
             png, json_file = keep("Download PNG", "edit_png"), keep("Download edit (JSON)", "edit_json")
             source, gif = keep("Download source PNG", "edit_source"), keep("Download GIF", "edit_gif")
-        gr.Markdown("Real images that lie farthest to either side")
-        extremes = pictures("Real images that lie farthest to either side", "edit_extremes")
+        gr.Markdown("Real images that lie farthest to either side, in sigma")
+        extremes = pictures("Real images that lie farthest to either side, in sigma", "edit_extremes", "small")
         gr.Markdown(
             "The JSON is an edit that `python -m soda_jax.tools.edit --workdir=RUN --edit=edit.json "
             "--images=source.png` repeats."
@@ -136,7 +136,7 @@ class _Editing:
         slider = gr.update(minimum=low - room, maximum=high + room, value=at, interactive=not room, info=found.why)
         held_out = self._explorer.held_out
         rows, places = reach.extremes(direction, self._explorer.codes, _EXTREMES) if len(held_out) else ([], [])
-        real = captioned([held_out.views[row, 0] for row in rows], [f"{place:+.1f} sigma" for place in places])
+        real = captioned([held_out.views[row, 0] for row in rows], [f"{place:+.1f}" for place in places])
         return slider, reach.ruler(direction, own, found, at), real
 
     def preview(self, first, second, guidance, steps, seed, *asked):

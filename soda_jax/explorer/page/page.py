@@ -27,8 +27,9 @@ _BUILDERS = {
 _HOUR = 3600
 # Small images keep sharp pixels; galleries have as many columns as there is room for; buttons stay apart on phones.
 CSS = """
-.pixels img { image-rendering: pixelated; }
-.flow .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
+.pixels img { image-rendering: pixelated; object-fit: contain !important; }
+.flow.small .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
+.flow.drawn .grid-container { grid-template-columns: repeat(auto-fill, minmax(116px, 1fr)) !important; }
 .flow, .flow .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
 .flow .thumbnail-item { min-width: 0; }
 .flow .caption-label { font-size: .75rem; }
@@ -102,7 +103,7 @@ def _held_out(explorer: Explorer, slots: list[str]) -> tuple[gr.Gallery, gr.Butt
         with gr.Row():
             slot = gr.Radio(slots, value=slots[0], label="A click chooses image", visible=len(slots) > 1)
             others = gr.Button("Draw others", min_width=120, elem_id="draw_others")
-        gallery = pictures("Held-out images", "held_out")
+        gallery = pictures("Held-out images", "held_out", "small")
     return gallery, others, slot, gr.State((rows, 0))
 
 
@@ -228,7 +229,7 @@ def _uploaded(explorer: Explorer, slot: str, path: str | None) -> tuple[Chosen, 
 
 def _in_slot(slot: str, chosen: Chosen) -> dict[str, Any]:
     """The update that shows an image in its slot, with its name."""
-    return gr.update(value=shown(chosen.views[0]), label=f"Image {slot}: {chosen.name}")
+    return gr.update(value=shown(chosen.views[0]), label=f"{slot}: {chosen.name}")
 
 
 def _opened(explorer: Explorer, slots: list[str]) -> Any:

@@ -20,6 +20,7 @@ from soda_jax.explorer.page.widgets import (
     needed,
     picture,
     pictures,
+    pictures_of,
     ready,
     reporter,
     sampling,
@@ -76,7 +77,7 @@ def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
         with gr.Row():
             frames = gr.Slider(3, 25, 9, step=2, label="Frames")
             draw = gr.Button("Draw the walk", variant="primary")
-        strip = pictures("The walk", "walk_frames")
+        strip = pictures("The walk", "walk_frames", is_later=True)
         film = picture("As a film", "walk_film", is_film=True)
         with gr.Row():
             png, gif = keep("Download PNG", "walk_png"), keep("Download GIF", "walk_gif")
@@ -92,7 +93,7 @@ def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
         names = [f"{at:.2f}" for at in shares]
         png_file = explorer.downloads.strip("walk", dict(zip(names, images, strict=True)))
         gif_file = explorer.downloads.film("walk", images)
-        return captioned(images, names), film_of(gif_file), ready(png_file), ready(gif_file)
+        return pictures_of(images, names), film_of(gif_file), ready(png_file), ready(gif_file)
 
     draw.click(answered(full), [*chosen, *common, frames], [strip, film, png, gif], api_name="walk")
     return Tab(item, "Walk", preview, [share], [image])

@@ -136,8 +136,13 @@ def picture(label: str, name: str, *, is_film: bool = False) -> gr.Image:
     )
 
 
-def pictures(label: str, name: str) -> gr.Gallery:
-    """Several images, in as many columns as there is room for."""
+def pictures(label: str, name: str, kind: str = "drawn", *, is_later: bool = False) -> gr.Gallery:
+    """Several images, in as many columns as there is room for.
+
+    Args:
+      kind: "drawn", or "small" for images to choose from or to compare with.
+      is_later: takes no room before `pictures_of` fills it.
+    """
     return gr.Gallery(
         label=label,
         show_label=False,  # which would lie over the first of them
@@ -148,7 +153,8 @@ def pictures(label: str, name: str) -> gr.Gallery:
         object_fit="contain",
         buttons=[],
         elem_id=name,
-        elem_classes="pixels flow",
+        elem_classes=f"pixels flow {kind}",
+        visible=not is_later,
     )
 
 
@@ -165,6 +171,11 @@ def captioned(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[tup
 def keep(label: str, name: str) -> gr.DownloadButton:
     """A button that downloads a file once there is one."""
     return gr.DownloadButton(label, interactive=False, size="md", min_width=120, elem_id=name)
+
+
+def pictures_of(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Any]:
+    """The update that fills `pictures` of later."""
+    return gr.update(value=captioned(images, captions), visible=True)
 
 
 def film_of(path: str) -> dict[str, Any]:
