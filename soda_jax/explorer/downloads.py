@@ -1,8 +1,10 @@
-"""Files that a user of the explorer keeps: PNG, GIF, and an edit as JSON."""
+"""Files of the explorer: the pictures that it shows, and what a user keeps: PNG, GIF, and an edit as JSON."""
 
+import hashlib
 import pathlib
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,15 +15,35 @@ from soda_jax.inference.held_out import SECONDS, animation
 from soda_jax.workdir import edits
 from soda_jax.workdir.writers import save_gif, save_png
 
-_KEPT = 200  # files; the page has its own copies of those that it offers
+_KEPT = 200  # files to download; the page has its own copies of those that it offers
+_KEPT_PICTURES = 1000
+SHOWN = 256  # the least side of an image on the page, in pixels
 
 
 class Downloads:
-    """Writes files below a folder, each in one of its own, so that equal names do not meet; old ones are removed."""
+    """Writes files below a folder; old ones are removed. Those to download have a folder each, so that equal names do
+    not meet."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._places: list[pathlib.Path] = []
+        self._pictures: dict[str, pathlib.Path] = {}
+        self._writing = threading.Lock()
+
+    def shown(self, image: np.ndarray) -> str:
+        """A PNG of a uint8 image [h, h, 3] at the size of the page.
+
+        The same image has the same file, which is written once: a browser may be reading it.
+        """
+        name = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:32]
+        with self._writing:
+            path = self._pictures.pop(name, self._folder / f"{name}.png")
+            if not path.exists():
+                save_png(path, enlarged(image, SHOWN))
+            self._pictures[name] = path  # as the newest
+            while len(self._pictures) > _KEPT_PICTURES:
+                self._pictures.pop(next(iter(self._pictures))).unlink(missing_ok=True)
+        return str(path)
 
     def strip(self, name: str, images: Mapping[str, np.ndarray], title: str = "") -> str:
         """A PNG of images uint8 [h, w, 3] side by side under their captions."""

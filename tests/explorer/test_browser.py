@@ -46,13 +46,16 @@ def browser():
 def page(browser, address, request):
     opened = browser.new_page(viewport=dict(zip(("width", "height"), request.param, strict=True)))
     opened.set_default_timeout(WAIT)
-    problems = []
+    problems, asked = [], []
     opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
     opened.goto(address)
     opened.wait_for_selector("#image_A img")
     yield opened
     opened.close()
     assert not problems
+    own = (address, "data:", "blob:")
+    assert [url for url in asked if not url.startswith(own)] == []  # nothing of the page comes from elsewhere
 
 
 def open_tab(page, name):

@@ -30,6 +30,20 @@ def test_old_files_make_room(tmp_path, monkeypatch):
     assert [pathlib.Path(path).exists() for path in paths] == [False, False, True, True]
 
 
+def test_pictures_of_the_page_are_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "_KEPT_PICTURES", 2)
+    files = downloads.Downloads(tmp_path)
+    images = [chosen(seed).views[0] for seed in range(3)]
+    first = pathlib.Path(files.shown(images[0]))
+    written = first.stat().st_mtime_ns, first.stat().st_ino
+    files.shown(images[1])
+    assert files.shown(images[0]) == str(first) and (first.stat().st_mtime_ns, first.stat().st_ino) == written
+    with Image.open(first) as picture:
+        np.testing.assert_array_equal(np.asarray(picture)[::32, ::32], images[0])
+    files.shown(images[2])
+    assert first.exists() and len(list(tmp_path.iterdir())) == 2  # the one that was shown longest ago is gone
+
+
 def test_enlarging_keeps_pixels():
     image = chosen(1).views[0]
     large = downloads.enlarged(image, 256)

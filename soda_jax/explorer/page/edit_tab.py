@@ -24,7 +24,6 @@ from soda_jax.explorer.page.widgets import (
     ready,
     reporter,
     sampling,
-    shown,
 )
 from soda_jax.inference.series import num_sections
 from soda_jax.latents.sections import range_name
@@ -136,7 +135,9 @@ class _Editing:
         slider = gr.update(minimum=low - room, maximum=high + room, value=at, interactive=not room, info=found.why)
         held_out = self._explorer.held_out
         rows, places = reach.extremes(direction, self._explorer.codes, _EXTREMES) if len(held_out) else ([], [])
-        real = captioned([held_out.views[row, 0] for row in rows], [f"{place:+.1f}" for place in places])
+        real = captioned(
+            self._explorer.downloads, [held_out.views[row, 0] for row in rows], [f"{place:+.1f}" for place in places]
+        )
         return slider, reach.ruler(direction, own, found, at), real
 
     def preview(self, first, second, guidance, steps, seed, *asked):
@@ -185,4 +186,4 @@ class _Editing:
         ruler = reach.ruler(self._model.directions[direction], found.own, limits, float(position))
         asked_for, realised = (round(value, 2) + 0.0 for value in (found.asked, found.realised))  # without a -0
         said = f"Asked for {asked_for:+.2f} sigma; encoded again, the image has moved by {realised:+.2f}."
-        return ruler, shown(found.before), shown(found.after), said
+        return ruler, *map(self._explorer.downloads.shown, (found.before, found.after)), said

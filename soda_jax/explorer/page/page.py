@@ -12,7 +12,7 @@ from soda_jax.explorer.explorer import Explorer
 from soda_jax.explorer.images import Chosen
 from soda_jax.explorer.page import tabs
 from soda_jax.explorer.page.edit_tab import edit
-from soda_jax.explorer.page.widgets import Controls, Tab, answered, captioned, controls, picture, pictures, shown
+from soda_jax.explorer.page.widgets import Controls, Tab, answered, captioned, controls, picture, pictures
 from soda_jax.models.capabilities import NOISE, can
 
 _DRAWN = 12  # held-out images shown at a time
@@ -29,7 +29,7 @@ _HOUR = 3600
 CSS = """
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 .flow.small .grid-container { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)) !important; }
-.flow.drawn .grid-container { grid-template-columns: repeat(auto-fill, minmax(116px, 1fr)) !important; }
+.flow.drawn .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; }
 .flow, .flow .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
 .flow .thumbnail-item { min-width: 0; }
 .flow .caption-label { font-size: .75rem; }
@@ -76,8 +76,16 @@ def build(explorer: Explorer) -> gr.Blocks:
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serves the page of `build`; `options` are those of gradio's own `launch`."""
+    # The fonts of the machine: gradio's own would come from another server.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return page.launch(
-        css=CSS, max_file_size=images.MOST_BYTES, footer_links=[], run_history=False, ssr_mode=False, **options
+        theme=theme,
+        css=CSS,
+        max_file_size=images.MOST_BYTES,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        **options,
     )
 
 
@@ -224,26 +232,27 @@ def _uploaded(explorer: Explorer, slot: str, path: str | None) -> tuple[Chosen, 
     if path is None:
         raise ValueError("no file came: choose an image")
     found = images.of_upload(path, explorer.model)
-    return found, _in_slot(slot, found)
+    return found, _in_slot(explorer, slot, found)
 
 
-def _in_slot(slot: str, chosen: Chosen) -> dict[str, Any]:
+def _in_slot(explorer: Explorer, slot: str, chosen: Chosen) -> dict[str, Any]:
     """The update that shows an image in its slot, with its name."""
-    return gr.update(value=shown(chosen.views[0]), label=f"{slot}: {chosen.name}")
+    return gr.update(value=explorer.downloads.shown(chosen.views[0]), label=f"{slot}: {chosen.name}")
 
 
 def _opened(explorer: Explorer, slots: list[str]) -> Any:
     """The first images, as a page that is opened shows them."""
     found = [_at(explorer, place) for place in range(len(slots))]
     updates = [
-        gr.skip() if chosen is None else _in_slot(slot, chosen) for slot, chosen in zip(slots, found, strict=True)
+        gr.skip() if chosen is None else _in_slot(explorer, slot, chosen)
+        for slot, chosen in zip(slots, found, strict=True)
     ]
     return updates if len(slots) > 1 else updates[0]
 
 
 def _gallery(explorer: Explorer, shown_rows: tuple[list[int], int]) -> list[Any]:
     rows = shown_rows[0]
-    return captioned([explorer.held_out.views[row, 0] for row in rows], [str(row) for row in rows])
+    return captioned(explorer.downloads, [explorer.held_out.views[row, 0] for row in rows], [str(row) for row in rows])
 
 
 def _others(explorer: Explorer, shown_rows: tuple[list[int], int]) -> tuple[list[Any], tuple[list[int], int]]:
@@ -259,7 +268,7 @@ def _picker(explorer: Explorer, names: list[str]) -> Callable[..., list[Any]]:
         found = explorer.held_out[shown_rows[0][event.index]]
         updates: list[Any] = []
         for name in names:
-            updates += [found, _in_slot(slot, found)] if name == slot else [gr.skip(), gr.skip()]
+            updates += [found, _in_slot(explorer, slot, found)] if name == slot else [gr.skip(), gr.skip()]
         return updates
 
     return picked

@@ -24,7 +24,6 @@ from soda_jax.explorer.page.widgets import (
     ready,
     reporter,
     sampling,
-    shown,
 )
 from soda_jax.inference.series import num_sections
 from soda_jax.models.capabilities import NOISE, can
@@ -35,7 +34,7 @@ _TURN = 24  # views of a turntable
 
 def reconstruct(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
     """Image A drawn from its latent."""
-    model = explorer.model
+    model, files = explorer.model, explorer.downloads
     noise = can(model.inference.model, NOISE)
     with gr.Tab("Reconstruct") as item:
         gr.Markdown("Image A, drawn from its latent alone: what differs between noises, the latent leaves open.")
@@ -56,12 +55,12 @@ def reconstruct(explorer: Explorer, chosen: list[gr.State], common: Controls) ->
 
     def preview(first, second, guidance, steps, seed, count):
         images = run(first, (guidance, steps, seed), count, True, quiet)
-        return captioned(images, captions(images))
+        return captioned(files, images, captions(images))
 
     def full(first, second, guidance, steps, seed, count, progress=PROGRESS):
         images = run(first, (guidance, steps, seed), count, False, reporter(progress, "drawing"))
         strip = {"image": first.views[0]} | dict(zip(captions(images), images, strict=True))
-        return captioned(images, captions(images)), ready(explorer.downloads.strip("reconstruct", strip))
+        return captioned(files, images, captions(images)), ready(files.strip("reconstruct", strip))
 
     draw.click(answered(full), [*chosen, *common, noises], [gallery, png], api_name="reconstruct")
     return Tab(item, "Reconstruct", preview, [noises], [gallery])
@@ -69,7 +68,7 @@ def reconstruct(explorer: Explorer, chosen: list[gr.State], common: Controls) ->
 
 def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
     """From image A to image B."""
-    model = explorer.model
+    model, files = explorer.model, explorer.downloads
     with gr.Tab("Walk") as item:
         gr.Markdown("From image A to image B on a straight line through the latent, all frames from the same noise.")
         share = gr.Slider(0.0, 1.0, 0.5, step=0.01, label="Place between A (0) and B (1)")
@@ -84,16 +83,16 @@ def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
 
     def preview(first, second, guidance, steps, seed, at):
         wanted = sampling(model, guidance, steps, seed).preview()
-        return shown(actions.walk(model, needed(first, "A"), needed(second, "B"), (at,), wanted)[0])
+        return files.shown(actions.walk(model, needed(first, "A"), needed(second, "B"), (at,), wanted)[0])
 
     def full(first, second, guidance, steps, seed, count, progress=PROGRESS):
         shares = np.linspace(0, 1, int(count))
         wanted, report = sampling(model, guidance, steps, seed), reporter(progress, "drawing the walk")
         images = actions.walk(model, needed(first, "A"), needed(second, "B"), shares, wanted, report)
         names = [f"{at:.2f}" for at in shares]
-        png_file = explorer.downloads.strip("walk", dict(zip(names, images, strict=True)))
-        gif_file = explorer.downloads.film("walk", images)
-        return pictures_of(images, names), film_of(gif_file), ready(png_file), ready(gif_file)
+        png_file = files.strip("walk", dict(zip(names, images, strict=True)))
+        gif_file = files.film("walk", images)
+        return pictures_of(files, images, names), film_of(gif_file), ready(png_file), ready(gif_file)
 
     draw.click(answered(full), [*chosen, *common, frames], [strip, film, png, gif], api_name="walk")
     return Tab(item, "Walk", preview, [share], [image])
@@ -101,7 +100,8 @@ def walk(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
 
 def mix(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
     """Sections of image A and of image B."""
-    model, sections = explorer.model, num_sections(explorer.model.inference)
+    model, files = explorer.model, explorer.downloads
+    sections = num_sections(model.inference)
     captions = ["structure of A, style of B", "structure of B, style of A"]
     with gr.Tab("Mix") as item:
         gr.Markdown(
@@ -119,12 +119,12 @@ def mix(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
         return actions.mix(model, needed(first, "A"), needed(second, "B"), int(at), wanted, report)
 
     def preview(first, second, guidance, steps, seed, at):
-        return captioned(run(first, second, (guidance, steps, seed), at, True, quiet), captions)
+        return captioned(files, run(first, second, (guidance, steps, seed), at, True, quiet), captions)
 
     def full(first, second, guidance, steps, seed, at, progress=PROGRESS):
         images = run(first, second, (guidance, steps, seed), at, False, reporter(progress, "drawing"))
         strip = {"A": first.views[0], "B": second.views[0]} | dict(zip(captions, images, strict=True))
-        return captioned(images, captions), ready(explorer.downloads.strip("mix", strip))
+        return captioned(files, images, captions), ready(files.strip("mix", strip))
 
     draw.click(answered(full), [*chosen, *common, cut], [gallery, png], api_name="mix")
     return Tab(item, "Mix", preview, [cut], [gallery])
@@ -132,7 +132,8 @@ def mix(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
 
 def resample(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
     """Sections of image A left to chance."""
-    model, sections = explorer.model, num_sections(explorer.model.inference)
+    model, files = explorer.model, explorer.downloads
+    sections = num_sections(model.inference)
     with gr.Tab("Resample") as item:
         gr.Markdown("Image A without some sections of its latent: what these carry is drawn anew, the rest is kept.")
         dropped = gr.CheckboxGroup(
@@ -154,13 +155,13 @@ def resample(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Ta
 
     def preview(first, second, guidance, steps, seed, rows, number):
         images = run(first, (guidance, steps, seed), rows, number, True, quiet)
-        return captioned(images, [f"noise {i + 1}" for i in range(len(images))])
+        return captioned(files, images, [f"noise {i + 1}" for i in range(len(images))])
 
     def full(first, second, guidance, steps, seed, rows, number, progress=PROGRESS):
         images = run(first, (guidance, steps, seed), rows, number, False, reporter(progress, "drawing"))
         names = [f"noise {i + 1}" for i in range(len(images))]
         strip = {"image": first.views[0]} | dict(zip(names, images, strict=True))
-        return captioned(images, names), ready(explorer.downloads.strip("resample", strip))
+        return captioned(files, images, names), ready(files.strip("resample", strip))
 
     draw.click(answered(full), [*chosen, *common, dropped, count], [gallery, png], api_name="resample")
     return Tab(item, "Resample", preview, [dropped, count], [gallery])
@@ -168,7 +169,7 @@ def resample(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Ta
 
 def novel_view(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
     """The object of image A from other cameras."""
-    model, place = explorer.model, explorer.around
+    model, files, place = explorer.model, explorer.downloads, explorer.around
     with gr.Tab("Novel view") as item:
         if place is None:
             gr.Markdown("No held-out images with cameras are here, so it is unknown where cameras should stand.")
@@ -193,20 +194,20 @@ def novel_view(explorer: Explorer, chosen: list[gr.State], common: Controls) -> 
         return novel_views(model, object_, place, azimuths, at, number, wanted, report)
 
     def preview(first, second, guidance, steps, seed, around, at, number):
-        return shown(run(first, (guidance, steps, seed), [around], at, number, True, quiet)[0])
+        return files.shown(run(first, (guidance, steps, seed), [around], at, number, True, quiet)[0])
 
     def full(first, second, guidance, steps, seed, around, at, number, progress=PROGRESS):
         report = reporter(progress, "drawing")
         view = run(first, (guidance, steps, seed), [around], at, number, False, report)[0]
         known = {f"source {i + 1}": image for i, image in enumerate(first.views[: int(number)])}
-        strip = explorer.downloads.strip("novel_view", known | {f"{around:g}°, {at:g}° up": view})
-        return shown(view), ready(strip)
+        strip = files.strip("novel_view", known | {f"{around:g}°, {at:g}° up": view})
+        return files.shown(view), ready(strip)
 
     def whole(first, second, guidance, steps, seed, at, number, progress=PROGRESS):
         azimuths = (np.arange(_TURN) * 360 / _TURN).tolist()
         report = reporter(progress, "drawing the turn")
         frames = run(first, (guidance, steps, seed), azimuths, at, number, False, report)
-        path = explorer.downloads.film("turn", frames, returns=False)
+        path = files.film("turn", frames, returns=False)
         return film_of(path), ready(path)
 
     own = [azimuth, altitude, sources]

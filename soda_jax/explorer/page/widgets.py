@@ -10,12 +10,11 @@ import numpy as np
 
 from soda_jax.api import LoadedModel
 from soda_jax.explorer.actions import PREVIEW_STEPS, Report, Sampling
-from soda_jax.explorer.downloads import enlarged
+from soda_jax.explorer.downloads import Downloads
 from soda_jax.explorer.images import Chosen
 from soda_jax.latents.directions import StrengthWarning
 from soda_jax.models.capabilities import GUIDANCE, NOISE, can
 
-SHOWN = 256  # the least side of an image on the page, in pixels
 _STEPS = (10, 25, 50, 100)
 PROGRESS = gr.Progress()  # as a default argument it tells gradio to pass one of the call's own
 
@@ -158,14 +157,9 @@ def pictures(label: str, name: str, kind: str = "drawn", *, is_later: bool = Fal
     )
 
 
-def shown(image: np.ndarray) -> np.ndarray:
-    """An image at the size of the page."""
-    return enlarged(image, SHOWN)
-
-
-def captioned(images: Sequence[np.ndarray], captions: Sequence[str]) -> list[tuple[np.ndarray, str]]:
-    """Images for `pictures`."""
-    return [(shown(image), caption) for image, caption in zip(images, captions, strict=True)]
+def captioned(files: Downloads, images: Sequence[np.ndarray], captions: Sequence[str]) -> list[tuple[str, str]]:
+    """Images uint8 [h, h, 3] for `pictures`."""
+    return [(files.shown(image), caption) for image, caption in zip(images, captions, strict=True)]
 
 
 def keep(label: str, name: str) -> gr.DownloadButton:
@@ -173,9 +167,9 @@ def keep(label: str, name: str) -> gr.DownloadButton:
     return gr.DownloadButton(label, interactive=False, size="md", min_width=120, elem_id=name)
 
 
-def pictures_of(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Any]:
+def pictures_of(files: Downloads, images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Any]:
     """The update that fills `pictures` of later."""
-    return gr.update(value=captioned(images, captions), visible=True)
+    return gr.update(value=captioned(files, images, captions), visible=True)
 
 
 def film_of(path: str) -> dict[str, Any]:
