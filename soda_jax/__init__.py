@@ -2,7 +2,7 @@
 
 from soda_jax.version import __version__
 
-__all__ = ["Cameras", "__version__", "load"]
+__all__ = ["Cameras", "__version__", "load", "pretrained"]
 
 
 def __getattr__(name: str):
@@ -11,6 +11,10 @@ def __getattr__(name: str):
         from soda_jax.api import load
 
         return load
+    if name == "pretrained":
+        from soda_jax.sharing.shipped import pretrained
+
+        return pretrained
     if name == "Cameras":
         from soda_jax.inference.cameras import Cameras
 

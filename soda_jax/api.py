@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from soda_jax import build, inputs
 from soda_jax import config as config_lib
-from soda_jax.inference import requests
+from soda_jax.inference import examples as held_out
+from soda_jax.inference import exported, requests
 from soda_jax.inference.cameras import Cameras, source_camera, target_camera
 from soda_jax.inference.classification import Head, Prediction
 from soda_jax.inference.editing import LatentEditing
@@ -23,10 +24,10 @@ from soda_jax.models.capabilities import LATENT, SECTIONS, can, require
 from soda_jax.models.modulation import mix_sections
 from soda_jax.models.pose import Camera, PoseEncoding, first_present
 from soda_jax.parallel import sharding
+from soda_jax.sharing.places import model_folder
 from soda_jax.workdir import checkpoint
 from soda_jax.workdir import export as exports
 from soda_jax.workdir.best import checkpoint_step
-from soda_jax.workdir.digest import KEY
 from soda_jax.workdir.meta import labels_of
 
 
@@ -36,19 +37,22 @@ def load(
     """Loads the EMA weights of a run, or of an export of one; the config comes with them.
 
     Args:
-      workdir: the run's folder, or one that `python -m soda_jax.tools.export` made. Nothing in an export is executed,
-        and its files must match their checksums.
+      workdir: the run's folder, or one that `python -m soda_jax.tools.export` made; the name of a model that comes with
+        the package (`soda_jax.pretrained()` lists them), unless a folder here is called so; hf://ORG/NAME[@REVISION] of
+        the Hugging Face hub; or https://.../NAME.zip#sha256=HEX, an archive of an export. Nothing in an export is
+        executed, and its files must match their checksums.
       step: which checkpoint, a step or "best" by the metric that training watched (`config.train.monitor`); the newest
         by default.
       devices: those to work on; all by default.
 
     Raises:
-      FileNotFoundError: the folder holds no such checkpoint.
+      FileNotFoundError: the folder holds no such checkpoint, or there is no such model.
       ValueError: a newer release wrote it, it is damaged, or it holds no model of this package.
+      OSError: it could not be fetched.
     """
-    workdir = os.fspath(workdir)
+    workdir = model_folder(workdir)
     if exports.is_export(workdir):
-        return _load_export(workdir, step, devices)
+        return LoadedModel(**exported.read(workdir, step, devices))
     try:
         found, meta = checkpoint.read_meta(workdir, checkpoint_step(workdir, step))
     except (ValueError, OSError):
@@ -72,39 +76,6 @@ def load(
             f"({type(error).__name__}: {error})"
         ) from error
     return LoadedModel(config=config, step=found, variables=variables, inference=inference, workdir=workdir, meta=meta)
-
-
-def _load_export(folder: str, step: int | str | None, devices: list[jax.Device] | None) -> "LoadedModel":
-    """See `load`."""
-    description = exports.read_description(folder)
-    if step not in (None, description["step"]):
-        raise FileNotFoundError(
-            f"step={step!r}: {folder} is an export of step {description['step']} and holds no other; leave step out"
-        )
-    meta = {key: description[key] for key in ("targets", "labels", "about")} | {KEY: description["weights_digest"]}
-    try:
-        config = config_lib.from_dict(exports.read_config(folder))
-        config_lib.check_foreign(config)
-        if (family := config.model.family) != description["family"]:
-            raise ValueError(
-                f"config.model.family={family!r}, but {exports.DESCRIPTION} says {description['family']!r}"
-            )
-        labels = labels_of(meta)
-        task = build.probe_task(config, labels) if labels else None
-        inference = Inference(config, sharding.make_mesh(devices))
-        abstract, sizes = inference.abstract_variables(), () if task is None else task.sizes
-        found, probe = exports.read_weights(folder, description, abstract, sizes)
-    except OSError:
-        raise
-    except ValueError as error:
-        raise ValueError(str(error) if folder in str(error) else f"{folder}: {error}") from error
-    # A config that nobody wrote with this package can fail in the model's construction in any way.
-    except Exception as error:
-        raise ValueError(
-            f"{folder}: {exports.CONFIG} describes no model of this package ({type(error).__name__}: {error})"
-        ) from error
-    variables = sharding.put_replicated(found, inference.mesh)
-    return LoadedModel(description["step"], config, variables, inference, folder, meta, probe)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,6 +172,22 @@ class LoadedModel(LatentEditing):
         if probe is None or task is None:
             raise ValueError("classify needs a probe, and this model was trained without one (config.probe.kind)")
         return Head(task.kind, task.sizes, task.names, labels[task.kind].classes, probe)
+
+    @functools.cached_property
+    def examples(self) -> held_out.Examples:
+        """Held-out images that lie beside an export, with what is known of them and their latents.
+
+        Raises:
+          ValueError: there are none, or they are damaged.
+        """
+        is_export = self.workdir is not None and exports.is_export(self.workdir)
+        found = held_out.read(self.workdir, self.inference) if is_export else None
+        if found is None:
+            raise ValueError(
+                "no examples lie beside this model: python -m soda_jax.tools.export --examples=N puts held-out images "
+                "of the run's dataset into an export"
+            )
+        return found
 
     def _encode(
         self, images: Any, view_mask: Any, cameras: Any, feature: str = "z"

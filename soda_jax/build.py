@@ -216,6 +216,7 @@ def _blocks(config: ConfigDict) -> dict[str, Any]:
         "remat": denoiser.remat,
         "attention": config.model.attention,
         "dtype": jnp.dtype(config.model.dtype),
+        "patch_size": denoiser.patch_size,
     }
 
 

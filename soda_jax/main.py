@@ -40,6 +40,12 @@ _CPU_DEVICES = flags.DEFINE_integer(
 _PROFILE_STEPS = flags.DEFINE_integer(
     "profile_steps", 0, "--mode=train: write a trace of so many steps to WORKDIR/profile.", 0
 )
+_INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    "",
+    "--mode=train: what a new run takes its first weights from: a run's folder, an export's, or what else "
+    "soda_jax.load takes.",
+)
 _STEP = flags.DEFINE_string(
     "step",
     None,
@@ -91,6 +97,8 @@ def run(argv: list[str]) -> None:
 def _act(config: ConfigDict, workdir: str) -> None:
     if _STEP.value is not None and _MODE.value not in ("evaluate", "sample"):
         raise ValueError(f"--step={_STEP.value}: --mode={_MODE.value} takes none; leave it out")
+    if _INIT_FROM.value and _MODE.value != "train":
+        raise ValueError(f"--init_from={_INIT_FROM.value}: --mode={_MODE.value} takes none; leave it out")
     if _MODE.value == "plan":
         _plan(config, workdir)
         return
@@ -108,7 +116,7 @@ def _act(config: ConfigDict, workdir: str) -> None:
     if _MODE.value == "train":
         from soda_jax.training.loop import train
 
-        train(config, workdir, _PROFILE_STEPS.value)
+        train(config, workdir, _PROFILE_STEPS.value, _INIT_FROM.value)
         return
     if _MODE.value == "evaluate":
         from soda_jax.evaluation.evaluate import evaluate as action

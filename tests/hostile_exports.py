@@ -129,8 +129,8 @@ DAMAGE = {
         "soda.json is no description of a soda_jax export",
     ),
     "a newer release's": (
-        lambda folder: describe(folder, format_version=2, soda_jax="9.9.0"),
-        "soda.json has format 2, this release reads up to 1: install soda_jax 9.9.0 or newer",
+        lambda folder: describe(folder, format_version=3, soda_jax="9.9.0"),
+        "soda.json has format 3, this release reads up to 2: install soda_jax 9.9.0 or newer",
     ),
     "no version": (lambda folder: describe(folder, format_version="1"), "soda.json says no version of its format"),
 }
@@ -193,4 +193,4 @@ FORGED = {
         r"3 arrays differ; probe\..* and should be F32 \(0,\)",
     ),
 }
-assert export.FORMAT_VERSION == 1  # else the versions above are not newer
+assert export.FORMAT_VERSION == 2  # else the versions above are not newer

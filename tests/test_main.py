@@ -54,6 +54,8 @@ def mistakes(tmp_path_factory):
         "workdir of bytes": (config, b"--workdir=/tmp/run\xff"),
         "step of training": (config, workdir, "--step=best"),
         "no step": (config, workdir, "--mode=evaluate", "--step=last"),
+        "origin of an evaluation": (config, workdir, "--mode=evaluate", "--init_from=scenes"),
+        "no such origin": (config, workdir, "--init_from=no_such_model"),
         "no best step": (config, workdir, "--mode=sample", "--step=best"),
         "file as workdir": (config, f"--workdir={__file__}", "--mode=plan"),
     }
@@ -83,6 +85,11 @@ def mistakes(tmp_path_factory):
         ("file as workdir", "test_main.py is a file: give a folder"),
         ("step of training", "error: --step=best: --mode=train takes none; leave it out"),
         ("no step", "error: --step=last: give a checkpoint's step, or best"),
+        ("origin of an evaluation", "error: --init_from=scenes: --mode=evaluate takes none; leave it out"),
+        (
+            "no such origin",
+            "error: --init_from=no_such_model: there is no folder 'no_such_model' here, and no model of",
+        ),
         ("no best step", "holds no best checkpoint, as it was trained without config.train.monitor"),
         ("no checkpoint", "holds no checkpoint: train first with python -m soda_jax.main"),
     ],

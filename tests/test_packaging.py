@@ -21,6 +21,11 @@ SOURCES = (
     "soda_jax",
     "configs",
 )
+# A model that comes along, beside those of the checkout.
+MODEL = tuple(
+    f"soda_jax/pretrained/one_more/{name}"
+    for name in ("soda.json", "README.md", "model.safetensors", "directions/00000001/up.npz", "examples/0000.png")
+)
 USE = """
 import soda_jax
 from soda_jax.cli import load_config
@@ -62,6 +67,9 @@ def wheels(tmp_path_factory):
             shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, clone / name)
+    for name in MODEL:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_bytes(b"x")
     sdist = call("build_sdist", clone, folder)
     shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
@@ -75,7 +83,7 @@ def wheels(tmp_path_factory):
 def test_they_hold_every_file_of_the_package_and_every_config(wheels):
     package = {path for path in (ROOT / "soda_jax").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     expected = {str(path.relative_to(ROOT)) for path in package}
-    expected |= {f"soda_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    expected |= {f"soda_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")} | set(MODEL)
     for wheel in wheels:
         names = zipfile.ZipFile(wheel).namelist()
         assert {name for name in names if ".dist-info/" not in name} == expected

@@ -39,7 +39,7 @@ ADDED_FIELDS = {
         "attention": "xla",
         "encoder": {"remat": "none"},
         "frozen": {"path": "", "activation": "quick_gelu"},
-        "denoiser": {"norm_groups": 32, "norm_out_groups": 0, "remat": "none"},
+        "denoiser": {"patch_size": 1, "norm_groups": 32, "norm_out_groups": 0, "remat": "none"},
         "vae": {
             "likelihood": "gaussian",
             "beta": 4.0,

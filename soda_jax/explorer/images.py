@@ -96,10 +96,8 @@ def find(model: LoadedModel, folder: str = "", limit: int = MOST) -> tuple[HeldO
 def of_examples(model: LoadedModel) -> HeldOut | None:
     """The images that a model carries; None where it carries none."""
     try:
-        examples = getattr(model, "examples", None)
+        examples = model.examples
     except ValueError:
-        return None
-    if examples is None:
         return None
     data, size, cameras = model.config.data, np.shape(examples.images)[-3:-1], examples.cameras
     if cameras is not None and cameras.image_size is None:

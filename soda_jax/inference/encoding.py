@@ -56,8 +56,7 @@ class Encoding:
     def untrained_variables(self) -> Variables:
         """The weights that a run with this config and seed starts from."""
         key = rngs.stream(jax.random.key(self.config.seed), "init", 0)
-        placement = sharding.replicated(self.mesh)
-        return jax.jit(self._init, out_shardings=placement, compiler_options=sharding.run_once_options())(key)
+        return sharding.run_once(self._init, sharding.replicated(self.mesh), key)
 
     def calibrate(self, variables: Variables, batches: Iterable[dict[str, np.ndarray]]) -> Variables:
         """The weights with BatchNorm statistics measured on `batches`, as an untrained encoder needs them."""

@@ -42,7 +42,7 @@ class Decoder(ModulatedBlocks):
           (images [B, H, W, 3] float32, out): `out` names every block's output, and `middle`.
         """
         z = mask_latent(z, section_mask)
-        side = self.resolution // 2 ** (len(self.multipliers) - 1)
+        side = self.layout()[0].resolution
         shape = (side, side, self.channels * self.multipliers[-1])
         constant = self.param("constant", nn.initializers.normal(1.0), shape)
         h = repeat(constant.astype(self.dtype), "h w c -> b h w c", b=z.shape[0])

@@ -47,6 +47,16 @@ def resample(x: jax.Array, mode: str | None) -> jax.Array:
     return x
 
 
+def to_patches(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] as [B, H / size, W / size, size * size * C], the pixels of a square side by side."""
+    return rearrange(x, "b (h i) (w j) c -> b h w (i j c)", i=size, j=size)
+
+
+def from_patches(x: jax.Array, size: int) -> jax.Array:
+    """The inverse of `to_patches`."""
+    return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=size, j=size)
+
+
 class ResidualBlock(nn.Module):
     """BigGAN residual block with adaptive group normalisation; the sum is divided by sqrt(2).
 
@@ -136,7 +146,7 @@ class ModulatedBlocks(nn.Module):
     """Residual blocks in the order of `unet_layout`, each modulated by its part of the latent.
 
     Attributes:
-      resolution: side of the images, divisible by 2 ** (len(multipliers) - 1).
+      resolution: side of the images, divisible by patch_size * 2 ** (len(multipliers) - 1).
       channels: base width; multipliers: its factor at each level; num_res_blocks: residual blocks a level.
       attention_resolutions: sides at which self-attention follows each block (the middle always has it).
       head_dim: width of an attention head.
@@ -147,6 +157,7 @@ class ModulatedBlocks(nn.Module):
         and images come out tinted.
       modulation, use_scale, modulate_by_section: see `soda_jax.models.modulation`.
       resample_section: see `unet_layout`.
+      patch_size: side of the squares of pixels that are one place of the largest feature maps (the paper: 1).
       remat: what of each block is kept for the gradient; see `layers.rematerialised`.
       attention: what computes attention; see `attention.attention_implementation`.
     """
@@ -167,6 +178,7 @@ class ModulatedBlocks(nn.Module):
     remat: str = "none"
     attention: str = "xla"
     dtype: Dtype = jnp.float32
+    patch_size: int = 1
 
     @property
     def num_sections(self) -> int:
@@ -175,7 +187,7 @@ class ModulatedBlocks(nn.Module):
     def layout(self) -> list[BlockSpec]:
         """The blocks that this network has, in order of execution."""
         return unet_layout(
-            self.resolution,
+            self.resolution // self.patch_size,
             self.channels,
             self.multipliers,
             self.num_res_blocks,
@@ -272,9 +284,10 @@ class ModulatedBlocks(nn.Module):
     def image(self, h: jax.Array, channels: int) -> jax.Array:
         """The last layer: [B, H, W, channels] float32."""
         norm = GroupNorm(self.norm_out_groups, activation=gelu, dtype=self.dtype, name="norm_out")
-        h = norm(h)
+        width = channels * self.patch_size**2
         # Our choice, as in Ho et al. 2020: zeros at first, so the loss starts at E eps^2 = 1 at any depth.
-        return Conv(channels, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, wide=True, name="conv_out")(h)
+        conv = Conv(width, 3, kernel_init=nn.initializers.zeros, dtype=self.dtype, wide=True, name="conv_out")
+        return from_patches(conv(norm(h)), self.patch_size)
 
 
 class UNet(ModulatedBlocks):
@@ -327,20 +340,22 @@ class UNet(ModulatedBlocks):
         z = None if z is None else self._embed_latent(mask_latent(z, section_mask))
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
-        h = nn.Conv(
+        x = x_t if source is None else jnp.concatenate([x_t, source], axis=-1)
+        conv_in = nn.Conv(
             self.channels,
             (3, 3),
             kernel_init=truncated_normal_init,
             dtype=self.dtype,
             name="conv_in",
-        )((x_t if source is None else jnp.concatenate([x_t, source], axis=-1)).astype(self.dtype))
+        )
+        h = conv_in(to_patches(x, self.patch_size).astype(self.dtype))
         if self.modulation == "broadcast":
             # "w/o modulation" (Appendix G.1, spatial broadcasting): every pixel gets the whole z as further channels.
             z_everywhere = rearrange(z.astype(h.dtype), "b d -> b 1 1 d")
             tiled = jnp.broadcast_to(z_everywhere, (*h.shape[:3], z.shape[-1]))
             h = jnp.concatenate([h, tiled], axis=-1)
         # "concatenated to linearly-mapped RGB channels ... after the first layer" (Appendix C, "Pose Conditioning").
-        h = append_grid(h, self.pose, camera, pose_mask, x_t.shape[1:3])
+        h = append_grid(h, self.pose, camera, pose_mask, h.shape[1:3])
         pose = self._embed_pose(camera, pose_mask, x_t.shape[0])
         out: dict[str, Any] = {}
         skips = [h]

@@ -5,6 +5,7 @@ carries (parameters, the optimiser's moments, EMA, probes) is replicated, or spl
 device then holds 1/fsdp of every large array, a step gathers the parameters for its own length, and the numbers stay.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -135,6 +136,31 @@ def round_up(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // mesh.size) * mesh.size
 
 
-def run_once_options() -> dict[str, int] | None:
-    """Compiler options for a program that runs once, as initialisers: on CPU, optimising takes longer than running."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+def run_once(function: Callable[..., Any], placement: Any, *arguments: Any) -> Any:
+    """Runs a program that runs once, as an initialiser, and lays its result out by `placement`.
+
+    The host runs it. On a CPU, optimising such a program takes longer than running it; for a GPU or a TPU, so does
+    compiling the draws of some hundred parameters, each a kernel of its own: minutes on a machine with an H100.
+
+    Args:
+      function: of arrays, to a tree of arrays; every process gets the same.
+      placement: a sharding for each leaf of the result, or one for all.
+    """
+    options = {"xla_backend_optimization_level": 0}
+    if jax.default_backend() == "cpu":
+        return jax.jit(function, out_shardings=placement, compiler_options=options)(*arguments)
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.jit(function, out_shardings=placement)(*arguments)
+    return on_device(host, function, placement, *arguments)
+
+
+def on_device(device: jax.Device, function: Callable[..., Any], placement: Any, *arguments: Any) -> Any:
+    """`run_once` on `device`, which need not be one of those of `placement`."""
+    with jax.default_device(device):
+        options = {"xla_backend_optimization_level": 0}
+        found = jax.jit(function, compiler_options=options)(*jax.device_put(arguments, device))
+    if isinstance(placement, NamedSharding):
+        placement = jax.tree.map(lambda _: placement, found)
+    return _put(found, placement)

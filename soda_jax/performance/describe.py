@@ -89,8 +89,16 @@ def latent_sections(generator: ModulatedBlocks, latent_dim: int) -> list[Section
 
 
 def lower(function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
-    """Traces `function` for arguments that may be only shapes, without compiling or running it."""
-    return jax.jit(function).lower(*arguments)
+    """Traces `function` for arguments that may be only shapes, without compiling or running it.
+
+    For a CPU, wherever there is one: the plugins of GPUs and TPUs analyse no cost.
+    """
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.jit(function).lower(*arguments)
+    with jax.default_device(host):
+        return jax.jit(function).lower(*arguments)
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float:

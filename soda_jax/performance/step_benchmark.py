@@ -165,7 +165,7 @@ def initial_state(train_step: TrainStep, mesh: Mesh, batch: dict[str, Any]) -> T
     """A new training state, laid out over the mesh."""
     example = {key: np.zeros((1, *value.shape[1:]), value.dtype) for key, value in batch.items()}
     placement = sharding.state_sharding(jax.eval_shape(train_step.init, example), mesh)
-    return jax.jit(train_step.init, out_shardings=placement, compiler_options=sharding.run_once_options())(example)
+    return sharding.run_once(train_step.init, placement, example)
 
 
 def encode(bench: Bench) -> Row:

@@ -77,13 +77,14 @@ def specification(config: ConfigDict) -> dict[str, Any]:
     family, depth, width = parse_encoder_name(config.model.encoder.name)
     encoder, denoiser = config.model.encoder, config.model.denoiser
     known = family == "resnet" and depth in (18, 34) and width == 1 and encoder.small_stem and encoder.norm == "batch"
-    plain = config.model.modulation.kind == "layer" and config.model.modulation.use_scale
+    modulation = config.model.modulation
+    plain = modulation.kind == "layer" and modulation.use_scale and denoiser.patch_size == 1
     denoises = all(can(build.model(config), capability) for capability in (NOISE, LATENT))
     if not (denoises and known and plain and config.data.num_sources == 1 and build.pose_encoding(config) is None):
         raise ConfigError(
             "the PyTorch reference is SODA (config.model.family) with a resnet18 or resnet34, "
             "config.model.encoder.small_stem=True and BatchNorm, one source, config.model.modulation.kind='layer' with "
-            "scales, and no poses; use such a config"
+            "scales, config.model.denoiser.patch_size=1 and no poses; use such a config"
         )
     unet = build.model(config).denoiser
     fields = ("channels", "time_dim", "head_dim", "norm_groups", "norm_out_groups", "dropout")

@@ -16,7 +16,7 @@ from soda_jax.models.families import FAMILIES
 from soda_jax.reporting import facts, page, paper, recipes, workdir
 from soda_jax.reporting.metric_names import ORDER, Metric, describe
 from soda_jax.reporting.results import Cell, cell, interval_note
-from soda_jax.workdir.export import FORMAT_VERSION, Export
+from soda_jax.workdir.export import Export, num_examples
 from soda_jax.workdir.meta import labels_of
 
 _CLASSES = 12  # named in the card
@@ -77,7 +77,8 @@ def render(export: Export, dtype: str) -> str:
             "labels": [] if export.probe is None else _labels(export),
             "directions": sum(name.endswith(".npz") for name in export.directions),
             "groups": _groups(results),
-            "version": FORMAT_VERSION,
+            "examples": num_examples(export.examples),
+            "version": export.format_version,
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"what the export says of its run is damaged ({type(error).__name__}: {error})") from error

@@ -1,5 +1,7 @@
 """What was trained, on what and for how long, in words."""
 
+import os
+import re
 import statistics
 from typing import Any
 
@@ -16,7 +18,7 @@ def facts(data: RunData, flat: dict[str, Any], title: str) -> list[Fact]:
     """The page's summary; what nothing recorded says so."""
     found: list[Fact] = [("Dataset", title or flat.get("data.name", "not recorded"), _splits(flat))]
     if flat:
-        found += [*_variant(flat), _model(flat), _trained(data, flat)]
+        found += [*_variant(flat), _model(flat), *_origin(data.sessions), _trained(data, flat)]
     if data.best is not None:
         found.append(_best(data))
     found += [_hardware(data.sessions), _duration(data, flat)]
@@ -59,6 +61,16 @@ def _model(flat: dict[str, Any]) -> Fact:
         return "Model", title, detail
     detail += f", {flat['model.modulation.kind'].replace('_', ' ')} modulation"
     return "Model", f"{title}, {flat['model.encoder.name']}, latent {flat['model.latent_dim']:,}", detail
+
+
+def _origin(sessions: list[dict[str, Any]]) -> list[Fact]:
+    """Where the first weights came from, if from another model; of a folder its name alone, as cards travel."""
+    record = next((session["init_from"] for session in sessions if isinstance(session.get("init_from"), dict)), {})
+    place, step, digest = record.get("place"), record.get("step"), record.get("weights_digest")
+    if not isinstance(place, str) or not isinstance(step, int):
+        return []
+    name = os.path.basename(place) if os.path.isabs(place) else re.split(r"[?#]", place)[0]
+    return [("Started from", f"{name} at step {step:,}", f"weights {digest[:12]}" if isinstance(digest, str) else "")]
 
 
 def _trained(data: RunData, flat: dict[str, Any]) -> Fact:

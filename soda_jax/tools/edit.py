@@ -11,9 +11,11 @@ sections, the labels' directions, those of the modulation's weights. --groups ma
 keep them in RUN/directions/STEP. --direction is a name that --list shows, or the file of a direction. Strengths are in
 sigma, standard deviations of the real codes along the direction: a list as -2,0,2, or FIRST:LAST:COUNT.
 
-Without --images, held-out images of the run's own dataset are edited. The strip goes to RUN/edits/NAME.png, and an
-animation and the scores, NAME.json, beside it. By default frames start from fresh noise and show what the latent holds;
---noise=inverted starts from the noise that gives the image back, which keeps its detail.
+RUN may be what else soda_jax.load takes, as the name of a model that comes with the package. Without --images, held-out
+images of the run's own dataset are edited, or the examples beside an export. The strip goes to RUN/edits/NAME.png, of a
+model that lies in no folder of yours to edits/NAME.png, and an animation and the scores, NAME.json, beside it. By
+default frames start from fresh noise and show what the latent holds; --noise=inverted starts from the noise that gives
+the image back, which keeps its detail.
 
 --edit repeats an edit that was downloaded from `tools.explore`: direction, sections, strengths, mode, held directions,
 seed, guidance and steps are the file's, in place of their flags.
@@ -47,8 +49,10 @@ from soda_jax.latents.directions import MODES, Direction, hold
 from soda_jax.latents.finding import group_direction
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import output_file
+from soda_jax.sharing import places
 from soda_jax.workdir import directions as files
 from soda_jax.workdir import edits
+from soda_jax.workdir import export as exports
 
 # What frames start from, and how captions say it.
 NOISES = {"fresh": "from z alone: fresh noise, the same in all frames", "inverted": "from each image's inverted noise"}
@@ -77,7 +81,11 @@ def parse_sigma(text: str) -> list[float]:
 
 
 def held_out(model: LoadedModel, count: int) -> tuple[np.ndarray, list[str]]:
-    """The first images of the split that the run's evaluation scores, uint8 [N, h, w, 3], and their places there."""
+    """The first images of the split that the run's evaluation scores, uint8 [N, h, w, 3], and their places there; of an
+    export with examples, these."""
+    if exports.is_export(model.workdir) and exports.num_examples(exports.described(model.workdir)["files"]):
+        images = model.examples.images[:count]
+        return (images[:, 0] if images.ndim == 5 else images), [f"example {i}" for i in range(len(images))]
     dataset = build.dataset(model.config, config_lib.scored_split(model.config))
     batch = next(iter(eval_batches(dataset, build.view_spec(model.config), batch_size=count, limit=count)))
     return batch["source"][batch["mask"], 0], [str(place) for place in batch["index"][batch["mask"]]]
@@ -142,7 +150,8 @@ def edit(model: LoadedModel, options: flags.FlagValues) -> str:
     limits = {"sections": sections, "mode": asked_for.mode}
     limits["hold"] = [find_direction(model, name) for name in asked_for.hold]
     name = direction.name + (f"_in_{sections}" if sections else "")
-    default = pathlib.Path(model.workdir) / "edits" / f"{files.file_name(name)}.png"
+    folder = pathlib.Path(model.workdir if places.is_path(options.workdir) else ".")
+    default = folder / "edits" / f"{files.file_name(name)}.png"
     path = pathlib.Path(output_file(options.out or default, "--out")).with_suffix(".png")
     if options.images:
         images, names = read_images(options.images, model.config.data.source_resolution, options.num_images)
@@ -227,7 +236,12 @@ def main(options: flags.FlagValues) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         check_platform()
-        model = soda_jax.load(options.workdir, options.step)
+        if (options.fit or options.groups) and not places.is_path(options.workdir):
+            raise ValueError(
+                f"--workdir={options.workdir}: directions are kept in the model's folder, and this one is not yours; "
+                f"make one: python -m soda_jax.tools.export --workdir={options.workdir} --out=DIR"
+            )
+        model = soda_jax.load(places.model_folder(options.workdir, "--workdir"), options.step)
         series.require_vector(model.inference, "editing")
         if options.fit:
             print(fit(model))
@@ -244,7 +258,7 @@ def main(options: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("workdir", None, "Folder of the run, or what else soda_jax.load takes.")
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.")
     flags.DEFINE_bool("fit", False, "Find directions on the run's training images, and keep them.")
     flags.DEFINE_string("groups", "", "DIR_WITHOUT,DIR_WITH: make a direction from two folders of images; see --name.")

@@ -34,6 +34,7 @@ from soda_jax.inference.denoiser import DenoiserFeatures
 from soda_jax.models.capabilities import LATENT, require
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import expanded, output_file
+from soda_jax.sharing import places
 from soda_jax.version import __version__
 from soda_jax.workdir.best import BEST
 
@@ -88,7 +89,7 @@ def encode(options: flags.FlagValues) -> str:
     """Does what the flags ask for, and returns the last line."""
     step = None if options.step == NEWEST else parse_step(options.step, f"{NEWEST}, {BEST} or a checkpoint's step")
     out = result_file(options.out, options.overwrite)
-    model = soda_jax.load(expanded(options.model, "--model"), step)
+    model = soda_jax.load(places.model_folder(options.model, "--model"), step)
     share = options.max_bad_share
     listed = out.with_suffix(".bad_files.txt")
     images = FolderImages(
@@ -117,7 +118,7 @@ def _about(model: LoadedModel, options: flags.FlagValues, images: FolderImages) 
     data = model.config.data
     about = {
         "soda_jax": __version__,
-        "model": os.path.abspath(expanded(options.model, "--model")),
+        "model": places.shown(options.model),
         "step": model.step,
         "weights": model.weights_digest,
         "feature": options.feature,
@@ -146,7 +147,7 @@ def main(options: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model", None, "What soda_jax.load takes: the folder of a run.")
+    flags.DEFINE_string("model", None, "What soda_jax.load takes: a run's folder, an export's, a name, hf://ORG/NAME.")
     flags.DEFINE_string("images", None, "Folder of images, searched through.")
     flags.DEFINE_string("out", None, "File to write, .npz.")
     flags.DEFINE_string("feature", "latent", "latent, or what else config.eval.feature takes.")

@@ -22,7 +22,7 @@ from soda_jax.explorer import images
 from soda_jax.explorer.downloads import Downloads
 from soda_jax.explorer.explorer import Explorer
 from soda_jax.parallel.processes import check_platform
-from soda_jax.paths import expanded
+from soda_jax.sharing import places
 
 SHIPPED = "scenes"  # the model that opens where none is named
 
@@ -46,11 +46,11 @@ def explorer(options: flags.FlagValues, folder: pathlib.Path) -> Explorer:
     if options.model and options.workdir:
         raise ValueError(f"--model={options.model} and --workdir={options.workdir}: give one of them")
     step = None if options.step == "newest" else parse_step(options.step, "newest, best or a checkpoint's step")
-    place = expanded(options.workdir, "--workdir") if options.workdir else options.model or SHIPPED
-    model = soda_jax.load(place, step)
+    named, flag = (options.workdir, "--workdir") if options.workdir else (options.model or SHIPPED, "--model")
+    model = soda_jax.load(places.model_folder(named, flag), step)
     held_out, said = images.find(model, options.images)
     print(said)
-    title = pathlib.Path(place).name or model.config.data.name
+    title = pathlib.Path(named).name or model.config.data.name
     return Explorer(model, held_out, Downloads(folder), title)
 
 

@@ -1,11 +1,17 @@
 """Makes a folder to hand on of a run: weights, config, probe, directions and a card, with nothing that could run.
 
     python -m soda_jax.tools.export --workdir=RUN --out=DIR [--step=best] [--dtype=float32]
+    python -m soda_jax.tools.export --workdir=RUN --out=DIR --examples=16 --push=ORG/NAME
 
 `soda_jax.load(DIR)` loads it. The weights are the EMA's; float16 and bfloat16 halve the folder, and the tool prints by
 how much the rounding moves features. README.md is a card in the Hugging Face hub's format, which you may edit;
 soda.json has the checksums of the other files. Paths of this machine are left out of the config. RUN may be such a
-folder itself, to change its precision.
+folder itself, or what else soda_jax.load takes, to change its precision or to get a folder of your own.
+
+--examples puts so many held-out images of the run's test split beside the model, spread over its classes, with labels,
+cameras and latents, for `model.examples`; of a dataset of objects seen by cameras, so many objects in --example_views
+views each. They go wherever the folder goes: see that the dataset's licence lets them, and name it with
+--example_license. --push uploads the folder to the hub, from where `soda_jax.load("hf://ORG/NAME")` loads it.
 """
 
 import dataclasses
@@ -22,11 +28,14 @@ from soda_jax import build
 from soda_jax import config as config_lib
 from soda_jax.api import LoadedModel
 from soda_jax.cli import parse_flags, parse_step
+from soda_jax.inference import examples as held_out
 from soda_jax.models.capabilities import LATENT, can
 from soda_jax.parallel.processes import check_platform
 from soda_jax.paths import run_folder
 from soda_jax.reporting import card
+from soda_jax.sharing import hub, places
 from soda_jax.workdir import directions as files
+from soda_jax.workdir import examples as example_files
 from soda_jax.workdir import export as exports
 from soda_jax.workdir.meta import labels_meta
 
@@ -54,6 +63,7 @@ def export_of(model: LoadedModel, license_id: str = "") -> exports.Export:
         labels=labels,
         about=described | ({"license": license_id} if license_id else {}),
         directions=directions_of(model),
+        examples=example_files.contents(model.workdir) if is_export else {},
     )
 
 
@@ -85,6 +95,30 @@ def directions_of(model: LoadedModel) -> dict[str, bytes]:
     return {f"directions/{place.name}/{path.name}": path.read_bytes() for path in paths}
 
 
+def examples_of(model: LoadedModel, count: int, views: int, license_id: str = "", credit: str = "") -> dict[str, bytes]:
+    """The files of `count` held-out examples of the run's test split, with their latents; {} for none.
+
+    Raises:
+      ValueError, OSError: the dataset is not here, or none of its images can be read.
+    """
+    if count == 0:
+        return {}
+    split = config_lib.scored_split(model.config)
+    dataset = build.dataset(model.config, split)
+    credit = credit or f"{model.config.data.name}, split {split}"
+    spec = build.view_spec(model.config)
+    found = held_out.taken(dataset, spec, count, views=views, credit=credit, license_id=license_id)
+    if len(found.images) < count:
+        print(f"{len(found.images)} examples, not {count}: the split has no more that can be read")
+    if can(model.inference.model, LATENT):
+        pose = model.inference.model.pose
+        cameras = None
+        if found.poses is not None and pose is not None and pose.needs_cameras:
+            cameras = soda_jax.Cameras(found.poses, found.intrinsics)
+        found = dataclasses.replace(found, codes=model.encode(found.images, cameras=cameras))
+    return example_files.to_files(found, model.weights_digest)
+
+
 def difference(model: LoadedModel, folder: pathlib.Path) -> float | None:
     """By how much the folder's features differ from the model's, relative to their size; None without features."""
     again = soda_jax.load(folder)
@@ -103,9 +137,14 @@ def main(options: flags.FlagValues) -> None:
     try:
         check_platform()
         out = pathlib.Path(run_folder(options.out, "--out"))
+        if options.push:
+            hub.check_push(options.push)
         step = None if options.step == "newest" else parse_step(options.step, "a checkpoint's step, newest or best")
-        model = soda_jax.load(run_folder(options.workdir, "--workdir"), step)
+        model = soda_jax.load(places.model_folder(options.workdir, "--workdir"), step)
         export = export_of(model, options.license)
+        if options.examples is not None:
+            chosen = (options.examples, options.example_views, options.example_license, options.example_credit)
+            export = dataclasses.replace(export, examples=examples_of(model, *chosen))
         exports.write(out, export, options.dtype, card.render(export, options.dtype))
         moved = difference(model, out)
     except (ValueError, OSError) as error:
@@ -116,13 +155,23 @@ def main(options: flags.FlagValues) -> None:
         print(f"its features differ from the run's by {moved:.2g}, relative to their size")
         if not moved <= BOUNDS[options.dtype]:
             sys.exit(f"error: that is more than {BOUNDS[options.dtype]:g}; use --dtype=float32")
+    if options.push:
+        try:
+            print(f"pushed: soda_jax.load({hub.push(out, options.push)!r}) loads it")
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}\nThe folder {out} is whole: `hf upload {options.push} {out}` uploads it")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run, or of an export.")
+    flags.DEFINE_string("workdir", None, "Folder of the run, or of an export, or what else soda_jax.load takes.")
     flags.DEFINE_string("out", None, "Folder to write; it must not exist, or be empty.")
     flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (config.train.monitor).")
     flags.DEFINE_enum("dtype", "float16", list(exports.DTYPES), "Precision of the weights.")
     flags.DEFINE_string("license", "", "Of the weights, as the hub names it, e.g. apache-2.0; by default none is said.")
+    flags.DEFINE_integer("examples", None, "Held-out images beside it; by default those that an export has.", 0)
+    flags.DEFINE_integer("example_views", 4, "Of each example, where the dataset has objects seen by cameras.", 1)
+    flags.DEFINE_string("example_license", "", "Of the examples, as the hub names it; by default none is said.")
+    flags.DEFINE_string("example_credit", "", "Where the examples come from; the dataset's name and split by default.")
+    flags.DEFINE_string("push", "", "ORG/NAME: upload the folder to this repository of the Hugging Face hub.")
     flags.mark_flags_as_required(["workdir", "out"])
     app.run(lambda argv: main(flags.FLAGS), flags_parser=parse_flags)

@@ -20,6 +20,7 @@ from soda_jax.models.clip_weights import tower_parameters
 from soda_jax.objectives.state import TrainState
 from soda_jax.parallel import sharding
 from soda_jax.paths import expanded
+from soda_jax.sharing import places
 from soda_jax.workdir.safetensors import read_header, read_tensor
 
 FIELD = "config.model.frozen.path"
@@ -59,7 +60,7 @@ def pretrained_encoder(config: ConfigDict) -> Pretrained:
             "(with config.model.encoder.name=clip_vit_b32, clip_vit_b16 or clip_vit_l14)"
         )
     path = expanded(path, FIELD)
-    if os.path.isdir(path):
+    if os.path.isdir(path) or not places.is_path(path):
         return _of_run(config, path)
     family, variant, _ = config_lib.parse_encoder_name(config.model.encoder.name)
     if family != "clip":

@@ -6,6 +6,7 @@ The step is `objectives/step.py`, and the loss in it `objectives/soda.py`.
 import itertools
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -28,6 +29,7 @@ from soda_jax.paths import run_folder
 from soda_jax.training.latent_use import remark
 from soda_jax.training.monitor import Monitor
 from soda_jax.training.online import OnlineEvaluator, check_monitor
+from soda_jax.training.origin import Origin, find_origin
 from soda_jax.training.profiling import StepTrace, region
 from soda_jax.training.programs import step_of_any
 from soda_jax.training.recovery import STEPS_AHEAD, Recovery, batches_ahead, leaving_lost_peers
@@ -43,16 +45,17 @@ from soda_jax.workdir.run_record import LAST_STEP, NO_IMPROVEMENT, RunRecord, as
 from soda_jax.workdir.writers import MetricWriter
 
 
-def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str, float]:
+def train(config: ConfigDict, workdir: str, profile_steps: int = 0, init_from: str = "") -> dict[str, float]:
     """Trains `config` in `workdir`, resuming from its last checkpoint; returns the last evaluation's metrics.
 
     It ends after `config.train.num_steps`, or once `config.train.monitor` has not improved for `config.train.patience`
     steps. SIGTERM and SIGINT save and end it; the next call goes on from there.
 
-    The first process writes a trace of `profile_steps` steps (`profiling.StepTrace`).
+    The first process writes a trace of `profile_steps` steps (`profiling.StepTrace`). A new run starts from the weights
+    of the model that `init_from` names (`origin.find_origin`).
 
     Raises:
-      ConfigError: a config that cannot run.
+      ConfigError: a config that cannot run, or `init_from` holds another model.
       ValueError: the workdir holds another model, or the data is missing.
       NonFiniteLossError: training diverged.
       WorkdirInUseError: another run trains in the workdir.
@@ -64,10 +67,13 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict[str,
     with training_lock(workdir), StopSignals() as stop:
         if jax.process_index() == 0:
             ask_for_length(workdir, config.train)
-        return _train(config, workdir, mesh, stop, profile_steps)
+        origin = find_origin(config, workdir, init_from)
+        return _train(config, workdir, mesh, stop, profile_steps, origin)
 
 
-def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, profile_steps: int) -> dict[str, float]:
+def _train(
+    config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, profile_steps: int, origin: Origin | None
+) -> dict[str, float]:
     """Opens what the loop works with, and closes it whatever happens."""
     spec = build.view_spec(config)
     dataset, held_out = (
@@ -86,7 +92,9 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
     )
     is_main = jax.process_index() == 0
     with Checkpointer(workdir, config.train.keep_every) as checkpointer:
-        state, start = initial_state(config, workdir, train_step, batches[0], checkpointer, mesh)
+        state, start = initial_state(
+            config, workdir, train_step, batches[0], checkpointer, mesh, origin, dataset.labels
+        )
         writer = MetricWriter(workdir, resume_step=start, active=is_main)
         trace = StepTrace(workdir, start, profile_steps, active=is_main)
         limit = config.eval.num_examples or None
@@ -101,6 +109,7 @@ def _train(config: ConfigDict, workdir: str, mesh: Mesh, stop: StopSignals, prof
             writer=writer,
             trace=trace,
             labels=dataset.labels,
+            init_from=None if origin is None else origin.record,
             evaluator=OnlineEvaluator(train_step, held_out, spec, mesh, batch_size=config.eval.batch_size, limit=limit),
             grid=GridWriter(Inference(config, mesh), held_out, spec, config.sampling.num_images),
         )
@@ -135,6 +144,7 @@ class Loop:
       stop: requests to stop.
       checkpointer, writer, trace: what it writes to; whoever opened them closes them.
       labels: of each kind that the dataset has, for the checkpoints.
+      init_from: where the run's first weights came from; by default what the last checkpoint says.
       evaluator, grid: of the held-out split; None for a loop that is broken off before any evaluation is due.
       show_progress: on the first process.
     """
@@ -152,6 +162,7 @@ class Loop:
         writer: MetricWriter,
         trace: StepTrace,
         labels: Mapping[str, Labels],
+        init_from: Mapping[str, Any] | None = None,
         evaluator: OnlineEvaluator | None = None,
         grid: GridWriter | None = None,
         show_progress: bool = True,
@@ -168,8 +179,10 @@ class Loop:
         )  # fmt: skip
         tell = last_good(workdir, checkpointer)
         self.step_log = StepLog(writer, build.schedule(config), config.train.batch_size, tell)
-        record = RunRecord(workdir, config, start, list(mesh.devices.flat), active=self._is_main)
+        init_from = checkpointer.meta.get("init_from") if init_from is None else init_from
+        record = RunRecord(workdir, config, start, list(mesh.devices.flat), self._is_main, init_from)
         meta = {"config": config.to_dict()} | labels_meta(labels)
+        meta |= {} if init_from is None else {"init_from": dict(init_from)}
         self._monitor = Monitor.resumed(
             build.monitor(config), config.data.eval_split, config.train.patience, checkpointer.meta.get("monitor")
         )

@@ -61,6 +61,12 @@ def checkpoint_step(workdir: str, step: int | str | None) -> int | None:
     return found
 
 
+def best_or_newest(workdir: str) -> int | None:
+    """The step of the best checkpoint; None, for the newest, where none was watched for. With several processes, all
+    must call this."""
+    return decided_by_first(lambda: _best_step(workdir))
+
+
 def _best_step(workdir: str) -> int | None:
     """The later of the two that the file and the newest checkpoint name: a best one only gives way to a later one."""
     newest, named = latest_step(workdir), []

@@ -4,6 +4,7 @@
     config.json        the run's config, without the paths of the machine that it ran on
     model.safetensors  the EMA weights in the chosen precision; statistics and the online probe in float32
     directions/STEP/   directions and prior of the checkpoint, as `directions.py` writes them
+    examples/          held-out examples and their latents, as `examples.py` writes them
     README.md          the card, for readers; nothing reads it again, so that it may be edited
 
 Each file but the card says its format's version. What is read is checked first: sizes and checksums by `soda.json`,
@@ -17,7 +18,7 @@ import pathlib
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,13 +28,20 @@ import numpy as np
 from soda_jax.version import __version__
 from soda_jax.workdir import checksums, safetensors
 
-FORMAT_VERSION = 1
+# Of soda.json: 2 adds examples. A folder without any says 1, which earlier releases read too.
+FORMAT_VERSION = 2
+_FILE_VERSION = 1  # of config and weights in every folder
 DESCRIPTION, CONFIG, WEIGHTS, CARD = "soda.json", "config.json", "model.safetensors", "README.md"
 DTYPES = {"float16": np.float16, "bfloat16": jnp.bfloat16, "float32": np.float32}
 _STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 _FORMAT = "soda_jax export"
 _ROUNDED = "params."  # arrays of these names are in the chosen precision
-_NAMES = re.compile(r"config\.json|model\.safetensors|directions/\d{8,12}/[A-Za-z0-9_.=+-]{1,200}\.(json|npz)")
+EXAMPLES = "examples"  # the folder
+_PICTURE = rf"{EXAMPLES}/(?P<example>\d{{4}})(_\d{{2}})?\.png"
+_NAMES = re.compile(
+    r"config\.json|model\.safetensors|directions/\d{8,12}/[A-Za-z0-9_.=+-]{1,200}\.(json|npz)"
+    rf"|{EXAMPLES}/(examples\.json|codes\.safetensors)|{_PICTURE}"
+)
 _MOST_BYTES = {DESCRIPTION: 1 << 24, CONFIG: 1 << 20}
 _TYPES = {
     "step": int,
@@ -61,6 +69,7 @@ class Export:
       labels: `targets` and `labels` as in a checkpoint's meta data.
       about: what the card says of the run; JSON data.
       directions: files of `directions.py` by their paths in the folder.
+      examples: files of `examples.py` by their paths in the folder.
     """
 
     step: int
@@ -71,6 +80,12 @@ class Export:
     labels: dict[str, Any]
     about: dict[str, Any]
     directions: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    examples: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+    @property
+    def format_version(self) -> int:
+        """Of the folder: the oldest that has all that is in it."""
+        return FORMAT_VERSION if self.examples else _FILE_VERSION
 
 
 def is_export(folder: str | os.PathLike) -> bool:
@@ -94,18 +109,18 @@ def write(folder: str | os.PathLike, export: Export, dtype: str, card: str) -> N
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     unfinished.mkdir()
     try:
-        _write_json(unfinished / CONFIG, {"config": export.config, "format_version": FORMAT_VERSION}, sort_keys=True)
-        for name, content in export.directions.items():
+        _write_json(unfinished / CONFIG, {"config": export.config, "format_version": _FILE_VERSION}, sort_keys=True)
+        for name, content in (export.directions | export.examples).items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_bytes(content)
         config_digest = checksums.entry_of(unfinished / CONFIG)["sha256"]
         safetensors.write(
             unfinished / WEIGHTS, arrays, _metadata(export.config["model"]["family"], dtype, config_digest)
         )
-        names = [CONFIG, WEIGHTS, *sorted(export.directions)]
+        names = [CONFIG, WEIGHTS, *sorted(export.directions), *sorted(export.examples)]
         description = {
             "format": _FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": export.format_version,
             "soda_jax": __version__,
             "step": export.step,
             "family": export.config["model"]["family"],
@@ -128,11 +143,24 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
     Raises:
       ValueError: the folder is damaged, is no export of this package, or a newer release wrote it.
     """
+    path, found = pathlib.Path(folder), described(folder)
+    for name, entry in found["files"].items():
+        if wrong := checksums.file_damage(path, name, entry):
+            raise ValueError(f"{path}: {wrong}: {_AGAIN}")
+    return found
+
+
+def described(folder: str | os.PathLike) -> dict[str, Any]:
+    """`soda.json` alone: the files that it lists need not be there, but they are names of an export's files.
+
+    Raises:
+      ValueError: it is damaged, describes no export of this package, or a newer release wrote it.
+    """
     path = pathlib.Path(folder)
     found = _read_json(path, DESCRIPTION)
     if found.get("format") != _FORMAT:
         raise ValueError(f"{path / DESCRIPTION} is no description of a soda_jax export: {_AGAIN}")
-    _check_version(path / DESCRIPTION, found.get("format_version"), found.get("soda_jax"))
+    _check_version(path / DESCRIPTION, found.get("format_version"), FORMAT_VERSION, found.get("soda_jax"))
     if lacking := [key for key, kind in _TYPES.items() if type(found.get(key)) is not kind]:
         raise ValueError(f"{path / DESCRIPTION} has no {lacking[0]}: {_AGAIN}")
     if found["dtype"] not in DTYPES:
@@ -144,10 +172,12 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if name not in files:
             raise ValueError(f"{path / DESCRIPTION} does not list {name}: {_AGAIN}")
-    for name, entry in files.items():
-        if wrong := checksums.file_damage(path, name, entry):
-            raise ValueError(f"{path}: {wrong}: {_AGAIN}")
     return found
+
+
+def num_examples(files: Iterable[str]) -> int:
+    """How many examples there are pictures of among an export's files."""
+    return len({found["example"] for name in files if (found := re.fullmatch(_PICTURE, name))})
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
@@ -158,7 +188,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """
     path = pathlib.Path(folder)
     found = _read_json(path, CONFIG)
-    _check_version(path / CONFIG, found.get("format_version"))
+    _check_version(path / CONFIG, found.get("format_version"), _FILE_VERSION)
     if not isinstance(found.get("config"), dict):
         raise ValueError(f"{path / CONFIG} holds no config: {_AGAIN}")
     return found["config"]
@@ -180,7 +210,7 @@ def read_weights(
     path = pathlib.Path(folder) / WEIGHTS
     header, said = safetensors.read_header(path), safetensors.read_metadata(path)
     version = said.get("format_version", "")
-    _check_version(path, int(version) if re.fullmatch("[0-9]{1,9}", version) else None)
+    _check_version(path, int(version) if re.fullmatch("[0-9]{1,9}", version) else None, _FILE_VERSION)
     dtype, config_digest = description["dtype"], description["files"][CONFIG]["sha256"]
     if said != _metadata(description["family"], dtype, config_digest):
         raise ValueError(f"{path} belongs to another config, or says another precision: {_AGAIN}")
@@ -245,7 +275,7 @@ def _metadata(family: str, dtype: str, config_digest: str) -> dict[str, str]:
     """What the weights' file says of itself; "format" is the word for whose layout of kernels they have."""
     return {
         "format": "flax",
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(_FILE_VERSION),
         "family": family,
         "dtype": dtype,
         "config_sha256": config_digest,
@@ -274,9 +304,9 @@ def _read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _check_version(path: pathlib.Path, version: Any, wrote: Any = None) -> None:
+def _check_version(path: pathlib.Path, version: Any, newest: int, wrote: Any = None) -> None:
     if type(version) is not int or version < 1:
         raise ValueError(f"{path} says no version of its format: {_AGAIN}")
-    if version > FORMAT_VERSION:
+    if version > newest:
         newer = f"soda_jax {wrote} or newer" if isinstance(wrote, str) else "a newer soda_jax"
-        raise ValueError(f"{path} has format {version}, this release reads up to {FORMAT_VERSION}: install {newer}")
+        raise ValueError(f"{path} has format {version}, this release reads up to {newest}: install {newer}")

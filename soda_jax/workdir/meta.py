@@ -1,7 +1,8 @@
 """A checkpoint's own data beside its arrays: STEP/meta/metadata, JSON that says what the arrays are of.
 
 Beside `_TYPES` it has `evaluation_due` (the evaluation at that step was broken off), `monitor`, the state of
-`training.monitor.Monitor`, or null, and `labels`, names that the first checkpoints lacked.
+`training.monitor.Monitor`, or null, `labels`, names that the first checkpoints lacked, and, of a run that began with
+the weights of another model, `init_from`, the record of `training.origin.Origin`.
 """
 
 import json

@@ -25,7 +25,7 @@ class RunRecord:
     last asked for, and one session for each start of training in this workdir, with started (UTC), first_step,
     last_step (of the last save), seconds (that passed until then, compilation and evaluations included), finished
     (False while it runs, and for good where it was killed), reason ("last step" or "no improvement", once finished),
-    hardware, git, versions and the config.
+    hardware, git, versions, the config, and init_from, where the run's first weights came from, if from another model.
 
     Args:
       workdir: the run's folder.
@@ -33,6 +33,7 @@ class RunRecord:
       first_step: that it starts or resumes from.
       devices: that it computes on.
       active: False (processes other than the first) writes nothing.
+      init_from: where the run's first weights came from, JSON data; None for new ones.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class RunRecord:
         first_step: int,
         devices: Sequence[jax.Device] | None = None,
         active: bool = True,
+        init_from: Mapping[str, Any] | None = None,
     ):
         self._active = active
         if not active:
@@ -58,7 +60,7 @@ class RunRecord:
             "git": provenance.git_revision(),
             "versions": provenance.versions(),
             "config": config.to_dict(),
-        }
+        } | ({} if init_from is None else {"init_from": dict(init_from)})
         self._earlier = read_sessions(workdir)
         self._write()
 

@@ -5,11 +5,12 @@ and all of it is checked here before any tensor is read.
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +50,18 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes arrays of float32, float16 and bfloat16; the same arrays and metadata give the same bytes."""
+    with open(path, "wb") as file:
+        _write(file, arrays, metadata)
+
+
+def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """What `write` writes."""
+    file = io.BytesIO()
+    _write(file, arrays, metadata)
+    return file.getvalue()
+
+
+def _write(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     # Wide numbers first: so each tensor begins at a multiple of its numbers' size, as readers that map the file need.
     names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
@@ -59,10 +72,9 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: M
         header[name] = {"dtype": _WRITTEN[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            file.write(np.ascontiguousarray(arrays[name]).tobytes())
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        file.write(np.ascontiguousarray(arrays[name]).tobytes())
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict[str, str]]:

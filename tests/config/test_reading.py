@@ -142,7 +142,17 @@ def test_impossible_value_is_named(field, value, remedy):
     [
         (
             {"data__resolution": 30, "model__denoiser__multipliers": (1, 1, 2)},
-            "config.data.resolution=30: must be a multiple of the denoiser's down-sampling 2^(levels - 1) = 4",
+            "config.data.resolution=30: must be a multiple of the denoiser's down-sampling, patch_size * "
+            "2^(levels - 1) = 4",
+        ),
+        (
+            {"model__denoiser__patch_size": 3},
+            "config.data.resolution=8: must be a multiple of the denoiser's down-sampling, patch_size * "
+            "2^(levels - 1) = 3",
+        ),
+        (
+            {"model__denoiser__patch_size": 2, "model__pose__grid": "xy"},
+            "config.model.denoiser.patch_size=2: config.model.pose.grid has a ray for each pixel; use 1",
         ),
         (
             {"model__encoder__name": "vit_micro", "model__encoder__patch_size": 3},

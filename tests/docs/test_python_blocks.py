@@ -7,7 +7,7 @@ import soda_jax
 from soda_jax.data import cameras
 from soda_jax.tools import export as tool
 from soda_jax.workdir import export as exports
-from tests import tiny, tiny_checkpoint
+from tests import tiny, tiny_checkpoint, tiny_exports
 from tests.docs import pages
 
 SIDE, OBJECTS, VIEWS = 8, 2, 3
@@ -44,6 +44,8 @@ def workdirs(tmp_path_factory):
     exports.write(
         found["/tmp/soda_export"], tool.export_of(soda_jax.load(found["/tmp/soda_quickstart"])), "float16", ""
     )
+    found["scenes"] = tmp_path_factory.mktemp("exports") / "scenes"
+    tiny_exports.write(found["scenes"], labels={"label": tiny.LABELS["label"]}, with_examples=True)
     return found
 
 
@@ -84,6 +86,7 @@ def check_api(found):
     assert found["mixed"].shape == (1, SIDE, SIDE, 3) and found["fast"].shape == (OBJECTS, SIDE, SIDE, 3)
     assert found["seen"].shape == found["unposed"].shape == found["objects"].shape == (OBJECTS, 4, SIDE, SIDE, 3)
     assert found["free"].shape == (OBJECTS, SIDE, SIDE, 3)
+    assert found["z_of_shown"].shape == found["shown"].codes.shape == (4, 16) and len(found["ours"].examples) == 4
     assert found["predicted"].shape == (50,) and found["random_poses"].shape == (5, 4, 4)
     np.testing.assert_allclose(found["xy"], [[32, 32]], atol=1e-6)
     np.testing.assert_allclose(found["from_colmap"], cameras.from_opencv(found["pose"]), atol=1e-12)

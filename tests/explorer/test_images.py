@@ -11,7 +11,7 @@ from PIL import Image
 
 import soda_jax
 from soda_jax.explorer import images
-from tests import tiny, tiny_checkpoint
+from tests import tiny, tiny_checkpoint, tiny_exports
 from tests.explorer.made_images import SIDE, random_images
 
 
@@ -111,8 +111,16 @@ def test_images_that_a_model_carries():
         found[3]
 
 
+def test_images_beside_an_export(tmp_path):
+    tiny_exports.write(tmp_path / "export", with_examples=True)
+    model = soda_jax.load(tmp_path / "export")
+    found, said = images.find(model)
+    np.testing.assert_array_equal(found.views[:, 0], model.examples.images)
+    assert found[2].name == "somebody's, example 2 (cc0-1.0)" and "4 held-out images that the model carries" in said
+
+
 def test_no_images_at_all(tmp_path):
-    config = tiny.get_config(data__name="folder", data__root=str(tmp_path / "gone"))
-    found, said = images.find(types.SimpleNamespace(config=config, examples=None))
+    tiny_exports.write(tmp_path / "export", tiny.get_config(data__name="folder"))  # its data stayed where it was
+    found, said = images.find(soda_jax.load(tmp_path / "export"))
     assert len(found) == 0 and found.views.shape[1:] == (1, SIDE, SIDE, 3)
     assert "no held-out images: the run's dataset cannot be read here" in said and "give --images" in said

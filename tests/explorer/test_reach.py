@@ -7,11 +7,15 @@ import jax
 import numpy as np
 import pytest
 
+import soda_jax
 from soda_jax.evaluation import record
 from soda_jax.explorer import reach
 from soda_jax.latents.directions import Direction
 from soda_jax.metrics.bootstrap import Estimate
+from soda_jax.workdir import export as exports
+from tests import tiny_exports
 
+MEASURED = {"edits/line/safe_low": -2.0, "edits/line/safe_high": 1.0}
 LINE = Direction(np.eye(4)[0], mean=1.0, std=2.0, low=-2.5, high=3.0, name="line", kind="test")
 
 
@@ -36,9 +40,7 @@ def test_how_far(own, strengths, beyond, expected):
 
 def test_strengths_are_those_of_this_checkpoints_evaluation(model):
     assert reach.measured_strengths(model) == {}
-    figures = {
-        "edits/line/safe_low": -2.0,
-        "edits/line/safe_high": 1.0,
+    figures = MEASURED | {
         "edits/line/slope": Estimate(0.5, 0.4, 0.6, 8, "images"),
         "edits/other/safe_low": -1.0,  # without its other end
         "edits/section_0/first": 0.1,
@@ -53,6 +55,14 @@ def test_strengths_are_those_of_this_checkpoints_evaluation(model):
     assert reach.measured_strengths(model) == {}
     path.unlink()
     assert reach.measured_strengths(dataclasses.replace(model, workdir=None)) == {}
+
+
+def test_an_export_carries_what_was_measured(tmp_path):
+    export = tiny_exports.export_of()
+    figures = {name: {"value": value, "low": None, "high": None} for name, value in MEASURED.items()}
+    about = export.about | {"figures": {"SODA": figures}}
+    exports.write(tmp_path / "export", dataclasses.replace(export, about=about), "float32", "card")
+    assert reach.measured_strengths(soda_jax.load(tmp_path / "export")) == {"line": (-2.0, 1.0)}
 
 
 def test_extremes_are_the_farthest_real_images():

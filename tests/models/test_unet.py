@@ -115,6 +115,22 @@ def test_the_last_norm_lets_an_images_mean_through_unless_its_groups_are_of_one_
     assert difference > 0.05 if carried else difference < 1e-3
 
 
+def test_patches_are_channels_of_a_smaller_image(random_variables, quick_jit):
+    """With squares of 2 pixels, the network is the plain one of half the side on images of 12 channels."""
+    patched, plain = TINY.clone(resolution=8, patch_size=2), TINY
+    # Pixel (2 r + i, 2 c + j) of a channel is channel (i, j, .) of place (r, c).
+    squares = np.concatenate([X_T[:, i::2, j::2] for i in range(2) for j in range(2)], axis=-1)
+    variables = random_variables(patched, X_T, STEPS, Z, TINY_ALL)
+    assert [spec.resolution for spec in patched.layout()] == [spec.resolution for spec in plain.layout()]
+    found = np.asarray(quick_jit(lambda x: patched.apply(variables, x, STEPS, Z, TINY_ALL)[0])(X_T))
+    expected = np.asarray(quick_jit(lambda x: plain.apply(variables, x, STEPS, Z, TINY_ALL)[0])(squares))
+    assert found.shape == X_T.shape and expected.std() > 0.01
+    for i in range(2):
+        for j in range(2):
+            first = 3 * (2 * i + j)
+            np.testing.assert_allclose(found[:, i::2, j::2], expected[..., first : first + 3], atol=1e-6)
+
+
 def test_the_initial_model_predicts_zero(random_variables, quick_jit):
     names = (("down_8_0", "conv1"), ("conv_out",))
 

@@ -125,3 +125,18 @@ def test_a_split_state_trains_to_the_same_numbers():
         np.testing.assert_allclose(
             [row["loss"] for row in results[fsdp, True][1]], [row["loss"] for row in results[1, True][1]], rtol=1e-5
         )
+
+
+@pytest.mark.usefixtures("small_arrays_too")
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_state_that_another_device_drew_is_the_same(fsdp):
+    mesh = sharding.make_mesh(jax.devices()[4:], fsdp=fsdp)
+    train_step = tiny.train_step(tiny.get_config(), devices=mesh)
+    example = tiny.batch(1)
+    placement = sharding.state_sharding(jax.eval_shape(train_step.init, example), mesh)
+    here = sharding.run_once(train_step.init, placement, example)
+    elsewhere = sharding.on_device(jax.devices()[0], train_step.init, placement, example)
+    assert jax.tree.structure(here) == jax.tree.structure(elsewhere)
+    for ours, theirs, wanted in zip(*map(jax.tree.leaves, (here, elsewhere, placement)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype and ours.sharding == theirs.sharding == wanted

@@ -38,7 +38,8 @@ def test_a_run_and_its_images(workdir, tmp_path, capsys):
         ({"model": "a", "workdir": "b"}, "--model=a and --workdir=b: give one of them"),
         ({"workdir": "RUN", "step": "last"}, "--step=last: give newest, best or a checkpoint's step"),
         ({"workdir": "RUN", "images": "nowhere"}, "--images=nowhere: there is no such file or folder"),
-        ({"workdir": "nowhere"}, "holds no checkpoint"),
+        ({"workdir": "nowhere"}, "--workdir=nowhere: there is no folder 'nowhere' here"),
+        ({"model": "./nowhere"}, "nowhere holds no checkpoint"),
     ],
 )
 def test_mistakes(workdir, options, message, monkeypatch):

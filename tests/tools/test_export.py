@@ -1,6 +1,7 @@
 """The command that exports a run: `soda_jax.load` of what it wrote gives the run's features, classes and directions."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import soda_jax
 from soda_jax.data.datasets import Labels
@@ -16,7 +18,7 @@ from soda_jax.latents.directions import measured
 from soda_jax.latents.pca import fit_pca
 from soda_jax.tools import export as tool
 from soda_jax.workdir import directions as files
-from tests import hostile_exports, tiny, tiny_checkpoint
+from tests import hostile_exports, objects, tiny, tiny_checkpoint
 from tests.reporting import made_runs
 
 STEP = 5
@@ -24,7 +26,10 @@ CLASSES = ("cat", "dog", "`a|b`\n---\nlicense: mit")
 LABELS = {"label": Labels((3,), ("label",), CLASSES), "attributes": tiny.LABELS["attributes"]}
 PRIVATE = "/home/somebody/data"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-DEFAULTS = {"step": "newest", "dtype": "float16", "license": ""}
+DEFAULTS = {
+    "step": "newest", "dtype": "float16", "license": "", "examples": None, "example_views": 4, "example_license": "",
+    "example_credit": "", "push": "",
+}  # fmt: skip
 
 
 class Options(dict):
@@ -150,9 +155,69 @@ def test_classes_by_number_where_a_checkpoint_of_an_earlier_release_has_no_names
     assert found.classes == (0, 1, 2) and found.probabilities.shape == (3, 3)
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A run on a folder of 8-pixel images in three classes, and the images of its test split by class."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(2)
+    images = {name: rng.integers(0, 256, (4, 8, 8, 3), np.uint8) for name in ("cat", "dog", "fox")}
+    for split, name, i in itertools.product(("train", "test"), images, range(4)):
+        path = root / split / name / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[name][i]).save(path)
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.get_config(data__name="folder", data__root=str(root), data__train_split="train")
+    tiny_checkpoint.write(folder, config, STEP, labels={"label": Labels((3,), ("label",), tuple(images))})
+    return folder, images
+
+
+def test_held_out_examples_come_along(pictures, tmp_path, capsys):
+    """As many of each class; their pixels are the files', their codes those of the run's own weights."""
+    workdir, images = pictures
+    options = {"examples": 6, "example_license": "cc0-1.0", "example_credit": "my cats"}
+    folder = run(workdir, tmp_path / "out", **options)
+    found = soda_jax.load(folder).examples
+    assert len(found) == 6 and found.labels["label"].tolist() == [0, 0, 1, 1, 2, 2] and found.cameras is None
+    expected = np.concatenate([of_class[[0, 2]] for of_class in images.values()])
+    np.testing.assert_array_equal(found.images, expected)
+    np.testing.assert_allclose(found.codes, soda_jax.load(workdir).encode(expected), atol=1e-6)
+    assert found.credits[0] == "my cats, example 0" and set(found.licenses) == {"cc0-1.0"}
+    assert repr(found) == "Examples(images=[6, 8, 8, 3], with label)"
+    card = (folder / "README.md").read_text()
+    assert "**Examples**: 6 of split test in `examples/`" in card and "Files: format 2 of soda_jax exports" in card
+    assert contents(run(folder, tmp_path / "again")) == contents(folder)
+    without = run(folder, tmp_path / "without", examples=0)
+    with pytest.raises(ValueError, match="no examples lie beside this model: .*tools.export --examples=N"):
+        _ = soda_jax.load(without).examples
+    capsys.readouterr()
+    run(workdir, tmp_path / "all", examples=50)
+    assert "12 examples, not 50: the split has no more that can be read" in capsys.readouterr().out
+
+
+def test_objects_come_along_with_their_cameras(tmp_path, monkeypatch):
+    shown = objects.Objects()
+    monkeypatch.setattr(tool.build, "dataset", lambda *_: shown)
+    tiny_checkpoint.write(tmp_path / "run", tiny.posed_config(), STEP)
+    folder = run(tmp_path / "run", tmp_path / "out", examples=2, example_views=3, dtype="float32")
+    model = soda_jax.load(folder)
+    found = model.examples
+    assert found.images.shape == (2, 3, 8, 8, 3) and found.cameras.pose.shape == (2, 3, 4, 4)
+    for i, j in itertools.product(range(2), range(3)):
+        thing, view = shown.place(found.cameras.pose[i, j])
+        np.testing.assert_array_equal(found.images[i, j], shown.images[thing, view])
+        np.testing.assert_allclose(found.cameras.intrinsics[i, j], shown.intrinsics)
+    np.testing.assert_allclose(model.encode(found.images, cameras=found.cameras), found.codes, atol=1e-5)
+
+
+def test_examples_of_a_dataset_that_is_not_here(workdir, tmp_path):
+    with pytest.raises(SystemExit, match="error: "):
+        run(workdir, tmp_path / "out", examples=2)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"push": "nobody"}, "--push=nobody: give ORG/NAME"),
         ({"step": "last"}, "--step=last: give a checkpoint's step, newest or best"),
         ({"step": "7"}, "holds no checkpoint of step 7"),
         ({"step": "best"}, "step='best': .* holds no best checkpoint"),

@@ -13,12 +13,13 @@ import soda_jax
 from soda_jax.config import ConfigError
 from soda_jax.models import clip
 from soda_jax.parallel import sharding
+from soda_jax.sharing import shipped
 from soda_jax.training import loop
 from soda_jax.training.frozen import pretrained_encoder
 from soda_jax.training.loop import train
 from soda_jax.training.start import initial_state
 from soda_jax.workdir.checkpoint import Checkpointer, read_arrays
-from tests import tiny, tiny_checkpoint
+from tests import tiny, tiny_checkpoint, tiny_exports
 from tests.models import clip_reference
 
 MESH = sharding.make_mesh(jax.devices()[:1])
@@ -102,6 +103,14 @@ def test_a_step_leaves_the_encoder_as_it_was(source, tmp_path):
     assert model.reconstruct(IMAGES).shape == (3, 8, 8, 3)
     with pytest.raises(ValueError, match="section_mask needs a model with latents in sections.*unCLIP, offers"):
         model.sample(np.zeros((1, 16), np.float32), section_mask=np.ones(model.num_sections))
+
+
+def test_the_encoder_of_a_model_that_comes_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    export = tiny_exports.write(tmp_path / "ours")
+    found = pretrained_encoder(get_config("ours"))
+    tiny.assert_equal(found.params, export.variables["params"]["encoder"])
+    assert found.origin == "ours at step 7"
 
 
 @pytest.mark.slow

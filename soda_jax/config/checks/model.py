@@ -89,7 +89,7 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     denoiser = config.model.denoiser
     inf = float("inf")
     yield from check_choices(config, {"model.denoiser.remat": layers.REMAT, "model.attention": attention.ATTENTION})
-    fields = ("channels", "num_res_blocks", "head_dim", "norm_groups")
+    fields = ("channels", "num_res_blocks", "head_dim", "norm_groups", "patch_size")
     yield from check_ranges(config, {f"model.denoiser.{field}": (1, inf) for field in fields})
     ranges = {"model.denoiser.norm_out_groups": (0, inf), "model.denoiser.dropout": (0, 0.99)}
     yield from check_ranges(config, ranges | {"data.resolution": (1, inf)})
@@ -104,15 +104,19 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     if min(denoiser.attention_resolutions, default=1) < 1:
         yield problem(config, "model.denoiser.attention_resolutions", "must be sides of feature maps, each at least 1")
         return
-    shrink = 2 ** (len(denoiser.multipliers) - 1)
+    patch_size = denoiser.patch_size
+    if patch_size > 1 and config.model.pose.grid != "none":
+        yield problem(config, "model.denoiser.patch_size", "config.model.pose.grid has a ray for each pixel; use 1")
+    shrink = patch_size * 2 ** (len(denoiser.multipliers) - 1)
     if config.data.resolution % shrink:
         remedy = (
-            f"must be a multiple of the denoiser's down-sampling 2^(levels - 1) = {shrink}; or use fewer multipliers"
+            f"must be a multiple of the denoiser's down-sampling, patch_size * 2^(levels - 1) = {shrink}; or use fewer "
+            "multipliers"
         )
         yield problem(config, "data.resolution", remedy)
         return
     blocks = layout.unet_layout(
-        config.data.resolution,
+        config.data.resolution // patch_size,
         denoiser.channels,
         tuple(denoiser.multipliers),
         denoiser.num_res_blocks,

@@ -57,21 +57,33 @@ def check_checksum(path: pathlib.Path, checksum: str) -> None:
         )
 
 
-def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
+def unpack(
+    archive: pathlib.Path, folder: pathlib.Path, *, most_bytes: int | None = None, most_files: int | None = None
+) -> None:
     """Unpacks a .zip or .tar into `folder`, all of it or nothing.
 
     Everything is first written below `folder`/.unpacking, then moved into place.
 
+    Args:
+        most_bytes, most_files: what all of it together may be; by default what the disk takes.
+
     Raises:
         ArchiveError: the archive is damaged or encrypted, has links or names that lead out of the folder, does not
-            fit on the disk, or what it contains exists already.
+            fit on the disk, has more than it may have, or what it contains exists already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / ".unpacking"
     shutil.rmtree(unfinished, ignore_errors=True)  # left by an interruption
     unfinished.mkdir()
+    size = 0
     try:
-        for member in _members(archive):
+        for count, member in enumerate(_members(archive), start=1):
+            size += member.size
+            if (most_bytes is not None and size > most_bytes) or (most_files is not None and count > most_files):
+                raise ArchiveError(
+                    f"{archive} has more than {most_files:,} files or {most_bytes:,} bytes, which nothing that belongs "
+                    "here has; refusing to unpack it."
+                )
             path = unfinished / _checked_name(archive, member.name)
             if member.content is None:
                 path.mkdir(parents=True, exist_ok=True)
