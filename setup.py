@@ -75,6 +75,8 @@ setup(
             "pyrender>=0.1.45,<0.2",
             "trimesh>=4.6,<6",
         ],
+        # soda_jax.tools.explore: the page in the browser.
+        "demo": ["gradio>=6.31,<7"],
         "test": [
             "pytest>=8.3,<10",
             "pytest-xdist>=3.6,<4",

@@ -13,9 +13,9 @@ from soda_jax.models.families import FAMILIES
 PACKAGE = pathlib.Path(build.__file__).parent
 # From top to bottom: a room imports none that stands before it.
 ROOMS = (
-    "tools", "main", "reporting", "evaluation", "performance", "training", "api", "sharing", "inference", "workdir",
-    "build", "objectives", "config", "inputs", "models", "rendering", "data", "diffusion", "metrics", "latents",
-    "parallel", "rngs", "paths", "cli", "configs", "version",
+    "tools", "explorer", "main", "reporting", "evaluation", "performance", "training", "api", "sharing", "inference",
+    "workdir", "build", "objectives", "config", "inputs", "models", "rendering", "data", "diffusion", "metrics",
+    "latents", "parallel", "rngs", "paths", "cli", "configs", "version",
 )  # fmt: skip
 # What a room may import of ours besides itself.
 KNOWS = {
@@ -93,6 +93,15 @@ def test_rooms_that_know_little():
 def test_orbax_and_clu_have_one_door_each():
     for library, door in ALONE_IMPORTS.items():
         assert {name for name, _, modules in FILES if library in {m.split(".")[0] for m in modules}} == {door}
+
+
+def test_the_explorers_page_alone_knows_gradio():
+    """What it shows can be tested, and used, without gradio."""
+    for name, _, modules in FILES:
+        pages = {module for module in modules if module.startswith("soda_jax.explorer.page")}
+        in_page = name.startswith("explorer/page/")
+        assert in_page or "gradio" not in {module.split(".")[0] for module in modules}, name
+        assert in_page or name == "tools/explore.py" or not pages, name
 
 
 def test_metrics_and_latents_see_arrays_only():

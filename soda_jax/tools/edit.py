@@ -4,6 +4,7 @@
     python -m soda_jax.tools.edit --workdir=RUN --list
     python -m soda_jax.tools.edit --workdir=RUN --images=DIR --direction=pca1 --sections=0-3 --sigma=-3:3:7
     python -m soda_jax.tools.edit --workdir=RUN --groups=DIR_WITHOUT,DIR_WITH --name=hat
+    python -m soda_jax.tools.edit --workdir=RUN --images=FILE.png --edit=FILE.json
 
 --fit finds directions on the training images of the run: principal components of the latent and of ranges of its
 sections, the labels' directions, those of the modulation's weights. --groups makes one from two folders of images. Both
@@ -15,6 +16,9 @@ images of the run's own dataset are edited, or the examples beside an export. Th
 model that lies in no folder of yours to edits/NAME.png, and an animation and the scores, NAME.json, beside it. By
 default frames start from fresh noise and show what the latent holds; --noise=inverted starts from the noise that gives
 the image back, which keeps its detail.
+
+--edit repeats an edit that was downloaded from `tools.explore`: direction, sections, strengths, mode, held directions,
+seed, guidance and steps are the file's, in place of their flags.
 """
 
 import dataclasses
@@ -32,23 +36,22 @@ from soda_jax import build
 from soda_jax import config as config_lib
 from soda_jax.api import LoadedModel
 from soda_jax.cli import parse_flags
-from soda_jax.data.datasets.folder import image_paths
-from soda_jax.data.decode import decode_image
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.inference import directions as finding
 from soda_jax.inference import series
 from soda_jax.inference.grids import image_grid
 from soda_jax.inference.held_out import SECONDS, animation
+from soda_jax.inference.image_files import read_images
 from soda_jax.inference.pictures import Picture, write
-from soda_jax.inference.requests import source_views
 from soda_jax.latents import scores
 from soda_jax.latents.checks import checked_number
 from soda_jax.latents.directions import MODES, Direction, hold
 from soda_jax.latents.finding import group_direction
 from soda_jax.parallel.processes import check_platform
-from soda_jax.paths import expanded, output_file
+from soda_jax.paths import output_file
 from soda_jax.sharing import places
 from soda_jax.workdir import directions as files
+from soda_jax.workdir import edits
 from soda_jax.workdir import export as exports
 
 # What frames start from, and how captions say it.
@@ -75,23 +78,6 @@ def parse_sigma(text: str) -> list[float]:
     if not values or not np.isfinite(values).all():
         raise ValueError(f"--sigma={text}: give strengths as FIRST:LAST:COUNT, as -3:3:7, or as a list, as -2,0,2")
     return values
-
-
-def read_images(place: str, resolution: int, limit: int, flag: str = "--images") -> tuple[np.ndarray, list[str]]:
-    """Images uint8 [N, resolution, resolution, 3] of a file or a folder, the first `limit` by name, and their names.
-
-    Raises:
-      ValueError: there are none.
-      DecodeError: one cannot be decoded.
-    """
-    path = pathlib.Path(expanded(place, flag))
-    if not path.exists():
-        raise ValueError(f"{flag}={place}: there is no such file or folder")
-    names = [""] if path.is_file() else image_paths(path)[:limit]
-    if not names:
-        raise ValueError(f"{flag}={place}: the folder holds no image")
-    decoded = [decode_image(path / name if name else path) for name in names]
-    return np.concatenate([source_views(image[None], resolution)[:, 0] for image in decoded]), names
 
 
 def held_out(model: LoadedModel, count: int) -> tuple[np.ndarray, list[str]]:
@@ -140,12 +126,30 @@ def find_direction(model: LoadedModel, text: str) -> Direction:
     raise ValueError(f"--direction={text}: there is no such direction or file; this checkpoint has {known}")
 
 
+def asked_edit(model: LoadedModel, options: flags.FlagValues) -> edits.StoredEdit:
+    """The edit that the file of --edit names, else the flags."""
+    if options.edit:
+        return edits.load(options.edit, model.weights_digest)
+    return edits.StoredEdit(
+        options.direction,
+        tuple(parse_sigma(options.sigma)),
+        options.mode,
+        options.sections or None,
+        tuple(options.hold),
+        options.seed,
+        options.sampling_steps,
+        options.guidance,
+    )
+
+
 def edit(model: LoadedModel, options: flags.FlagValues) -> str:
     """Draws the strip, writes it and its scores, and returns these as a table."""
-    sigmas, direction = parse_sigma(options.sigma), find_direction(model, options.direction)
-    limits = {"sections": options.sections or None, "mode": options.mode}
-    limits["hold"] = [find_direction(model, name) for name in options.hold]
-    name = direction.name + (f"_in_{options.sections}" if options.sections else "")
+    asked_for = asked_edit(model, options)
+    sigmas, direction = list(asked_for.sigma), find_direction(model, asked_for.direction)
+    sections = asked_for.sections
+    limits = {"sections": sections, "mode": asked_for.mode}
+    limits["hold"] = [find_direction(model, name) for name in asked_for.hold]
+    name = direction.name + (f"_in_{sections}" if sections else "")
     folder = pathlib.Path(model.workdir if places.is_path(options.workdir) else ".")
     default = folder / "edits" / f"{files.file_name(name)}.png"
     path = pathlib.Path(output_file(options.out or default, "--out")).with_suffix(".png")
@@ -153,18 +157,19 @@ def edit(model: LoadedModel, options: flags.FlagValues) -> str:
         images, names = read_images(options.images, model.config.data.source_resolution, options.num_images)
     else:
         images, names = held_out(model, options.num_images)
-    drawing = {"seed": options.seed, "sampling_steps": options.sampling_steps, "guidance_scale": options.guidance}
+    steps = asked_for.sampling_steps
+    drawing = {"seed": asked_for.seed, "sampling_steps": steps, "guidance_scale": asked_for.guidance}
     if options.noise == "inverted":
-        drawing["start"] = model.invert(images, sampling_steps=options.sampling_steps)
+        drawing["start"] = model.invert(images, sampling_steps=steps)
     frames = model.traverse(images, direction, sigmas, **limits, **drawing)
     plain = model.edit(images, {direction: 0.0}, **drawing)
     z = model.encode(images)
     moved = [model.move(z, {direction: sigma}, **limits) for sigma in sigmas]
     asked = np.stack([scores.realised(direction, z, codes) for codes in moved])
-    found = measured(model, direction, options.sections, asked, plain, frames)
-    report = {"direction": direction.describe(), "sections": options.sections, "noise": options.noise, "images": names}
+    found = measured(model, direction, sections or "", asked, plain, frames)
+    report = {"direction": direction.describe(), "sections": sections or "", "noise": options.noise, "images": names}
     held = hold(direction, limits["hold"])[1]
-    report |= {"mode": options.mode, "hold": held.cosine, "remaining": held.remaining, "seed": options.seed}
+    report |= {"mode": asked_for.mode, "hold": held.cosine, "remaining": held.remaining, "seed": asked_for.seed}
     report |= {"sigma": sigmas} | found
     captions = {"image": images} | {f"{s:+g} sigma": frames[:, i] for i, s in enumerate(sigmas)}
     title = f"{direction.describe()}\n{NOISES[options.noise]}"
@@ -244,10 +249,10 @@ def main(options: flags.FlagValues) -> None:
             print(from_groups(model, options.groups, options.name))
         if options.list:
             print(listed(model))
-        if options.direction:
+        if options.direction or options.edit:
             print(edit(model, options))
         elif not (options.fit or options.groups or options.list):
-            raise ValueError("nothing to do: give --direction, or --fit, --groups or --list")
+            raise ValueError("nothing to do: give --direction, or --edit, --fit, --groups or --list")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -260,6 +265,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("name", "", "What the direction of --groups is called.")
     flags.DEFINE_bool("list", False, "Show the directions that the workdir has of the checkpoint.")
     flags.DEFINE_string("direction", "", "Name or file of the direction to edit along.")
+    flags.DEFINE_string("edit", "", "File of an edit that tools.explore gave: in place of the flags that it settles.")
     flags.DEFINE_string("images", "", "Folder of images, or one; by default held-out images of the run's dataset.")
     flags.DEFINE_integer("num_images", 8, "Images at most.", lower_bound=1)
     flags.DEFINE_string("sections", "", "Range of sections that move, as 0-3, 0 the innermost; all by default.")

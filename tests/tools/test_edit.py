@@ -7,13 +7,17 @@ import pytest
 from PIL import Image
 
 import soda_jax
+from soda_jax.explorer import actions
+from soda_jax.explorer.actions import Edit, Sampling
+from soda_jax.explorer.downloads import Downloads
+from soda_jax.explorer.images import of_run
 from soda_jax.latents.sections import dims_of
 from soda_jax.tools import edit
 from tests import tiny, tiny_checkpoint
 
 DEFAULTS = {
-    "step": None, "fit": False, "groups": "", "name": "", "list": False, "direction": "", "images": "", "num_images": 2,
-    "sections": "", "sigma": "-1:1:3", "mode": "add", "hold": [], "noise": "fresh", "guidance": None,
+    "step": None, "edit": "", "fit": False, "groups": "", "name": "", "list": False, "direction": "", "images": "",
+    "num_images": 2, "sections": "", "sigma": "-1:1:3", "mode": "add", "hold": [], "noise": "fresh", "guidance": None,
     "sampling_steps": 2, "seed": 0, "out": "",
 }  # fmt: skip
 
@@ -113,7 +117,7 @@ def test_no_strengths(text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "nothing to do: give --direction, or --fit, --groups or --list"),
+        ({}, "nothing to do: give --direction, or --edit, --fit, --groups or --list"),
         ({"direction": "hat"}, "--direction=hat: there is no such direction or file; this checkpoint has"),
         ({"direction": "pca1", "sections": "0-9"}, "the latent has sections 0-4"),
         ({"direction": "pca1", "sigma": "much"}, "--sigma=much"),
@@ -144,3 +148,21 @@ def test_an_empty_folder_and_one_that_is_no_image(fitted, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(SystemExit, match="'.*a.png' cannot be decoded"):
         run(fitted, direction="pca1", images=str(tmp_path))
+
+
+def test_an_edit_of_the_explorer_is_repeated(fitted, tmp_path, capsys):
+    model = soda_jax.load(fitted)
+    chosen = of_run(model.config, 3)[1]
+    asked, sampling = Edit("pca1", 1.25, sections="0-1", hold=("object_hue",)), Sampling(2, 1.5, seed=4)
+    downloads = Downloads(tmp_path)
+    drawn = actions.edit(model, chosen, asked, sampling)
+    stored = downloads.edit(actions.stored(model, asked, sampling))
+    run(fitted, edit=stored, images=downloads.source(chosen), direction="pca2", seed=9, out=str(tmp_path / "strip"))
+    scores = json.loads((tmp_path / "strip.json").read_text())
+    assert scores["sigma"] == [1.25] and scores["sections"] == "0-1" and scores["seed"] == 4
+    assert scores["asked"][0] == pytest.approx(drawn.asked, abs=1e-4)
+    with Image.open(tmp_path / "strip.png") as opened:
+        strip = np.asarray(opened).astype(int)
+    tile = drawn.after.repeat(3, axis=0).repeat(3, axis=1).astype(int)  # drawn at three times its size
+    places = ((y, x) for y in range(len(strip) - 95) for x in range(strip.shape[1] - 95))
+    assert any(np.abs(strip[y : y + 96, x : x + 96] - tile).max() <= 1 for y, x in places)
