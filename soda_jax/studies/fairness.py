@@ -48,7 +48,9 @@ def check(runs: Sequence[Run]) -> None:
         if differing := [name for name in ours if name in theirs and ours[name] != theirs[name]]:
             told = ", ".join(f"config.model.{name}={ours[name]!r}, not {theirs[name]!r}" for name in differing)
             problems.append(f"row {run.row.name!r} has another encoder than {reference.row.name!r}: {told}")
-    problems += [f"{line} ({', '.join(rows) if len(rows) < len(first) else 'all rows'})" for line, rows in wrong.items()]
+    problems += [
+        f"{line} ({', '.join(rows) if len(rows) < len(first) else 'all rows'})" for line, rows in wrong.items()
+    ]
     if problems:
         raise ValueError("this study cannot be run:\n" + "\n".join(f"  {problem}" for problem in problems))
 

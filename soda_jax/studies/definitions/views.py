@@ -90,7 +90,8 @@ VIEWS_STUDY = Study(
         ),
     ),
     sizes={
-        "cpu": _small(_COUNTS, {"data.num_sources": 5}),
+        # A random source in each step needs more steps than sources.
+        "cpu": _small(_COUNTS, {"data.num_sources": 5, "sampling.num_steps": 25}),
         "gpu": _moderate(_COUNTS, {"data.num_sources": 9}),
         "paper": _paper("gso", _COUNTS, {}),
     },
