@@ -7,7 +7,7 @@ import time
 import pytest
 
 from soda_jax.studies import folder as folders
-from soda_jax.studies.runs import read_marker
+from soda_jax.studies.runs import read_marker, write_marker
 from soda_jax.workdir.lock import folder_lock
 from tests.studies import made
 
@@ -73,9 +73,9 @@ def test_several_jobs_at_a_time(tmp_path, monkeypatch):
 
 def test_a_run_that_trains_elsewhere_is_left_to_it(tmp_path, monkeypatch):
     """As where a runner was killed, but not the program that it had started."""
-    made.carried_out(tmp_path, monkeypatch, only={"w/o scale"})
-    busy = tmp_path / "SODA" / "seed0"
-    with folder_lock(str(busy)):
+    run = made.runs(tmp_path)[0]
+    write_marker(run.folder, {"trained_as": run.trained_as, "measured_as": None})
+    with folder_lock(str(run.folder)):
         _, outcome, _ = made.carried_out(tmp_path, monkeypatch)
     assert outcome.elsewhere == ["SODA, seed 0"] and "one step, seed 0" in outcome.left
 
