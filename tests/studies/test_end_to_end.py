@@ -15,6 +15,7 @@ from scipy import stats
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "soda_jax.tools.study", "--study=tests/studies/study_file.py")
+ROWS = ("SODA", "w_o_layer_mask")
 TIMES = ("images_per_second", "seconds")
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,10 @@ def evaluation(run):
     return json.loads(path.read_text())
 
 
+def psnr(run):
+    return evaluation(run)["results"]["SODA"]["reconstruction/psnr"]["value"]
+
+
 def test_a_killed_study_ends_bit_by_bit_as_one_that_was_not(folders):
     killed, whole = (folder / "SODA" / "seed0" for folder in folders)
     starts = [len(json.loads((run / "run.json").read_text())["sessions"]) for run in (killed, whole)]
@@ -85,10 +90,7 @@ def test_a_killed_study_ends_bit_by_bit_as_one_that_was_not(folders):
 def test_the_table_is_what_numpy_makes_of_the_evaluations(folders):
     killed, _ = folders
     record = json.loads((killed / "study.json").read_text())
-    figures = {
-        row: np.array([evaluation(killed / row / f"seed{seed}")["results"]["SODA"]["reconstruction/psnr"]["value"] for seed in (0, 1)])
-        for row in ("SODA", "w_o_layer_mask")
-    }  # fmt: skip
+    figures = {row: np.array([psnr(killed / row / f"seed{seed}") for seed in (0, 1)]) for row in ROWS}
     half = stats.t.ppf(0.975, 1) / np.sqrt(2)
     for row in record["rows"]:
         cell = row["figures"]["psnr"]
