@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from soda_jax.config import variants
+from soda_jax.reporting import paper
 
 RELATIONS = (">", "<")
+RESERVED = ("locks", "plan", "compilation_cache")  # folders of the study itself, beside those of its rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +165,14 @@ def _check_names(study: Study) -> list[str]:
             problems.append(
                 f"row {row.name!r}: a name is not empty, and --only separates names by commas; leave it out"
             )
+        if row.folder.casefold() in RESERVED:
+            problems.append(f"row {row.name!r}: the study itself has a folder {row.folder}; rename the row")
         if (before := folders.setdefault(row.folder.casefold(), row.name)) is not row.name:
             problems.append(f"rows {before!r} and {row.name!r} would share the folder {row.folder}; rename one")
     if not study.sizes:
         problems.append("a study needs at least one size")
+    if unknown := sorted({source.dataset for source in study.printed.values()} - set(paper.DATASETS)):
+        problems.append(f"printed: the paper has no dataset {', '.join(unknown)}; it has {', '.join(paper.DATASETS)}")
     return problems
 
 

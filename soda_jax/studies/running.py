@@ -90,7 +90,7 @@ class Runner:
         self._waiting = [run for run in self._runs if not run.is_done]
         self._outcome = Outcome(done=[run.name for run in self._runs if run not in self._waiting])
         self._condition = threading.Condition()
-        self._active: set[str] = set()
+        self._active: dict[str, Run] = {}
         self._stop = threading.Event()
         self._clock = _Clock(self._runs, expected or {})
 
@@ -122,7 +122,7 @@ class Runner:
                 self._bring_to_end(run, environment)
             finally:
                 with self._condition:
-                    self._active.discard(run.name)
+                    self._active.pop(run.name, None)
                     self._condition.notify_all()
 
     def _next(self) -> Run | None:
@@ -132,7 +132,7 @@ class Runner:
                 ready = next((run for run in self._waiting if run.source is None or run.is_trained), None)
                 if ready is not None:
                     self._waiting.remove(ready)
-                    self._active.add(ready.name)
+                    self._active[ready.name] = ready
                     return ready
                 if not self._waiting or not self._active:
                     return None
@@ -160,15 +160,18 @@ class Runner:
         seconds = time.monotonic() - begin
         self._clock.took(run, seconds)
         self._outcome.done.append(run.name)
-        self._tell(f"{run.name}: done in {duration(seconds)}; {self._progress()}")
+        self._tell(f"{run.name}: done in {duration(seconds)}; {self._progress(run)}")
         try:
             self._after()
         except Exception as error:  # the runs matter more; the results are written once more at the end
             self._tell(f"the results could not be written yet ({type(error).__name__}: {error})")
 
-    def _progress(self) -> str:
+    def _progress(self, ended: Run | None = None) -> str:
+        """How many runs are done, and the time that the others take, those in progress counted whole."""
         done, total = len(self._outcome.done), len(self._runs)
-        left = self._clock.left([*self._waiting], self._jobs)
+        with self._condition:
+            active = [run for run in self._active.values() if run is not ended]
+            left = self._clock.left([*self._waiting, *active], self._jobs)
         return f"{done} of {total}" + (f", about {duration(left)} left" if left else "")
 
     def _do(self, run: Run, environment: Mapping[str, str]) -> None:

@@ -88,7 +88,8 @@ class Run:
     def is_done(self) -> bool:
         """Whether it is trained and measured by the present definition."""
         marker = read_marker(self.folder)
-        return self.is_trained and self.misfit(marker) == "" and marker.get("measured_as") == self.measured_as
+        measured = marker.get("measured_as") == self.measured_as and any(self.folder.glob("evaluation_*.json"))
+        return measured and self.is_trained and self.misfit(marker) == ""
 
     def misfit(self, marker: Mapping[str, Any] | None = None) -> str:
         """What its folder holds that another definition made: "training", "figures", "unknown", or "" for nothing."""

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from soda_jax.studies.definition import Claim, Row, check
+from soda_jax.studies.definition import Claim, Printed, Row, check
 from tests.studies.made import STUDY, changed
 
 
@@ -18,6 +18,8 @@ def test_the_made_study_can_be_run():
         (dataclasses.replace(STUDY, name="no name"), "must consist of letters"),
         (dataclasses.replace(STUDY, rows=STUDY.rows[:1], claims=()), "two rows at least"),
         (dataclasses.replace(STUDY, rows=(*STUDY.rows, Row("w o scale"))), "would share the folder"),
+        (dataclasses.replace(STUDY, rows=(*STUDY.rows, Row("plan"))), "the study itself has a folder plan"),
+        (dataclasses.replace(STUDY, printed={"probe": Printed("mnist", "dci/d", ())}), "no dataset mnist"),
         (dataclasses.replace(STUDY, rows=(*STUDY.rows, Row("a, b"))), "separates names by commas"),
         (dataclasses.replace(STUDY, rows=(*STUDY.rows, Row("x", "w/o nothing"))), "no variant is called 'w/o nothing'"),
         (dataclasses.replace(STUDY, rows=(*STUDY.rows, Row("x", checkpoint_of="one step"))), "no row that is trained"),

@@ -67,6 +67,7 @@ def test_a_checkpoint_stands_for_training_where_one_row_trains(tmp_path):
         made.runs(tmp_path, checkpoint="somewhere")
     study = dataclasses.replace(made.STUDY, rows=(made.STUDY.rows[0], made.STUDY.rows[2]), claims=())
     source, sampled = made.runs(tmp_path, study, checkpoint="somewhere")[:2]
+    fairness.check([source, sampled])
     assert source.init_from == "somewhere" and source.config.optim.learning_rate == 0
     assert source.config.train.num_steps == sampled.config.train.num_steps == 1
     assert sampled.measured_as != made.runs(tmp_path, study, checkpoint="elsewhere")[1].measured_as
