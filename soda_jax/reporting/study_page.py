@@ -1,6 +1,7 @@
 """A study as one page, HTML and Markdown: the verdicts on its claims, its table, curves and images."""
 
 import base64
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,22 +26,43 @@ def write(folder: pathlib.Path, record: Mapping[str, Any]) -> tuple[pathlib.Path
     Returns:
       (the HTML page's path, the Markdown page's).
     """
-    drawn = {
-        "Curves": study_pictures.curves(folder, record),
-        "Images": study_pictures.grids(folder, record),
-    }
-    context = build(record) | {
-        "pictures": [
-            {"title": title, "file": path.name, "uri": _embedded(path)} for title, path in drawn.items() if path
-        ]
-    }
-    paths = []
-    for name in (HTML, MARKDOWN):
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(render(name, context), encoding="utf-8")
-        os.replace(temporary, folder / name)
-        paths.append(folder / name)
-    return paths[0], paths[1]
+    context = build(record) | {"pictures": _pictures(folder, record, folder)}
+    return _written(folder / HTML, "study.html", context), _written(folder / MARKDOWN, "study.md", context)
+
+
+def publish(folder: pathlib.Path, record: Mapping[str, Any], target: pathlib.Path) -> pathlib.Path:
+    """Writes the Markdown page, its pictures and the record into `target`, under names that begin with the study's, so
+    that several studies may stand there.
+
+    Returns:
+      The page's path.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    context = build(record) | {"pictures": _pictures(folder, record, target, f"{record['study']}_")}
+    (target / f"{record['study']}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return _written(target / f"{record['study']}.md", "study.md", context)
+
+
+def _written(path: pathlib.Path, template: str, context: dict[str, Any]) -> pathlib.Path:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(render(template, context), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _pictures(
+    folder: pathlib.Path, record: Mapping[str, Any], target: pathlib.Path, prefix: str = ""
+) -> list[dict[str, str]]:
+    """Draws the pictures into `target`, as far as there is anything to draw."""
+    drawn = []
+    for title, draw, name in (
+        ("Curves", study_pictures.curves, "curves.png"),
+        ("Images", study_pictures.grids, "grids.png"),
+    ):
+        path = target / f"{prefix}{name}"
+        if draw(folder, record, path):
+            drawn.append({"title": title, "file": path.name, "uri": _embedded(path)})
+    return drawn
 
 
 def _embedded(path: pathlib.Path) -> str:

@@ -14,7 +14,6 @@ from PIL import Image
 from soda_jax.reporting.curves import thinned
 from soda_jax.reporting.workdir import read_curves
 
-CURVES, GRIDS = "curves.png", "grids.png"
 _DPI = 120
 _PANEL = (6.0, 3.6)  # inches
 _TILE = 2.6  # inches of a row's grid
@@ -23,18 +22,22 @@ _COLORS = tuple(colormaps["tab10"].colors)
 _STYLES = ("-", "--", ":")
 
 
-def curves(folder: pathlib.Path, record: Mapping[str, Any]) -> pathlib.Path | None:
-    """Draws `record["curves"]` of all rows, means over seeds in a band from the least to the most; None for no data.
+def curves(folder: pathlib.Path, record: Mapping[str, Any], path: pathlib.Path) -> bool:
+    """Draws `record["curves"]` of all rows, means over seeds in a band from the least to the most.
 
     Args:
       folder: of the study.
       record: of study.json.
+      path: of the PNG.
+
+    Returns:
+      Whether there was anything to draw.
     """
     rows = [row["name"] for row in record["rows"] if not row["checkpoint_of"]]
     found = {row: _runs_curves(folder, record, row) for row in rows}
     panels = [name for name in record["curves"] if any(name in curve for seeds in found.values() for curve in seeds)]
     if not panels:
-        return None
+        return False
     figure = Figure(
         figsize=(_PANEL[0] * len(panels), _PANEL[1] + 0.25 * math.ceil(len(rows) / 4)), layout="constrained"
     )
@@ -49,9 +52,8 @@ def curves(folder: pathlib.Path, record: Mapping[str, Any]) -> pathlib.Path | No
             axes.set_yscale("log")
     handles = {text: line for axes in figure.axes for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    path = folder / CURVES
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
-    return path
+    return True
 
 
 def _runs_curves(folder: pathlib.Path, record: Mapping[str, Any], row: str) -> list[dict[str, list[tuple[int, float]]]]:
@@ -77,12 +79,12 @@ def _draw(axes: Any, seeds: Sequence[Sequence[tuple[int, float]]], label: str, n
         axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
 
 
-def grids(folder: pathlib.Path, record: Mapping[str, Any]) -> pathlib.Path | None:
-    """Draws the newest grid of images of each row's first run that has one; None where none has."""
+def grids(folder: pathlib.Path, record: Mapping[str, Any], path: pathlib.Path) -> bool:
+    """Draws the newest grid of images of each row's first run that has one, as `curves`; False where none has."""
     found = {row["name"]: _newest_grid(folder, record, row["name"]) for row in record["rows"]}
     shown = {name: image for name, image in found.items() if image is not None}
     if not shown:
-        return None
+        return False
     across = min(_ACROSS, len(shown))
     down = math.ceil(len(shown) / across)
     shape = max(image.shape[0] / image.shape[1] for image in shown.values())
@@ -94,9 +96,8 @@ def grids(folder: pathlib.Path, record: Mapping[str, Any]) -> pathlib.Path | Non
     for axes, (name, image) in zip(places, shown.items(), strict=False):
         axes.imshow(image, interpolation="nearest")
         axes.set_title(name, fontsize=8)
-    path = folder / GRIDS
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
-    return path
+    return True
 
 
 def _newest_grid(folder: pathlib.Path, record: Mapping[str, Any], row: str) -> np.ndarray | None:

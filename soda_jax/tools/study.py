@@ -59,6 +59,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--discard", action="store_true", help="remove what another definition left, and run it again")
     parser.add_argument("--page", action="store_true", help="write study.json and the page of what is there, and end")
+    parser.add_argument("--publish", default="", help="folder for the page, its pictures and figures, to hand on")
     options, rest = parser.parse_known_args(argv)
     wrong = [argument for argument in rest if not (argument.startswith("--config.") and "=" in argument)]
     if wrong:
@@ -89,6 +90,8 @@ def _act(options: argparse.Namespace) -> int:
             record = results.collect(study, options.size, runs, counted, folder.digest(runs))
             results.write(place, record)
             study_page.write(place, record)
+            if options.publish:
+                print(f"written to {study_page.publish(place, record, pathlib.Path(options.publish))}")
 
     if options.page:
         write()

@@ -115,3 +115,13 @@ def test_the_page_says_what_the_record_holds(tmp_path, monkeypatch):
     claim = record["claims"][0]
     assert f"| **{claim['verdict']}** | Scales help (probe: SODA \\> w/o scale) |" in text
     assert (tmp_path / "grids.png").exists()
+
+
+def test_several_studies_can_be_published_in_one_folder(tmp_path, monkeypatch):
+    _, _, runs = made.carried_out(tmp_path / "study", monkeypatch)
+    record = results.collect(made.STUDY, "cpu", runs, PARAMETERS)
+    path = study_page.publish(tmp_path / "study", record, tmp_path / "docs")
+    files = {"made.md", "made.json", "made_curves.png", "made_grids.png"}
+    assert {file.name for file in (tmp_path / "docs").iterdir()} == files and path.name == "made.md"
+    assert "](<made_curves.png>)" in path.read_text() and str(tmp_path) not in path.read_text()
+    assert json.loads((tmp_path / "docs" / "made.json").read_text()) == record
