@@ -155,6 +155,27 @@ def variants() -> str:
     return _table(("`--variant`", "in the paper", "data", "sets"), table_rows())
 
 
+def studies() -> str:
+    """A table of the package's studies."""
+    from soda_jax.studies.catalogue import table_rows
+
+    return _table(("`--study`", "in the paper", "rows", "columns", "claims"), table_rows())
+
+
+def study_sizes() -> str:
+    """A table of the studies' sizes."""
+    from soda_jax.studies.catalogue import size_rows
+
+    return _table(("`--study`", "`--size`", "config", "seeds", "needs"), size_rows())
+
+
+def study_claims() -> str:
+    """A table of what the studies test."""
+    from soda_jax.studies.catalogue import claim_rows
+
+    return _table(("`--study`", "claim", "tested", "in the paper"), claim_rows())
+
+
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -167,6 +188,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "image_metrics": image_metrics,
     "pictures": pictures,
     "variants": variants,
+    "studies": studies,
+    "study_sizes": study_sizes,
+    "study_claims": study_claims,
 }
 
 

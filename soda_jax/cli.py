@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import traceback
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,10 +22,17 @@ _STEP_DIGITS = 18  # more than any run has, and no more than a 64-bit integer ho
 flags.disclaim_key_flags()  # --helpshort lists --config as a flag of the command that defines it
 
 
-def define_config_flag(values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[ConfigDict]:
-    """Defines --config, and with it --config.FIELD=VALUE; its value is what `load_config` returns, locked."""
+def define_config_flag(
+    values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None
+) -> flags.FlagHolder[ConfigDict]:
+    """Defines --config, and with it --config.FIELD=VALUE; its value is what `load_config` returns, locked.
+
+    Args:
+      argv: the command line that will be parsed, the program's name first; this process's own by default.
+    """
     what = "Config: the name of one of ours, as imagenet or cifar10:small, or a file, as PATH/my.py or PATH/my.py:ARG."
-    holder = config_flags.DEFINE_config_file("config", None, what, values, lock_config=True)
+    argv = None if argv is None else list(argv)
+    holder = config_flags.DEFINE_config_file("config", None, what, values, lock_config=True, sys_argv=argv)
     values["config"].parser = _ConfigParser()
     return holder
 

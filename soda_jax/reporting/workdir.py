@@ -87,7 +87,7 @@ def read(workdir: str) -> RunData:
         raise ValueError(f"workdir={workdir}: there is no such folder; give the --workdir of a training run")
     warnings: list[str] = []
     sessions = read_sessions(str(path))
-    curves = _read_curves(path / "metrics.jsonl", warnings)
+    curves = read_curves(path / "metrics.jsonl", warnings)
     evaluations = _read_evaluations(path, warnings)
     config, checkpoint = _read_config(path, sessions, warnings)
     pictures = _find_pictures(path)
@@ -116,7 +116,8 @@ def _read_config(
         return saved, None
 
 
-def _read_curves(path: pathlib.Path, warnings: list[str]) -> dict[str, list[tuple[int, float]]]:
+def read_curves(path: pathlib.Path, warnings: list[str]) -> dict[str, list[tuple[int, float]]]:
+    """{metric: [(step, value)]} of a metrics.jsonl, {} where there is none; lines that are damaged go to `warnings`."""
     if not path.is_file():
         return {}
     curves: dict[str, dict[int, float]] = {}

@@ -62,6 +62,22 @@ def training_lock(workdir: str, patience: float = PATIENCE) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def folder_lock(folder: str, patience: float = 0.0) -> Iterator[None]:
+    """Holds FOLDER/lock as `training_lock` does, for one process by itself: no device is touched.
+
+    Raises:
+      WorkdirInUseError: another process holds it, for longer than `patience` seconds.
+      OSError: the folder cannot be written.
+    """
+    descriptor = _opened(folder)
+    try:
+        _locked(descriptor, folder, patience)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _check_shared(workdir: str, patience: float = SHARED_PATIENCE) -> None:
     """Raises SharedError on every process if one of them sees another folder: no checkpoint would become whole."""
 

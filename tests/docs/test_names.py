@@ -88,7 +88,7 @@ def flags_of(module: str) -> set[str]:
     if spec.submodule_search_locations is not None:
         spec = importlib.util.find_spec(f"{module}.__main__")
     source = pathlib.Path(spec.origin).read_text(encoding="utf-8")
-    config = {"config"} if "define_config_flag()" in source else set()
+    config = {"config"} if "define_config_flag()" in source or 'startswith("--config.")' in source else set()
     return set(re.findall(r'(?:DEFINE_\w+|add_argument)\(\s*"(?:--)?(\w+)"', source)) | ABSL | config
 
 

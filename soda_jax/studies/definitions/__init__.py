@@ -1,0 +1,1 @@
+"""The paper's experiments as studies, each at three sizes: `cpu`, `gpu` and `paper`."""
