@@ -14,10 +14,10 @@ from soda_jax.configs import common, quickstart
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.train.num_steps = 4_200
+    config.train.num_steps = 11_000
     config.train.ema_decay = 0.999
     config.train.log_every = 100
-    config.train.eval_every = 1_000
+    config.train.eval_every = 5_500
     config.train.checkpoint_every = 500
     common.watch(config, "eval/loss", patience=0)  # the cosine's end improves on all before
     config.data.eval_split = "validation"
@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.model.latent_dim = 224
     config.model.encoder.name = "vit_mini"
     config.model.denoiser.multipliers = (1, 2, 4)
+    config.model.denoiser.patch_size = 2  # maps of 16 px: a step in 0.45 of the time, and better pictures at equal time
     config.model.denoiser.time_dim = 128
     # At 32 px the paper's schedule and loss leave hardly any weight on the steps at which only the latent tells what is
     # in the image; half of the linear schedule's show next to nothing else.
