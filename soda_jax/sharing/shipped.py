@@ -18,6 +18,7 @@ from soda_jax.workdir import safetensors
 # The seam for tests: a folder of tiny models may stand in its place.
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "pretrained"
 _FIGURES = 2  # that a row of the table has room for
+_WHOLE = ("/mean", "/label", "/psnr")  # how figures end that are not of one label among several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +77,18 @@ class PretrainedModels(dict[str, PretrainedModel]):
                 f"{model.size / 1e6:,.1f} MB",
                 model.examples,
                 model.license or "not said",
-                ", ".join(f"{metric} {value:.4g}" for metric, value in list(model.figures.items())[:_FIGURES]),
+                ", ".join(f"{metric} {value:.4g}" for metric, value in _telling(model.figures)),
             )
             for model in self.values()
         ]
         return tabulate(rows, (*headers, "figures"), disable_numparse=True)
+
+
+def _telling(figures: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The first figures of the whole, or the first ones where there are none."""
+    whole = {metric.partition("/")[0]: (metric, value) for metric, value in figures.items() if metric.endswith(_WHOLE)}
+    probes = [whole[name] for name in ("linear_probe", "reconstruction") if name in whole]
+    return (probes + [pair for pair in (*whole.values(), *figures.items()) if pair not in probes])[:_FIGURES]
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""The Python blocks of the pages run, on a model of random weights."""
+"""The Python blocks of the pages run on a model of random weights, and of the README on one that comes along, too."""
 
 import numpy as np
 import pytest
@@ -53,6 +53,8 @@ def workdirs(tmp_path_factory):
 def test_blocks_run(page, workdirs):
     """In their order and one namespace, as a reader would paste them."""
     namespace, heading, number = dict(GIVEN), None, 0
+    if page.name == "README.md":
+        workdirs = {name: folder for name, folder in workdirs.items() if name != "scenes"}
     for block in pages.blocks(pages.read(page)):
         if block.language != "python":
             continue
@@ -69,7 +71,10 @@ def test_blocks_run(page, workdirs):
 
 
 def check_readme(found):
-    assert found["again"].shape == found["varied"].shape == (OBJECTS, SIDE, SIDE, 3)
+    rooms = found["rooms"].astype(int)
+    assert found["again"].shape == found["edited"].shape == rooms.shape == (24, 32, 32, 3)
+    assert np.abs(found["again"] - rooms).mean() < 8 < np.abs(found["edited"] - rooms).mean()
+    assert found["varied"].shape == (OBJECTS, SIDE, SIDE, 3)
     assert found["new"].shape == (8, SIDE, SIDE, 3) and found["mixed"].shape == (1, SIDE, SIDE, 3)
 
 
