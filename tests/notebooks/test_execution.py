@@ -55,6 +55,7 @@ def run(models, tmp_path, tmp_path_factory, monkeypatch):
     """Executes a notebook with other parameters, among the tiny models; its outputs as one text, and its pictures."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pages.ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))  # of rendered rooms
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # on busy cores its threads wait for each other
 
     def execute(name, parameters="", folder=models):
         notebook = scripts.execute(books.FOLDER / name, tmp_path, SEAM.format(folder=str(folder)) + parameters)
