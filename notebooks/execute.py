@@ -21,6 +21,7 @@ MOST_BYTES = 600_000  # of a notebook with its outputs
 _CELL_SECONDS = 3600
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours and moves of a terminal
+_LOG = re.compile(r"^[IWE]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] ", re.MULTILINE)  # time and place before a line of absl's log
 
 
 def with_parameters(notebook: nbformat.NotebookNode, code: str) -> None:
@@ -70,7 +71,7 @@ def cleaned(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> nbformat.N
 def _plain(text: str, folder: pathlib.Path) -> str:
     """Text as a terminal would show it in the end: of each line what follows the last return to its start."""
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in _ESCAPES.sub("", text).split("\n")]
-    text = "\n".join(line for line in lines if "%|" not in line)  # progress bars
+    text = _LOG.sub("", "\n".join(line for line in lines if "%|" not in line))  # and no progress bars
     for place, shown in ((folder.resolve(), "."), (pathlib.Path(sys.prefix), "python"), (pathlib.Path.home(), "~")):
         text = text.replace(str(place), shown)
     return text

@@ -121,9 +121,9 @@ def test_parameters_have_one_place(tags):
 
 def test_what_belongs_to_the_machine_is_left_out(tmp_path):
     notebook = nbformat.v4.new_notebook()
-    stream = nbformat.v4.new_output(
-        "stream", text=f"1%\r2%\rdone\n 50%|## | 1/2\nin {tmp_path}/run\n\x1b[31mred\x1b[0m\n"
-    )
+    logged = f"W1128 03:03:34.865628 1401 folder.py:106] in {tmp_path}/run"
+    text = f"1%\r2%\rdone\n 50%|## | 1/2\n{logged}\n\x1b[31mred\x1b[0m\n"
+    stream = nbformat.v4.new_output("stream", text=text)
     widget = nbformat.v4.new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}})
     notebook.cells = [nbformat.v4.new_code_cell("x", outputs=[stream, widget])]
     notebook.metadata.widgets = {"state": {}}
