@@ -72,7 +72,7 @@ def test_soda_in_five_minutes(run):
     text, pictures = run("1_soda_in_five_minutes.ipynb", "SHOWN, STEPS = 2, 2")
     assert "latents (12, 16), float32" in text and "PSNR by noise: " in text
     assert "hue          right in " in text and "chance 0.25" in text
-    assert pictures == 6
+    assert pictures == 7
 
 
 @pytest.mark.slow
