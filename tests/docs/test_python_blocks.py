@@ -50,8 +50,9 @@ def workdirs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=pages.name)
-def test_blocks_run(page, workdirs):
+def test_blocks_run(page, workdirs, tmp_path, monkeypatch):
     """In their order and one namespace, as a reader would paste them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # of what a dataset renders
     namespace, heading, number = dict(GIVEN), None, 0
     if page.name == "README.md":
         workdirs = {name: folder for name, folder in workdirs.items() if name != "scenes"}
@@ -92,6 +93,8 @@ def check_api(found):
     assert found["seen"].shape == found["unposed"].shape == found["objects"].shape == (OBJECTS, 4, SIDE, SIDE, 3)
     assert found["free"].shape == (OBJECTS, SIDE, SIDE, 3)
     assert found["z_of_shown"].shape == found["shown"].codes.shape == (4, 16) and len(found["ours"].examples) == 4
+    assert found["probe"].predict(found["z"]).shape == (OBJECTS,) and found["by_label"].vector.shape == (16,)
+    assert found["room"]["image"].shape == (32, 32, 3) and found["room"]["factors"].shape == (6,)
     assert found["predicted"].shape == (50,) and found["random_poses"].shape == (5, 4, 4)
     np.testing.assert_allclose(found["xy"], [[32, 32]], atol=1e-6)
     np.testing.assert_allclose(found["from_colmap"], cameras.from_opencv(found["pose"]), atol=1e-12)
