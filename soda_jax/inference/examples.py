@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from soda_jax.data.datasets.base import Dataset, Example, class_ids_of, get_many
+from soda_jax.data.datasets.base import Dataset, class_ids_of, get_many
+from soda_jax.data.datasets.parts import Subset
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
 from soda_jax.inference.cameras import Cameras
@@ -83,7 +84,7 @@ def taken(dataset: Dataset, spec: ViewSpec, count: int, *, views: int, credit: s
         spec = dataclasses.replace(spec, num_sources=max(1, min(views, available - 1)), min_sources=0)
     elif spec.policy == "class":  # whose target, another image of the class, is not wanted here
         spec = dataclasses.replace(spec, policy="augment", num_sources=1, min_sources=0)
-    chosen = _Chosen(dataset, places)
+    chosen = Subset(dataset, places)
     batch = next(iter(eval_batches(chosen, spec, batch_size=len(chosen))))
     seen = batch["mask"]
     if not seen.any():
@@ -118,22 +119,3 @@ def spread(dataset: Dataset, count: int) -> np.ndarray:
     return np.concatenate(
         [places[np.arange(quota) * len(places) // quota] for places, quota in zip(members, quotas, strict=True)]
     )
-
-
-class _Chosen:
-    """Some examples of a dataset, as a dataset."""
-
-    def __init__(self, dataset: Dataset, places: np.ndarray):
-        self._dataset, self._places = dataset, places
-        self.labels = dataset.labels
-        if hasattr(dataset, "bad_files"):
-            self.bad_files = dataset.bad_files
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._dataset[int(self._places[index])]
-
-    def get_many(self, indices: np.ndarray) -> list[Example]:
-        return get_many(self._dataset, self._places[np.asarray(indices)])

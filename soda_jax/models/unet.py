@@ -29,32 +29,11 @@ from soda_jax.models.modulation import (
 from soda_jax.models.norm import GroupNorm, gelu
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
 from soda_jax.models.positional import timestep_embedding
+from soda_jax.models.resampling import from_patches, resample, to_patches
 
 # Appendix C, "rescaling of residual connections": the sum of two terms of variance 1, over sqrt(2), has variance 1.
 # The two terms are divided one by one, a layer's in its weights, so that the sum's gradient reaches both as it is.
 HALF_VARIANCE = float(1 / np.sqrt(2))
-
-
-def resample(x: jax.Array, mode: str | None) -> jax.Array:
-    """Halves (2x2 mean) or doubles (nearest) the sides of x [B, H, W, C]."""
-    if mode == "down":
-        return nn.avg_pool(x, (2, 2), strides=(2, 2))
-    if mode == "up":
-        batch, rows, columns, channels = x.shape
-        # broadcast_to, which XLA fuses with what follows: einops' `repeat` is a tile, its gradient a sum over 12 axes.
-        x = jnp.broadcast_to(rearrange(x, "b h w c -> b h 1 w 1 c"), (batch, rows, 2, columns, 2, channels))
-        return rearrange(x, "b h i w j c -> b (h i) (w j) c")
-    return x
-
-
-def to_patches(x: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] as [B, H / size, W / size, size * size * C], the pixels of a square side by side."""
-    return rearrange(x, "b (h i) (w j) c -> b h w (i j c)", i=size, j=size)
-
-
-def from_patches(x: jax.Array, size: int) -> jax.Array:
-    """The inverse of `to_patches`."""
-    return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=size, j=size)
 
 
 class ResidualBlock(nn.Module):
@@ -341,14 +320,13 @@ class UNet(ModulatedBlocks):
         t_emb = self._embed_time(t)
         tokens = self._tokens(z) if self.modulation == "cross_attention" else None
         x = x_t if source is None else jnp.concatenate([x_t, source], axis=-1)
-        conv_in = nn.Conv(
+        h = nn.Conv(
             self.channels,
             (3, 3),
             kernel_init=truncated_normal_init,
             dtype=self.dtype,
             name="conv_in",
-        )
-        h = conv_in(to_patches(x, self.patch_size).astype(self.dtype))
+        )(to_patches(x, self.patch_size).astype(self.dtype))
         if self.modulation == "broadcast":
             # "w/o modulation" (Appendix G.1, spatial broadcasting): every pixel gets the whole z as further channels.
             z_everywhere = rearrange(z.astype(h.dtype), "b d -> b 1 1 d")

@@ -17,6 +17,7 @@ from soda_jax.parallel.processes import check_platform
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"
 MIN_SPLIT_SIZE = 2**14  # elements; smaller arrays would cost more messages than memory
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}  # for XLA's compiler for CPUs
 
 
 def make_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
@@ -136,6 +137,14 @@ def round_up(batch_size: int, mesh: Mesh) -> int:
     return -(-batch_size // mesh.size) * mesh.size
 
 
+def host_device() -> jax.Device | None:
+    """The first device of this host's CPU; None where JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def run_once(function: Callable[..., Any], placement: Any, *arguments: Any) -> Any:
     """Runs a program that runs once, as an initialiser, and lays its result out by `placement`.
 
@@ -146,12 +155,10 @@ def run_once(function: Callable[..., Any], placement: Any, *arguments: Any) -> A
       function: of arrays, to a tree of arrays; every process gets the same.
       placement: a sharding for each leaf of the result, or one for all.
     """
-    options = {"xla_backend_optimization_level": 0}
     if jax.default_backend() == "cpu":
-        return jax.jit(function, out_shardings=placement, compiler_options=options)(*arguments)
-    try:
-        host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.jit(function, out_shardings=placement, compiler_options=_UNOPTIMISED)(*arguments)
+    host = host_device()
+    if host is None:
         return jax.jit(function, out_shardings=placement)(*arguments)
     return on_device(host, function, placement, *arguments)
 
@@ -159,8 +166,7 @@ def run_once(function: Callable[..., Any], placement: Any, *arguments: Any) -> A
 def on_device(device: jax.Device, function: Callable[..., Any], placement: Any, *arguments: Any) -> Any:
     """`run_once` on `device`, which need not be one of those of `placement`."""
     with jax.default_device(device):
-        options = {"xla_backend_optimization_level": 0}
-        found = jax.jit(function, compiler_options=options)(*jax.device_put(arguments, device))
+        found = jax.jit(function, compiler_options=_UNOPTIMISED)(*jax.device_put(arguments, device))
     if isinstance(placement, NamedSharding):
         placement = jax.tree.map(lambda _: placement, found)
     return _put(found, placement)

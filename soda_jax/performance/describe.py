@@ -93,11 +93,7 @@ def lower(function: Callable[..., Any], *arguments: Any) -> jax.stages.Lowered:
 
     For a CPU, wherever there is one: the plugins of GPUs and TPUs analyse no cost.
     """
-    try:
-        host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return jax.jit(function).lower(*arguments)
-    with jax.default_device(host):
+    with jax.default_device(sharding.host_device()):
         return jax.jit(function).lower(*arguments)
 
 

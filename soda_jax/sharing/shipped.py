@@ -18,7 +18,7 @@ from soda_jax.workdir import safetensors
 # The seam for tests: a folder of tiny models may stand in its place.
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "pretrained"
 _FIGURES = 2  # that a row of the table has room for
-_WHOLE = ("/mean", "/label", "/psnr")  # how figures end that are not of one label among several
+_FIRST = ("linear_probe/mean", "linear_probe/label", "reconstruction/psnr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,12 @@ class PretrainedModels(dict[str, PretrainedModel]):
 
 
 def _telling(figures: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The first figures of the whole, or the first ones where there are none."""
-    whole = {metric.partition("/")[0]: (metric, value) for metric, value in figures.items() if metric.endswith(_WHOLE)}
-    probes = [whole[name] for name in ("linear_probe", "reconstruction") if name in whole]
-    return (probes + [pair for pair in (*whole.values(), *figures.items()) if pair not in probes])[:_FIGURES]
+    """The figures for the table: those of the whole before those of one label among several."""
+    return sorted(figures.items(), key=lambda figure: _rank(figure[0]))[:_FIGURES]
+
+
+def _rank(metric: str) -> int:
+    return _FIRST.index(metric) if metric in _FIRST else len(_FIRST)
 
 
 def names() -> list[str]:

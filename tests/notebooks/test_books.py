@@ -116,7 +116,7 @@ def test_another_address_reaches_button_and_install(monkeypatch):
 
 
 def test_places_are_found():
-    for text in ("/home/me/x.npz", "wrote /tmp/run", "see /work/main", "C:\\\\Users"):
+    for text in ("/home/me/x.npz", "wrote /tmp/run", "see /opt/main", "C:\\\\Users"):
         assert ABSOLUTE.search(text)
     for text in ("soda_own/run", "https://a.org/home/b", "./tmp/x", "~/tmp", "and/or", "images/s"):
         assert not ABSOLUTE.search(text)

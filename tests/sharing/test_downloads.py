@@ -9,7 +9,6 @@ import pytest
 
 import soda_jax
 from soda_jax.sharing import downloads
-from tests import tiny_exports
 from tests.hostile_archives import ARCHIVES
 
 
@@ -48,13 +47,6 @@ def server(tmp_path, monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports") / "model"
-    tiny_exports.write(folder, with_examples=True)
-    return folder
 
 
 def cached(tmp_path):

@@ -158,13 +158,6 @@ def server(tmp_path, monkeypatch):
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports") / "model"
-    tiny_exports.write(folder, with_examples=True)
-    return folder
-
-
 def test_a_repository_is_a_model(server, export):
     """Of which only the files of an export are fetched."""
     server.add("org/tiny", export, ("pytorch_model.bin", b"pickle"), ("run.py", b"import os"))

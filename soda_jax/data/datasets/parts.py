@@ -25,23 +25,15 @@ def parse_split(name: str) -> tuple[str, tuple[int, int]]:
     return found["split"], (first, last)
 
 
-class Part:
-    """The examples of a dataset from `first` to `last` percent of a fixed permutation, in its order.
+class Subset:
+    """Some examples of a dataset, as a dataset.
 
-    For a validation split of a set that has none: many are stored class by class, where a slice, as TFDS's
-    "train[90%:]", holds a few classes and nothing else. Parts that share no percent share no example, and together they
-    are the whole; the same on every machine.
-
-    Raises:
-      ValueError: there is no example in it.
+    Args:
+      places: int [N], where they stand in `dataset`.
     """
 
-    def __init__(self, dataset: Dataset, first: int, last: int):
-        size = len(dataset)
-        order = np.random.Generator(np.random.Philox(_SEED)).permutation(size)
-        self._dataset, self._places = dataset, order[size * first // 100 : size * last // 100]
-        if len(self._places) == 0:
-            raise ValueError(f"split: {first}-{last}% of {size} examples are none; take a larger part")
+    def __init__(self, dataset: Dataset, places: np.ndarray):
+        self._dataset, self._places = dataset, places
         self.labels: dict[str, Labels] = dict(dataset.labels)
         if hasattr(dataset, "bad_files"):
             self.bad_files = dataset.bad_files
@@ -65,3 +57,22 @@ class Part:
         """The class of every example, integers [len]; None where the dataset does not list them."""
         found = getattr(self._dataset, "class_ids", None)
         return None if found is None else np.asarray(found)[self._places]
+
+
+class Part(Subset):
+    """The examples of a dataset from `first` to `last` percent of a fixed permutation, in its order.
+
+    For a validation split of a set that has none: many are stored class by class, where a slice, as TFDS's
+    "train[90%:]", holds a few classes and nothing else. Parts that share no percent share no example, and together they
+    are the whole; the same on every machine.
+
+    Raises:
+      ValueError: there is no example in it.
+    """
+
+    def __init__(self, dataset: Dataset, first: int, last: int):
+        size = len(dataset)
+        order = np.random.Generator(np.random.Philox(_SEED)).permutation(size)
+        super().__init__(dataset, order[size * first // 100 : size * last // 100])
+        if len(self) == 0:
+            raise ValueError(f"split: {first}-{last}% of {size} examples are none; take a larger part")

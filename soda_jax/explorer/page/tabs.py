@@ -1,7 +1,5 @@
 """The tabs that draw an image, or two, without a direction."""
 
-from typing import Any
-
 import gradio as gr
 import numpy as np
 
@@ -44,21 +42,17 @@ def reconstruct(explorer: Explorer, chosen: list[gr.State], common: Controls) ->
         with gr.Row():
             png = keep("Download PNG", "reconstruct_png")
 
-    def run(first: Any, values: tuple[Any, ...], count: float, preview: bool, report: actions.Report) -> Any:
-        wanted = sampling(model, *values)
-        return actions.reconstruct(
-            model, needed(first, "A"), wanted.preview() if preview else wanted, int(count), report
-        )
-
     def captions(images: np.ndarray) -> list[str]:
         return [f"noise {i + 1}" for i in range(len(images))] if noise else ["no noise"]
 
     def preview(first, second, guidance, steps, seed, count):
-        images = run(first, (guidance, steps, seed), count, True, quiet)
+        wanted = sampling(model, guidance, steps, seed).preview()
+        images = actions.reconstruct(model, needed(first, "A"), wanted, int(count))
         return captioned(files, images, captions(images))
 
     def full(first, second, guidance, steps, seed, count, progress=PROGRESS):
-        images = run(first, (guidance, steps, seed), count, False, reporter(progress, "drawing"))
+        wanted, report = sampling(model, guidance, steps, seed), reporter(progress, "drawing")
+        images = actions.reconstruct(model, needed(first, "A"), wanted, int(count), report)
         strip = {"image": first.views[0]} | dict(zip(captions(images), images, strict=True))
         return captioned(files, images, captions(images)), ready(files.strip("reconstruct", strip))
 
@@ -113,16 +107,13 @@ def mix(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Tab:
         with gr.Row():
             png = keep("Download PNG", "mix_png")
 
-    def run(first, second, values, at, preview, report):
-        wanted = sampling(model, *values)
-        wanted = wanted.preview() if preview else wanted
-        return actions.mix(model, needed(first, "A"), needed(second, "B"), int(at), wanted, report)
-
     def preview(first, second, guidance, steps, seed, at):
-        return captioned(files, run(first, second, (guidance, steps, seed), at, True, quiet), captions)
+        wanted = sampling(model, guidance, steps, seed).preview()
+        return captioned(files, actions.mix(model, needed(first, "A"), needed(second, "B"), int(at), wanted), captions)
 
     def full(first, second, guidance, steps, seed, at, progress=PROGRESS):
-        images = run(first, second, (guidance, steps, seed), at, False, reporter(progress, "drawing"))
+        wanted, report = sampling(model, guidance, steps, seed), reporter(progress, "drawing")
+        images = actions.mix(model, needed(first, "A"), needed(second, "B"), int(at), wanted, report)
         strip = {"A": first.views[0], "B": second.views[0]} | dict(zip(captions, images, strict=True))
         return captioned(files, images, captions), ready(files.strip("mix", strip))
 
@@ -148,17 +139,14 @@ def resample(explorer: Explorer, chosen: list[gr.State], common: Controls) -> Ta
         with gr.Row():
             png = keep("Download PNG", "resample_png")
 
-    def run(first, values, rows, number, preview, report):
-        wanted = sampling(model, *values)
-        wanted = wanted.preview() if preview else wanted
-        return actions.resample(model, needed(first, "A"), rows, wanted, int(number), report)
-
     def preview(first, second, guidance, steps, seed, rows, number):
-        images = run(first, (guidance, steps, seed), rows, number, True, quiet)
+        wanted = sampling(model, guidance, steps, seed).preview()
+        images = actions.resample(model, needed(first, "A"), rows, wanted, int(number))
         return captioned(files, images, [f"noise {i + 1}" for i in range(len(images))])
 
     def full(first, second, guidance, steps, seed, rows, number, progress=PROGRESS):
-        images = run(first, (guidance, steps, seed), rows, number, False, reporter(progress, "drawing"))
+        wanted, report = sampling(model, guidance, steps, seed), reporter(progress, "drawing")
+        images = actions.resample(model, needed(first, "A"), rows, wanted, int(number), report)
         names = [f"noise {i + 1}" for i in range(len(images))]
         strip = {"image": first.views[0]} | dict(zip(names, images, strict=True))
         return captioned(files, images, names), ready(files.strip("resample", strip))
@@ -187,26 +175,25 @@ def novel_view(explorer: Explorer, chosen: list[gr.State], common: Controls) -> 
         with gr.Row():
             png, gif = keep("Download PNG", "novel_view_png"), keep("Download GIF", "turn_gif")
 
-    def run(first, values, azimuths, at, number, preview, report):
-        object_, wanted = needed(first, "A"), sampling(model, *values)
-        wanted = wanted.preview() if preview else wanted
+    def run(first, wanted, azimuths, at, number, report=quiet):
+        object_ = needed(first, "A")
         number = min(int(number), len(object_.views))
         return novel_views(model, object_, place, azimuths, at, number, wanted, report)
 
     def preview(first, second, guidance, steps, seed, around, at, number):
-        return files.shown(run(first, (guidance, steps, seed), [around], at, number, True, quiet)[0])
+        return files.shown(run(first, sampling(model, guidance, steps, seed).preview(), [around], at, number)[0])
 
     def full(first, second, guidance, steps, seed, around, at, number, progress=PROGRESS):
-        report = reporter(progress, "drawing")
-        view = run(first, (guidance, steps, seed), [around], at, number, False, report)[0]
+        wanted, report = sampling(model, guidance, steps, seed), reporter(progress, "drawing")
+        view = run(first, wanted, [around], at, number, report)[0]
         known = {f"source {i + 1}": image for i, image in enumerate(first.views[: int(number)])}
         strip = files.strip("novel_view", known | {f"{around:g}°, {at:g}° up": view})
         return files.shown(view), ready(strip)
 
     def whole(first, second, guidance, steps, seed, at, number, progress=PROGRESS):
         azimuths = (np.arange(_TURN) * 360 / _TURN).tolist()
-        report = reporter(progress, "drawing the turn")
-        frames = run(first, (guidance, steps, seed), azimuths, at, number, False, report)
+        wanted, report = sampling(model, guidance, steps, seed), reporter(progress, "drawing the turn")
+        frames = run(first, wanted, azimuths, at, number, report)
         path = files.film("turn", frames, returns=False)
         return film_of(path), ready(path)
 

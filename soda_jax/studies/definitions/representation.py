@@ -17,6 +17,11 @@ _DENOISER = {
     "eval.denoiser_examples": 4_000,
     "eval.denoiser_levels": (0.01, 0.1, 0.3),
 }
+_SIZES = {
+    "cpu": cifar10_small(_ALL, _WITH_PSNR, seeds=2),
+    "gpu": cifar10(_ALL, _WITH_PSNR, seeds=3),
+    "paper": imagenet(_EVALUATORS, _PROBES),
+}
 
 REPRESENTATION = Study(
     name="representation",
@@ -31,11 +36,7 @@ REPRESENTATION = Study(
         Row("AutoEnc", "AutoEnc"),
     ),
     claims=beats(_SODA, (*_ABLATIONS, *_BASELINES), "probe", "SODA's latent classifies better than {}", "Table 1"),
-    sizes={
-        "cpu": cifar10_small(_ALL, _WITH_PSNR, seeds=2),
-        "gpu": cifar10(_ALL, _WITH_PSNR, seeds=3),
-        "paper": imagenet(_EVALUATORS, _PROBES),
-    },
+    sizes=_SIZES,
     printed={"probe": Printed("imagenet2012", "probe/top1", ("Table 1", "Table 9"))},
     curves=("probe/mean", "eval/loss"),
     notes=(
@@ -59,11 +60,7 @@ AUGMENTATION = Study(
     claims=beats(
         _BOTH, (_SOURCE, _TARGET, _NONE), "probe", "Augmenting source and target classifies better than {}", "Figure 6"
     ),
-    sizes={
-        "cpu": cifar10_small(_ALL, _WITH_PSNR, seeds=2),
-        "gpu": cifar10(_ALL, _WITH_PSNR, seeds=3),
-        "paper": imagenet(_EVALUATORS, _PROBES),
-    },
+    sizes=_SIZES,
     curves=("probe/mean", "eval/loss"),
     notes=(
         "The figure's numbers are not in the text that was at hand: the claims' direction is that of Section 3.3, "
