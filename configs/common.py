@@ -141,7 +141,7 @@ def get_config() -> ConfigDict:
     config.sampling.num_attributes = 16  # label directions in the picture attributes, spread over all of them
 
     config.data = ConfigDict()
-    config.data.name = "imagenet2012"  # "scenes", "scenes_free", "folder", or the name of a prepared TFDS set
+    config.data.name = "imagenet2012"  # a name of docs/data.md: "scenes", "folder", ..., or any prepared TFDS set
     config.data.root = ""  # TFDS data directory or image folder; "" is the library's default place
     config.data.train_split = "train"  # or a part of it, drawn at random once and for all: train@0-90%
     config.data.eval_split = "validation"  # of training's own evaluations

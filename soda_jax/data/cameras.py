@@ -10,6 +10,7 @@ Intrinsics are (fx, fy, cx, cy) in pixels, focal lengths and principal point; th
 """
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 # Exporters print rotations with few digits.
 _ORTHOGONAL = 1e-3
@@ -84,6 +85,20 @@ def hemisphere(
         radii[0] + (radii[1] - radii[0]) * draws[..., 2],
         target,
     )
+
+
+def turn(poses: np.ndarray, yaw, pitch, roll) -> np.ndarray:
+    """Cameras that stand where those of `poses` [..., 4, 4] do, turned about their own axes.
+
+    Args:
+        yaw: radians [...], to the left.
+        pitch: radians [...], upwards.
+        roll: radians [...], about the line of sight, counter-clockwise.
+    """
+    rotation = Rotation.from_euler("YXZ", np.stack([yaw, pitch, roll], axis=-1).reshape(-1, 3))
+    turned = np.array(poses, np.float64)
+    turned[..., :3, :3] = turned[..., :3, :3] @ rotation.as_matrix().reshape(*turned.shape[:-2], 3, 3)
+    return turned
 
 
 def from_opencv(pose: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def _camera_encoder(config: ConfigDict, trained: nn.Module) -> Callable[[Any, Co
     shape = (config.data.resolution, config.data.resolution)
 
     def encode_camera(variables: Any, condition: Condition) -> Condition:
-        camera = trained.pose.encoded(condition.camera, shape, trained.denoiser.dtype)
+        camera = trained.pose.encoded(condition.camera, shape, trained.denoiser.patch_size, trained.denoiser.dtype)
         return condition._replace(camera=trained.fix_camera(variables["params"], camera))
 
     return None if trained.pose is None else encode_camera

@@ -115,15 +115,21 @@ class PoseEncoding:
         viewpoint = 0 if self.vector == "none" else 7 if self.coordinates == "polar" else 9
         return max(cell, viewpoint)
 
-    def encoded(self, camera: Camera, size: tuple[int, int], dtype: Dtype = jnp.float32) -> EncodedCamera:
+    def encoded(
+        self, camera: Camera, size: tuple[int, int], patch_size: int = 1, dtype: Dtype = jnp.float32
+    ) -> EncodedCamera:
         """Target cameras [B] encoded once for all sampling steps.
 
         Args:
-          size: (H, W) of the images, whose every pixel is a cell of the denoiser's grid.
+          size: (H, W) of the images.
+          patch_size: pixels along a side of a cell of the denoiser's grid.
           dtype: of the grid, the denoiser's own.
         """
         batch_size = next(len(field) for field in camera if field is not None)
-        grid = None if self.grid == "none" else self.encoded_grid(camera, None, batch_size, size, size).astype(dtype)
+        grid = None
+        if self.grid != "none":
+            cells = (size[0] // patch_size, size[1] // patch_size)
+            grid = self.encoded_grid(camera, None, batch_size, cells, size).astype(dtype)
         return EncodedCamera(grid, None if self.vector == "none" else self.target_vector(camera, None, batch_size))
 
     def encoded_grid(

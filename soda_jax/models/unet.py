@@ -333,7 +333,7 @@ class UNet(ModulatedBlocks):
             tiled = jnp.broadcast_to(z_everywhere, (*h.shape[:3], z.shape[-1]))
             h = jnp.concatenate([h, tiled], axis=-1)
         # "concatenated to linearly-mapped RGB channels ... after the first layer" (Appendix C, "Pose Conditioning").
-        h = append_grid(h, self.pose, camera, pose_mask, h.shape[1:3])
+        h = append_grid(h, self.pose, camera, pose_mask, x_t.shape[1:3])
         pose = self._embed_pose(camera, pose_mask, x_t.shape[0])
         out: dict[str, Any] = {}
         skips = [h]

@@ -151,10 +151,6 @@ def test_impossible_value_is_named(field, value, remedy):
             "2^(levels - 1) = 3",
         ),
         (
-            {"model__denoiser__patch_size": 2, "model__pose__grid": "xy"},
-            "config.model.denoiser.patch_size=2: config.model.pose.grid has a ray for each pixel; use 1",
-        ),
-        (
             {"model__encoder__name": "vit_micro", "model__encoder__patch_size": 3},
             "config.model.encoder.patch_size=3: must divide config.data.source_resolution=8",
         ),

@@ -24,6 +24,21 @@ def test_orbit_angles_mean_what_they_say():
     np.testing.assert_allclose(cameras.orbit(0.0, np.pi / 6, 2.0)[:3, 3], [0, -np.sqrt(3), 1], atol=1e-12)
 
 
+def test_a_turn_moves_what_is_seen_the_other_way():
+    pose, intrinsics, target = cameras.orbit(0.4, 0.5, 4.0), cameras.centred_intrinsics(64, 0.7), np.zeros(3)
+
+    def seen(*angles):
+        return cameras.project(target, cameras.turn(pose, *np.float64(angles)), intrinsics) - 32
+
+    focal = intrinsics[0]
+    np.testing.assert_allclose(seen(0.1, 0.0, 0.0), [focal * np.tan(0.1), 0], atol=1e-4)  # left: seen on the right
+    np.testing.assert_allclose(seen(0.0, 0.1, 0.0), [0, focal * np.tan(0.1)], atol=1e-4)  # up: seen below
+    # Rolled counter-clockwise, the world turns clockwise: its upward direction leans to the right.
+    above = cameras.project(np.array([0, 0, 0.1]), cameras.turn(pose, 0.0, 0.0, np.float64(0.3)), intrinsics) - 32
+    assert above[0] > 0 and above[1] < 0
+    np.testing.assert_array_equal(cameras.turn(pose, 0.2, 0.1, 0.3)[:3, 3], pose[:3, 3])
+
+
 def test_rays_and_projection_are_inverse():
     pose = cameras.orbit(0.4, 0.5, 4.0, (0, 0, 1))
     intrinsics = np.array([30.0, 26.0, 11.0, 9.0])

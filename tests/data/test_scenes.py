@@ -218,3 +218,33 @@ def test_free_splits_separate_objects(cache_home):
     assert not combinations[0] & combinations[1] and not combinations[1] & combinations[2]
     parts = [fixed_split(32_000, s, 480_000) for s in ("train", "validation", "test")]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(32_000))
+
+
+def test_handheld_views_are_what_their_cameras_see_in_their_light(cache_home):
+    """Re-projected as above, and brightness by the exposure: the same weights, scaled."""
+    snapshots = data.load_dataset("scenes_handheld", None, "train", resolution=32, num_views=5)
+    poses, exposures = scenes_module.handheld_cameras(5)
+    np.testing.assert_array_equal(scenes_module.handheld_cameras(3)[0], poses[:, :3])
+    assert 0.5 <= exposures.min() < 0.6 and 0.9 < exposures.max() <= 1
+    example = next(snapshots[i] for i in range(200) if snapshots[i]["factors"][4] == 2)
+    geometry = int(example["factors"][3] * 4 + 2)
+    centre, radius = raymarch.bounding_sphere("sphere", scenes_module.SIZES[example["factors"][3]])
+    for number in range(5):
+        view = example["views"][number]
+        np.testing.assert_array_equal(view["pose"], poses[geometry, number].astype(np.float32))
+        origin, directions = cameras.pixel_rays(view["pose"], view["intrinsics"], 32, 32)
+        nearest = np.linalg.norm(np.cross(directions, centre - origin), axis=-1)
+        weights = snapshots._weights.array[geometry * 5 + number]
+        assert (weights[..., 2] > 0)[nearest < radius * 0.95].all()
+        assert not (weights[..., 2] > 0)[nearest > radius * 1.12].any()
+        full = weights[..., :3].astype(float) @ scenes_module.PALETTE[example["factors"][:3]] + weights[..., 3:]
+        np.testing.assert_allclose(view["image"], np.minimum(exposures[geometry, number] * full, 255), atol=0.51)
+
+
+def test_handheld_cameras_aim_beside_the_object_and_are_tilted(free_scenes):
+    poses, _ = scenes_module.handheld_cameras(48)
+    flat = poses.reshape(-1, 4, 4)
+    pixels = np.stack([cameras.project(np.array([0, 0, 0.85]), pose, free_scenes.intrinsics) for pose in flat])
+    assert (np.abs(pixels - 16).max(0) > 7).all() and (np.abs(pixels - 16) < 13).all()  # anywhere, but in the image
+    roll = np.rad2deg(np.arcsin(flat[:, 2, 0]))
+    assert roll.min() < -12 and roll.max() > 12

@@ -38,7 +38,7 @@ def posed(model, random_variables):
     """(variables, cameras, the same encoded)."""
     camera = camera_of(model.pose)
     variables = random_variables(model, X_T, STEPS, Z, SECTIONS, None, camera)
-    return variables, camera, jax.jit(lambda camera: model.pose.encoded(camera, (SIDE, SIDE)))(camera)
+    return variables, camera, jax.jit(lambda camera: model.pose.encoded(camera, (SIDE, SIDE), model.patch_size))(camera)
 
 
 def denoise(model, variables, camera, mask=None):
@@ -96,8 +96,9 @@ def test_hidden_channels_are_those_of_zeros(random_variables, size):
         ({"norm_groups": 5}, {"up_8_1"}),  # one group of 32 channels in the first block, five in the last
         ({"modulation": "broadcast"}, {"down_8_0", "up_8_1"}),
         ({"remat": "blocks"}, {"down_8_0", "up_8_1"}),
+        ({"patch_size": 2}, {"down_4_0", "up_4_1"}),
     ],
-    ids=["rays", "xy", "one block", "broadcast", "remat"],
+    ids=["rays", "xy", "one block", "broadcast", "remat", "patches"],
 )
 def test_a_fixed_camera_gives_the_same_noise(random_variables, quick_jit, options, blocks):
     model = network(**options)

@@ -192,7 +192,13 @@ def test_encoded_once_a_camera_is_the_same(kind, vector):
             np.testing.assert_array_equal(*grids)
         if vector != "none":
             np.testing.assert_array_equal(*(encoding.target_vector(c, mask, COUNT) for c in (once, camera)))
-    assert encoding.encoded(camera, IMAGE, jnp.bfloat16).grid is None or kind != "none"
+    assert encoding.encoded(camera, IMAGE, dtype=jnp.bfloat16).grid is None or kind != "none"
+
+
+def test_patches_of_pixels_have_the_ray_of_their_centre():
+    patched = np.asarray(COARSE.encoded(CAMERA, IMAGE, patch_size=3).grid)
+    assert patched.shape[1:3] == (IMAGE[0] // 3, IMAGE[1] // 3)
+    np.testing.assert_allclose(patched, COARSE.encoded(CAMERA, IMAGE).grid[:, 1::3, 1::3], atol=1e-5)
 
 
 def test_first_present_source_is_the_reference():

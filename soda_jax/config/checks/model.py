@@ -107,8 +107,6 @@ def _check_denoiser(config: ConfigDict) -> Iterator[str]:
     patch_size = denoiser.patch_size
     if patch_size < 1:  # named above
         return
-    if patch_size > 1 and config.model.pose.grid != "none":
-        yield problem(config, "model.denoiser.patch_size", "config.model.pose.grid has a ray for each pixel; use 1")
     shrink = patch_size * 2 ** (len(denoiser.multipliers) - 1)
     if config.data.resolution % shrink:
         remedy = (

@@ -46,6 +46,12 @@ DATASETS: dict[str, DatasetEntry] = {
         what="The same rooms from free cameras, 48 views an object, with exact poses; rendered here and cached.",
         options=("resolution", "num_views"),
     ),
+    "scenes_handheld": DatasetEntry(
+        module="scenes",
+        opens="HandheldScenes",
+        what="The same rooms as snapshots: from any side and distance, aside, tilted, in any light.",
+        options=("resolution", "num_views"),
+    ),
     "folder": DatasetEntry(
         module="folder",
         opens="ImageFolder",

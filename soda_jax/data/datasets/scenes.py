@@ -2,6 +2,7 @@
 
 `Scenes`: 10 floor, wall and object hues, 8 scales, 4 shapes, 15 orientations: 480,000 images.
 `FreeScenes`: the same objects in a wider room, each seen by cameras on the upper hemisphere.
+`HandheldScenes`: the same, but cameras are held by hand: aside, tilted, near or far, in any light.
 
 Only the geometry (480 images for `Scenes`) is rendered, once, and cached as composition weights
 (see raymarch.py); colours are composed when an example is asked for.
@@ -38,19 +39,24 @@ _ROOM = raymarch.Room(half_size=3.4)
 _FREE_ROOM = raymarch.Room(half_size=6.5)
 _FREE_ALTITUDES = np.deg2rad((8, 80))
 _FREE_RADII = (5.2, 6.4)
-_SPLIT_SEED, _CAMERA_SEED = 480_000, 32_000
+_HELD_ALTITUDES = np.deg2rad((8, 40))
+_HELD_RADII = (3.4, 5.0)
+_HELD_TURN, _HELD_ROLL = np.deg2rad(11), np.deg2rad(15)
+_HELD_EXPOSURES = (0.5, 1.0)
+_SPLIT_SEED, _CAMERA_SEED, _HELD_SEED = 480_000, 32_000, 64_000
 # Part of the caches' names; raise it whenever raymarch.py renders something different.
 _RENDERER_VERSION = 2
 _MIN_RESOLUTION, _MAX_RESOLUTION = 32, 128
 
 
-def compose(bank: np.ndarray, geometry: np.ndarray, albedos: np.ndarray) -> np.ndarray:
+def compose(bank: np.ndarray, geometry: np.ndarray, albedos: np.ndarray, exposure: float = 1.0) -> np.ndarray:
     """Colours composition weights.
 
     Args:
         bank: uint8 [G, h, w, 4], the floor's, walls' and object's weights and the highlight.
         geometry: integers [K], which of the bank's G entries to colour.
         albedos: float32 [K, 3, 3], RGB in 0..1 of floor, walls and object.
+        exposure: brightness of the images, 0..1.
 
     Returns:
         uint8 [K, h, w, 3].
@@ -60,6 +66,7 @@ def compose(bank: np.ndarray, geometry: np.ndarray, albedos: np.ndarray) -> np.n
     images = np.empty((count, height, width, 3), np.uint8)
     mixing = np.ones((count, 4, 3), np.float32)
     mixing[:, :3] = albedos
+    mixing *= exposure
     weights = np.empty((height * width, 4), np.float32)
     colours = np.empty((height * width, 3), np.float32)
     # An image at a time stays in the processor's cache, which is faster than one big product.
@@ -151,6 +158,7 @@ class FreeScenes:
     """
 
     labels = {"factors": Labels(FACTOR_SIZES[:5], FACTOR_NAMES[:5])}
+    _cache_name = "scenes_free"
 
     def __init__(
         self,
@@ -165,13 +173,16 @@ class FreeScenes:
             raise ValueError(f"num_views={num_views} must be at least 2: a source and a target.")
         self._objects = fixed_split(int(np.prod(FACTOR_SIZES[:5])), split, _SPLIT_SEED)
         self.intrinsics = cameras.centred_intrinsics(resolution, _FIELD_OF_VIEW)
-        self.poses = free_poses(num_views)
-        self._num_views = num_views
+        self.poses, self._exposures = self._cameras(num_views)
         geometries = [(shape, size) for size in SIZES for shape in raymarch.SHAPES]
         jobs = [
             (shape, size, pose) for (shape, size), poses in zip(geometries, self.poses, strict=True) for pose in poses
         ]
-        self._weights = _cached_weights("scenes_free", root, jobs, resolution, _FREE_ROOM)
+        self._weights = _cached_weights(self._cache_name, root, jobs, resolution, _FREE_ROOM)
+
+    def _cameras(self, num_views: int) -> tuple[np.ndarray, np.ndarray]:
+        """Poses [32, num_views, 4, 4] for every (scale, shape), shape fastest, and exposures [32, num_views]."""
+        return free_poses(num_views), np.ones((NUM_SCALES * NUM_SHAPES, num_views), np.float32)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -179,27 +190,43 @@ class FreeScenes:
     def __getitem__(self, index: int) -> Example:
         factors = np.array(np.unravel_index(self._objects[index], FACTOR_SIZES[:5]), np.int32)
         geometry = int(factors[3] * NUM_SHAPES + factors[4])
-        first = geometry * self._num_views
-        weights = self._weights.array[first : first + self._num_views]
-        views = SceneViews(weights, PALETTE[factors[:3]], self.poses[geometry], self.intrinsics)
+        poses, exposures = self.poses[geometry], self._exposures[geometry]
+        first = geometry * len(poses)
+        weights = self._weights.array[first : first + len(poses)]
+        views = SceneViews(weights, PALETTE[factors[:3]], poses, self.intrinsics, exposures)
         return {"views": views, "factors": factors}
+
+
+class HandheldScenes(FreeScenes):
+    """The rooms as snapshots: what a pixel shows says little, so that labels are not linear in pixels.
+
+    As `FreeScenes`, but a camera stands lower, nearer or farther, aims beside the object (by up to 11 degrees each way)
+    and is tilted (up to 15 degrees); its exposure of .5 to 1 scales the brightness. With the distance free, one image
+    hardly tells an object's scale.
+    """
+
+    _cache_name = "scenes_handheld"
+
+    def _cameras(self, num_views: int) -> tuple[np.ndarray, np.ndarray]:
+        return handheld_cameras(num_views)
 
 
 class SceneViews:
     """The views of one object: `views[j]` -> dict(image, pose, intrinsics), composed on demand."""
 
-    def __init__(self, weights, albedos, poses, intrinsics):
+    def __init__(self, weights, albedos, poses, intrinsics, exposures):
         self._weights = weights
         self._albedos = albedos
         self._poses = poses
         self._intrinsics = intrinsics
+        self._exposures = exposures
 
     def __len__(self) -> int:
         return len(self._weights)
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         return {
-            "image": compose(self._weights, [number], self._albedos[None])[0],
+            "image": compose(self._weights, [number], self._albedos[None], self._exposures[number])[0],
             "pose": self._poses[number].astype(np.float32),
             "intrinsics": self._intrinsics.copy(),
         }
@@ -215,13 +242,23 @@ def free_poses(num_views: int) -> np.ndarray:
 
     Uniform over the hemisphere's area between altitudes 8 and 80 degrees, and over the radius.
     """
-    draws = np.stack(
-        [
-            np.random.Generator(np.random.Philox(key=_CAMERA_SEED + geometry)).random((num_views, 3))
-            for geometry in range(NUM_SCALES * NUM_SHAPES)
-        ]
-    )
-    return cameras.hemisphere(draws, _FREE_ALTITUDES, _FREE_RADII, _TARGET)
+    return cameras.hemisphere(_draws(_CAMERA_SEED, num_views, 3), _FREE_ALTITUDES, _FREE_RADII, _TARGET)
+
+
+def handheld_cameras(num_views: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poses [32, num_views, 4, 4] and exposures float32 [32, num_views] of `HandheldScenes`."""
+    draws = _draws(_HELD_SEED, num_views, 7)
+    poses = cameras.hemisphere(draws[..., :3], _HELD_ALTITUDES, _HELD_RADII, _TARGET)
+    aside = 2 * draws[..., 3:6] - 1
+    turned = cameras.turn(poses, *np.moveaxis(aside * (_HELD_TURN, _HELD_TURN, _HELD_ROLL), -1, 0))
+    low, high = _HELD_EXPOSURES
+    return turned, (low + (high - low) * draws[..., 6]).astype(np.float32)
+
+
+def _draws(seed: int, num_views: int, numbers: int) -> np.ndarray:
+    """Uniform numbers in 0..1 [32, num_views, numbers], other ones for every (scale, shape)."""
+    generators = [np.random.Generator(np.random.Philox(key=seed + key)) for key in range(NUM_SCALES * NUM_SHAPES)]
+    return np.stack([generator.random((num_views, numbers)) for generator in generators])
 
 
 def _check_resolution(resolution: int) -> None:
