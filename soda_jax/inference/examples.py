@@ -72,7 +72,7 @@ def taken(dataset: Dataset, spec: ViewSpec, count: int, *, views: int, credit: s
 
     Args:
       views: of each, where views are cameras around an object; fewer where it has fewer.
-      credit: what is said of each, before its place in the split.
+      credit: what is said of each, before its place in the split and what the dataset's own `credit` says.
 
     Raises:
       ValueError: none can be read.
@@ -94,10 +94,15 @@ def taken(dataset: Dataset, spec: ViewSpec, count: int, *, views: int, credit: s
         labels={kind: batch[kind][seen] for kind in dataset.labels if kind in batch},
         poses=batch["source_pose"][seen] if posed else None,
         intrinsics=batch["source_intrinsics"][seen] if posed else None,
-        credits=tuple(f"{credit}, example {place}" for place in places[seen]),
+        credits=tuple(f"{credit}, example {place}{_by(dataset, place)}" for place in places[seen]),
         licenses=(license_id,) * int(seen.sum()),
         codes=None,
     )
+
+
+def _by(dataset: Dataset, place: int) -> str:
+    found = dataset.credit(int(place)) if hasattr(dataset, "credit") else ""
+    return f": {found}" if found else ""
 
 
 def spread(dataset: Dataset, count: int) -> np.ndarray:

@@ -49,6 +49,13 @@ def _first_levels(dataset):
     return {int(dataset[i]["views"][0]["image"][0, 0, 0]) for i in range(len(dataset))}
 
 
+def test_an_object_is_credited_as_its_file_says(tmp_path):
+    _write_object(tmp_path / "train" / "a", title="Chair", creator="Ada", library="Models-CC-BY")
+    _write_object(tmp_path / "train" / "b", creator="Ada", title=3)
+    _write_object(tmp_path / "train" / "c", title="Chair")
+    assert [_open(tmp_path).credit(i) for i in range(3)] == ["Chair by Ada (Models-CC-BY)", "train/b by Ada", ""]
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_views_bring_image_pose_and_intrinsics(tmp_path, cache_bytes):
     _write_object(tmp_path / "train" / "a", 3)

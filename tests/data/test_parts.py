@@ -47,6 +47,14 @@ def test_a_part_is_the_same_each_time_and_has_every_class():
     )
 
 
+def test_a_part_credits_the_whole_s_examples():
+    assert Part(Sorted(), 0, 50).credit(3) == ""
+    whole = Sorted()
+    whole.credit = "by {}".format
+    part = Part(whole, 0, 50)
+    assert [part.credit(i) for i in range(5)] == [f"by {place}" for place in places(part)[:5]]
+
+
 def test_names_of_parts():
     assert parse_split("train@0-90%") == ("train", (0, 90)) and parse_split("train+validation@99-100%")[1] == (99, 100)
     assert parse_split("train[:90%]") == ("train[:90%]", (0, 100))

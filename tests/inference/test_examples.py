@@ -70,6 +70,9 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path):
     assert found.images.shape == (3, 8, 8, 3) and found.images[:, 0, 0, 0].tolist() == [0, 1, 4]
     assert found.labels["label"].tolist() == [0, 0, 1] and found.poses is None
     assert found.credits == ("here, example 0", "here, example 1", "here, example 4")
+    dataset.credit = lambda index: "a chair by Ada" if index == 1 else ""
+    found = examples.taken(dataset, SPEC, 4, views=4, credit="here", license_id="")
+    assert found.credits == ("here, example 0", "here, example 1: a chair by Ada", "here, example 4")
 
 
 def test_objects_have_as_many_views_as_there_are():

@@ -50,6 +50,7 @@ class Dataset(Protocol):
     - `get_many(indices) -> list of examples`, which the pipeline prefers: it may then compute a whole
       batch at once, and an `image`, also one of `views`, may be an `EncodedImage`, which is decoded
       once it is known how large it has to be;
+    - `credit(index)`, whom an example is by, "" where that is not known, for images that are handed on;
     - `class_ids`, the class of every example, integers [len], for views of another image of a class;
     - `fingerprint`, text that differs where its images or labels do, of a set whose name does not say which these are;
     - `bad_files`, a `BadFiles`: where an image then raises DecodeError, another example takes its

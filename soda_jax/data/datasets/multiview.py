@@ -112,6 +112,7 @@ class MultiViewFolder:
         self._first = np.cumsum([0] + [len(frames) for frames in self._objects])
         self.labels: dict[str, Labels] = {}
         self.class_ids: np.ndarray | None = None
+        self._credits = [index.credit(name) for name in self.names]
         categories = index.categories()
         if categories is not None:
             classes = tuple(sorted(set(categories.values())))
@@ -127,6 +128,10 @@ class MultiViewFolder:
     def get_many(self, indices: np.ndarray) -> list[Example]:
         """The examples at `indices`; unless cached, each `image` is an `EncodedImage`."""
         return [self._example(int(index), decode=False) for index in indices]
+
+    def credit(self, index: int) -> str:
+        """Title, creator and library of an object's model, as its transforms.json names them; "" where it names none."""
+        return self._credits[index]
 
     def _example(self, index: int, decode: bool) -> Example:
         pixels = None
@@ -267,6 +272,16 @@ class _Index:
             np.concatenate([part.poses for part in parts]),
             sum((part.lenses for part in parts), ()),
         )
+
+    def credit(self, name: str) -> str:
+        """`title by creator (library)`, or as much of it as is written; "" of an object without a creator or library."""
+        document = self._documents(name)[0][1]
+        title, creator, library = (
+            text if isinstance(text := document.get(key), str) else "" for key in ("title", "creator", "library")
+        )
+        if not creator and not library:
+            return ""
+        return (title or name) + (f" by {creator}" if creator else "") + (f" ({library})" if library else "")
 
     def categories(self) -> dict[str, str] | None:
         """The category of every object, over all splits."""

@@ -52,6 +52,10 @@ class Subset:
         """The whole dataset's, None where it has none."""
         return getattr(self._dataset, "fingerprint", None)
 
+    def credit(self, index: int) -> str:
+        """The example's, "" where the dataset has none."""
+        return self._dataset.credit(int(self._places[index])) if hasattr(self._dataset, "credit") else ""
+
     @property
     def class_ids(self) -> np.ndarray | None:
         """The class of every example, integers [len]; None where the dataset does not list them."""
