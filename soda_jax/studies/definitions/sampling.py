@@ -46,13 +46,14 @@ SAMPLING = Study(
         Claim("Guidance of 2 is better than of 4", _PAPER, ">", "guidance 4", "ssim", "Figure 9, G.4"),
     ),
     sizes={
-        "cpu": _size(scenes(), eval__reconstruction_examples=256),
+        "cpu": _size(dataclasses.replace(scenes(3), config="scenes"), eval__reconstruction_examples=128),
         "gpu": _size(cifar10((), {}, 3), **_WHOLE),
         "paper": _size(imagenet((), {}), data__view_policy="same"),
     },
     curves=("eval/loss", "probe/mean"),
     notes=(
-        "All rows measure the same checkpoint; seeds are trainings, or with --checkpoint=PLACE noises alone.",
+        "All rows measure the same checkpoint; seeds are trainings, or with --checkpoint=PLACE noises alone: the model that "
+        "comes along as `scenes` fits the size `cpu`.",
         "The figure's numbers are not in the text that was at hand: the claims follow the ranges that the paper uses, "
         "75 to 250 steps at a strength of 2 to 3.",
     ),
