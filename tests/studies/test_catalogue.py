@@ -4,6 +4,8 @@ import pathlib
 
 import pytest
 
+import soda_jax
+from soda_jax.config import differences
 from soda_jax.studies import catalogue, fairness
 from soda_jax.studies.definition import check
 from soda_jax.studies.runs import make_runs
@@ -22,6 +24,13 @@ def test_every_study_can_be_run_at_every_size(name):
         fairness.check(runs)
         assert len(runs) == len(study.rows) * size.seeds and size.seeds >= 2
         assert study.claims_at(size)
+
+
+def test_the_model_that_comes_along_fits_the_study_of_one_checkpoint():
+    study = catalogue.find("sampling")
+    runs = make_runs(study, study.sizes["cpu"], pathlib.Path("nowhere"), checkpoint="scenes")
+    shipped = soda_jax.load("scenes").config
+    assert {tuple(differences(shipped, run.config)) for run in runs} == {()}
 
 
 def test_the_paper_is_found_where_it_prints_a_row():

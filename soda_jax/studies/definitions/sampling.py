@@ -3,7 +3,7 @@
 import dataclasses
 
 from soda_jax.studies.definition import Claim, Row, Size, Study
-from soda_jax.studies.definitions.shared import cifar10, imagenet, scenes
+from soda_jax.studies.definitions.shared import cifar10, imagenet
 
 _STEPS = (10, 25, 50, 75, 250)
 _STRENGTHS = (1.0, 1.5, 3.0, 4.0)
@@ -46,7 +46,7 @@ SAMPLING = Study(
         Claim("Guidance of 2 is better than of 4", _PAPER, ">", "guidance 4", "ssim", "Figure 9, G.4"),
     ),
     sizes={
-        "cpu": _size(dataclasses.replace(scenes(3), config="scenes"), eval__reconstruction_examples=128),
+        "cpu": Size("scenes", _COLUMNS, _ONLY | {"eval.reconstruction_examples": 128}, seeds=3),
         "gpu": _size(cifar10((), {}, 3), **_WHOLE),
         "paper": _size(imagenet((), {}), data__view_policy="same"),
     },
