@@ -130,7 +130,7 @@ class MultiViewFolder:
         return [self._example(int(index), decode=False) for index in indices]
 
     def credit(self, index: int) -> str:
-        """Title, creator and library of an object's model, as its transforms.json names them; "" where it names none."""
+        """Title, creator and library of an object's model, as its transforms.json names them; "" for none."""
         return self._credits[index]
 
     def _example(self, index: int, decode: bool) -> Example:
@@ -274,7 +274,7 @@ class _Index:
         )
 
     def credit(self, name: str) -> str:
-        """`title by creator (library)`, or as much of it as is written; "" of an object without a creator or library."""
+        """`title by creator (library)`, or as much of it as is written; "" without a creator or library."""
         document = self._documents(name)[0][1]
         title, creator, library = (
             text if isinstance(text := document.get(key), str) else "" for key in ("title", "creator", "library")
