@@ -4,7 +4,7 @@
 
 Source and target are two cameras' views of one room (`scenes_handheld`): the cameras stand anywhere, aim beside the
 object, are tilted and expose differently, and the model is told nothing of them. So the latent has to tell what the
-views share. 2,400 steps took 409 s on two cores. k-NN, k = 20: floor .978 (raw pixels .917), wall .633 (.531), object
+views share. 2,400 steps took 409 s on two cores: k-NN, k = 20: floor .978 (raw pixels .917), wall .633 (.531), object
 hue .681 (.514), but shape .307 (.621) and scale .152 (.438), which so short a run has not begun to learn; more in
 REPRODUCTION.md "Snapshots". Pictures are blurs of about the right colours: the quickstart has better ones.
 """

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from soda_jax.data.datasets.base import Dataset, class_ids_of, get_many
+from soda_jax.data.datasets.base import Dataset, class_ids_of, credit_of, get_many
 from soda_jax.data.datasets.parts import Subset
 from soda_jax.data.pipeline import eval_batches
 from soda_jax.data.views import ViewSpec
@@ -94,15 +94,14 @@ def taken(dataset: Dataset, spec: ViewSpec, count: int, *, views: int, credit: s
         labels={kind: batch[kind][seen] for kind in dataset.labels if kind in batch},
         poses=batch["source_pose"][seen] if posed else None,
         intrinsics=batch["source_intrinsics"][seen] if posed else None,
-        credits=tuple(f"{credit}, example {place}{_by(dataset, place)}" for place in places[seen]),
+        credits=tuple(_credited(f"{credit}, example {place}", credit_of(dataset, place)) for place in places[seen]),
         licenses=(license_id,) * int(seen.sum()),
         codes=None,
     )
 
 
-def _by(dataset: Dataset, place: int) -> str:
-    found = dataset.credit(int(place)) if hasattr(dataset, "credit") else ""
-    return f": {found}" if found else ""
+def _credited(example: str, by: str) -> str:
+    return f"{example}: {by}" if by else example
 
 
 def spread(dataset: Dataset, count: int) -> np.ndarray:

@@ -71,6 +71,11 @@ def get_many(dataset: Dataset, indices: np.ndarray) -> list[Example]:
     return [dataset[int(i)] for i in indices]
 
 
+def credit_of(dataset: Dataset, index: int) -> str:
+    """Whom an example is by; "" where the dataset does not say."""
+    return dataset.credit(int(index)) if hasattr(dataset, "credit") else ""
+
+
 def class_ids_of(dataset: Dataset) -> np.ndarray:
     """The class of every example, integers [len(dataset)]: `dataset.class_ids`, or by going through it.
 

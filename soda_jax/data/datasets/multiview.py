@@ -23,7 +23,14 @@ from soda_jax.data.datasets.base import (
 )
 from soda_jax.data.datasets.cache import CachedArray, cache_dir
 from soda_jax.data.datasets.splits_json import SPLIT_FILE, read_splits
-from soda_jax.data.datasets.transforms_json import SPLIT_TRANSFORMS, TRANSFORMS, Frames, read_frames, read_json
+from soda_jax.data.datasets.transforms_json import (
+    SPLIT_TRANSFORMS,
+    TRANSFORMS,
+    Frames,
+    read_credit,
+    read_frames,
+    read_json,
+)
 from soda_jax.data.decode import DecodeError, EncodedImage
 
 
@@ -274,14 +281,7 @@ class _Index:
         )
 
     def credit(self, name: str) -> str:
-        """`title by creator (library)`, or as much of it as is written; "" without a creator or library."""
-        document = self._documents(name)[0][1]
-        title, creator, library = (
-            text if isinstance(text := document.get(key), str) else "" for key in ("title", "creator", "library")
-        )
-        if not creator and not library:
-            return ""
-        return (title or name) + (f" by {creator}" if creator else "") + (f" ({library})" if library else "")
+        return read_credit(self._documents(name)[0][1], name)
 
     def categories(self) -> dict[str, str] | None:
         """The category of every object, over all splits."""

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from soda_jax.data.datasets.base import Dataset, Example, Labels, get_many
+from soda_jax.data.datasets.base import Dataset, Example, Labels, credit_of, get_many
 
 _PART = re.compile(r"(?P<split>.+)@(?P<first>\d+)-(?P<last>\d+)%")
 _SEED = 2
@@ -54,7 +54,7 @@ class Subset:
 
     def credit(self, index: int) -> str:
         """The example's, "" where the dataset has none."""
-        return self._dataset.credit(int(self._places[index])) if hasattr(self._dataset, "credit") else ""
+        return credit_of(self._dataset, self._places[index])
 
     @property
     def class_ids(self) -> np.ndarray | None:

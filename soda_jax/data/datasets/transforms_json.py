@@ -156,6 +156,21 @@ def read_frames(file: pathlib.Path, document: dict) -> Frames:
     return Frames(_image_files(file, frames), poses, lenses)
 
 
+def read_credit(document: dict, name: str) -> str:
+    """`title by creator (library)`, or as much of it as is written; "" without a creator or library.
+
+    Args:
+        document: what `read_json` returned.
+        name: of the object, where it has no title.
+    """
+    title, creator, library = (
+        text if isinstance(text := document.get(key), str) else "" for key in ("title", "creator", "library")
+    )
+    if not creator and not library:
+        return ""
+    return (title or name) + (f" by {creator}" if creator else "") + (f" ({library})" if library else "")
+
+
 def _lens(document: dict, frame: dict) -> Lens:
     shared = document
     if any(key in frame for key in _FOCAL):
