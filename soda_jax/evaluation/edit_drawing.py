@@ -23,6 +23,7 @@ class Drawing:
       inference, variables: encoder and sampler, and the weights.
       crop_share: of a drawn image that the encoder is shown.
       steps: of sampling; 0: the config's.
+      seed: of the noise.
       guidance_scale: None: the config's.
     """
 
@@ -30,6 +31,7 @@ class Drawing:
     variables: Variables
     crop_share: float = 1.0
     steps: int = 0
+    seed: int = 0
     guidance_scale: float | None = None
 
     def draw(self, z: np.ndarray) -> np.ndarray:
@@ -37,7 +39,7 @@ class Drawing:
         options: dict[str, Any] = {}
         if can(self.inference.model, NOISE):
             options = {"guidance_scale": self.guidance_scale, "num_steps": self.steps or None}
-        return draw_series(self.inference, self.variables, z, **options)
+        return draw_series(self.inference, self.variables, z, seed=self.seed, **options)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Codes float32 [N, F, d] of drawn images [N, F, H, W, 3], each as the one source, of 8 bits a channel."""
@@ -51,7 +53,8 @@ def drawing(context: ImageContext, variables: Variables, guidance_scale: float |
     """The drawing that `config.eval` asks for."""
     # Where source and target are the same view, a drawn image is what the encoder sees; else sources may be cropped.
     crop_share = 1.0 if context.spec.policy == "same" else context.spec.eval_crop
-    return Drawing(context.inference, variables, crop_share, context.settings.edits_steps, guidance_scale)
+    steps = context.settings.edits_steps
+    return Drawing(context.inference, variables, crop_share, steps, context.seed, guidance_scale)
 
 
 def held_out(context: ImageContext, variables: Variables, limit: int, what: str) -> tuple[np.ndarray, np.ndarray]:

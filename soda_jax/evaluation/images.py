@@ -44,6 +44,7 @@ class ImageEvaluation:
         )
         self._context = ImageContext(
             settings,
+            config.seed,
             inference,
             build.dataset(config, split),
             build.view_spec(config),

@@ -99,6 +99,7 @@ class ImageContext:
 
     Attributes:
       settings: `config.eval`.
+      seed: the run's; the noise of samples follows from it.
       inference: encoder and sampler.
       dataset, spec: the held-out split and its views.
       dataset_name, split: their names.
@@ -111,6 +112,7 @@ class ImageContext:
     """
 
     settings: ConfigDict
+    seed: int
     inference: Inference
     dataset: Dataset
     spec: ViewSpec

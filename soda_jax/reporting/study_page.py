@@ -112,7 +112,8 @@ def _cost_notes(record: Mapping[str, Any]) -> list[str]:
     """Whether the rows cost the same."""
     sizes = {row["name"]: row["parameters"] for row in record["rows"] if row["parameters"]}
     images = {run["images"] for run in record["runs"] if run["images"]}
-    notes = []
+    given = list(dict.fromkeys(filter(None, (run.get("init_from") for run in record["runs"]))))
+    notes = [f"All runs measure the same weights, those of {given[0]}."] if given else []
     if len(images) == 1:
         notes.append(f"Every run saw {images.pop():,} images.")
     elif images:

@@ -12,6 +12,7 @@ from soda_jax.metrics.bootstrap import Estimate
 from soda_jax.metrics.t_interval import t_interval
 from soda_jax.reporting import paper
 from soda_jax.reporting import workdir as workdirs
+from soda_jax.sharing import places
 from soda_jax.studies import fairness
 from soda_jax.studies.catalogue import tested
 from soda_jax.studies.definition import Claim, Row, Size, Study
@@ -110,6 +111,7 @@ def _run_entry(run: Run, size: Size) -> dict[str, Any]:
         "figures": {},
         "minutes": {stage: round(seconds / 60, 2) for stage, seconds in (marker.get("seconds") or {}).items()},
         "images": None,
+        "init_from": _given_weights(run),
         "step": None,
         "git": sessions[-1].get("git") if sessions else None,
         "hardware": sessions[-1].get("hardware") if sessions else None,
@@ -122,11 +124,19 @@ def _run_entry(run: Run, size: Size) -> dict[str, Any]:
     missing = [name for name in size.columns.values() if name not in own]
     return entry | {
         "step": evaluation.step,
-        "images": evaluation.step * run.config.train.batch_size,
+        # Of given weights the study does not know what they saw.
+        "images": None if run.init_from else evaluation.step * run.config.train.batch_size,
         "figures": own,
         "missing": missing,
         "measured": {key: evaluation.details.get(key) for key in ("date", "git", "hardware")},
     }
+
+
+def _given_weights(run: Run) -> str | None:
+    """What weights that the study did not train are called: without the folders of this machine."""
+    if not run.init_from:
+        return None
+    return pathlib.Path(run.init_from).name if places.is_path(run.init_from) else run.init_from
 
 
 def _evaluation(run: Run) -> workdirs.Evaluation | None:

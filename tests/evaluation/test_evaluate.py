@@ -235,3 +235,16 @@ def test_diversity_of_samples(workdir, scenes):
     row = evaluate(config, str(workdir))["SODA"]
     assert list(row) == ["diversity/std", "diversity/psnr", "diversity/ssim"]
     assert row["diversity/std"].low > 0
+
+
+def test_the_noise_of_samples_follows_the_runs_seed(workdir, scenes):
+    def figures(seed):
+        config = get_config(
+            scenes, eval__evaluators=("diversity", "reconstruction"), eval__diversity_seeds=2, eval__baselines=False
+        )
+        config.seed = seed
+        return {name: figure.value for name, figure in evaluate(config, str(workdir))["SODA"].items()}
+
+    first, second = figures(0), figures(1)
+    assert figures(1) == second
+    assert {name for name in first if first[name] == second[name]} == set()

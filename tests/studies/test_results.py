@@ -1,5 +1,6 @@
 """study.json: the table's arithmetic against numpy and scipy, and the verdicts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,15 @@ def test_the_page_says_what_the_record_holds(tmp_path, monkeypatch):
     claim = record["claims"][0]
     assert f"| **{claim['verdict']}** | Scales help (probe: SODA \\> w/o scale) |" in text
     assert (tmp_path / "grids.png").exists()
+
+
+def test_given_weights_are_named(tmp_path, monkeypatch):
+    _, _, runs = made.carried_out(tmp_path, monkeypatch)
+    given = [dataclasses.replace(run, init_from=str(tmp_path / "mine")) for run in runs]
+    record = results.collect(made.STUDY, "cpu", given, PARAMETERS)
+    _, markdown = study_page.write(tmp_path, record)
+    assert "All runs measure the same weights, those of mine." in markdown.read_text()
+    assert "images." not in markdown.read_text()
 
 
 def test_several_studies_can_be_published_in_one_folder(tmp_path, monkeypatch):

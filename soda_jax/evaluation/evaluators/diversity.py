@@ -20,6 +20,7 @@ class Evaluator:
 
     def __init__(self, context: ImageContext):
         settings, self._trained = context.settings, context.trained
+        self._first_seed = context.seed * settings.diversity_seeds  # no two seeds of a run share a noise
         limit = settings.reconstruction_examples
         self.num_images = context.count(limit)
         self._diversity = Diversity(
@@ -32,7 +33,7 @@ class Evaluator:
         )
 
     def run(self, variables: Variables) -> Results:
-        return {self._trained: self._diversity.run(variables)}
+        return {self._trained: self._diversity.run(variables, self._first_seed)}
 
 
 class Diversity:

@@ -137,7 +137,7 @@ class Evaluator:
         edits = FactorEdits(drawn, reader, trusted, z, base)
         changed: Figures = {}
         if found.names == reader.names:
-            changed |= change_matrix(edits, found, sigma=settings.edits_factor_sigma)
+            changed |= change_matrix(edits, found, sigma=settings.edits_factor_sigma, seed=context.seed)
         else:
             _say("edits: no factor-change matrix: config.probe.kind has other labels than 'factors' probed")
         sections = num_sections(context.inference)

@@ -19,7 +19,7 @@ class Evaluator:
     """`novel_view`: `NovelView` of held-out objects and, if `config.eval.baselines`, its baselines."""
 
     def __init__(self, context: ImageContext):
-        settings, self._trained = context.settings, context.trained
+        settings, self._trained, self._seed = context.settings, context.trained, context.seed
         self._mean_image = context.mean_image if settings.baselines else None
         self._novel_view = NovelView(
             context.inference,
@@ -36,7 +36,7 @@ class Evaluator:
         return self._novel_view.num_objects
 
     def run(self, variables: Variables) -> Results:
-        rows: Results = {self._trained: self._novel_view.run(variables)}
+        rows: Results = {self._trained: self._novel_view.run(variables, self._seed)}
         return rows | (self._novel_view.baselines(self._mean_image()) if self._mean_image else {})
 
 

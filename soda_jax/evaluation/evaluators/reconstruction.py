@@ -19,7 +19,7 @@ class Evaluator:
     """`reconstruction`: `Reconstruction` and, if `config.eval.baselines`, the mean training image in every place."""
 
     def __init__(self, context: ImageContext):
-        settings, self._trained = context.settings, context.trained
+        settings, self._trained, self._seed = context.settings, context.trained, context.seed
         limit = settings.reconstruction_examples
         self.num_images = context.count(limit)
         self._mean_image = context.mean_image if settings.baselines else None
@@ -35,7 +35,7 @@ class Evaluator:
         )
 
     def run(self, variables: Variables) -> Results:
-        rows: Results = {self._trained: self._reconstruction.run(variables)}
+        rows: Results = {self._trained: self._reconstruction.run(variables, self._seed)}
         return rows | ({MEAN_IMAGE: self._reconstruction.baseline(self._mean_image())} if self._mean_image else {})
 
 
