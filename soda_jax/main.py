@@ -51,6 +51,12 @@ _STEP = flags.DEFINE_string(
     None,
     "--mode=evaluate or sample: a checkpoint's step, or best (config.train.monitor); else the newest.",
 )
+_MODEL = flags.DEFINE_string(
+    "model",
+    "",
+    "--mode=evaluate or sample: in place of a checkpoint in WORKDIR, a model that comes along, an export, or what else "
+    "soda_jax.load takes; its figures and pictures go to WORKDIR.",
+)
 _PLAN_DEVICES = flags.DEFINE_list("plan_devices", ["8"], "--mode=plan: numbers of simulated devices, as 8,64,256.")
 _PLAN_TOPOLOGY = flags.DEFINE_list(
     "plan_topology", [], "--mode=plan: GPUs or TPU slices, which need not be here, to compile for, as h100:8,v5e:4x8."
@@ -97,6 +103,9 @@ def run(argv: list[str]) -> None:
 def _act(config: ConfigDict, workdir: str) -> None:
     if _STEP.value is not None and _MODE.value not in ("evaluate", "sample"):
         raise ValueError(f"--step={_STEP.value}: --mode={_MODE.value} takes none; leave it out")
+    if _MODEL.value and _MODE.value not in ("evaluate", "sample"):
+        hint = "; --init_from trains it on" if _MODE.value == "train" else ""
+        raise ValueError(f"--model={_MODEL.value}: --mode={_MODE.value} takes none; leave it out{hint}")
     if _INIT_FROM.value and _MODE.value != "train":
         raise ValueError(f"--init_from={_INIT_FROM.value}: --mode={_MODE.value} takes none; leave it out")
     if _MODE.value == "plan":
@@ -122,7 +131,12 @@ def _act(config: ConfigDict, workdir: str) -> None:
         from soda_jax.evaluation.evaluate import evaluate as action
     else:
         from soda_jax.inference.sample import sample as action
-    action(config, workdir, step=_step())
+    step, weights = _step(), None
+    if _MODEL.value:
+        from soda_jax.given import given_weights
+
+        weights = given_weights(_MODEL.value, config, workdir, step)
+    action(config, workdir, step=step, weights=weights)
 
 
 def _keep_programs(workdir: str) -> None:

@@ -13,8 +13,8 @@ from soda_jax.models.families import FAMILIES
 PACKAGE = pathlib.Path(build.__file__).parent
 # From top to bottom: a room imports none that stands before it.
 ROOMS = (
-    "tools", "studies", "explorer", "main", "reporting", "evaluation", "performance", "training", "api", "sharing",
-    "inference", "workdir", "build", "objectives", "config", "inputs", "models", "rendering", "data", "diffusion",
+    "tools", "studies", "explorer", "main", "reporting", "evaluation", "performance", "training", "given", "api",
+    "sharing", "inference", "workdir", "build", "objectives", "config", "inputs", "models", "rendering", "data", "diffusion",
     "metrics", "latents", "parallel", "rngs", "paths", "cli", "configs", "version",
 )  # fmt: skip
 # What a room may import of ours besides itself.

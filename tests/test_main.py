@@ -55,6 +55,7 @@ def mistakes(tmp_path_factory):
         "step of training": (config, workdir, "--step=best"),
         "no step": (config, workdir, "--mode=evaluate", "--step=last"),
         "origin of an evaluation": (config, workdir, "--mode=evaluate", "--init_from=scenes"),
+        "model of a training": (config, workdir, "--model=scenes"),
         "no such origin": (config, workdir, "--init_from=no_such_model"),
         "no best step": (config, workdir, "--mode=sample", "--step=best"),
         "file as workdir": (config, f"--workdir={__file__}", "--mode=plan"),
@@ -85,6 +86,7 @@ def mistakes(tmp_path_factory):
         ("file as workdir", "test_main.py is a file: give a folder"),
         ("step of training", "error: --step=best: --mode=train takes none; leave it out"),
         ("no step", "error: --step=last: give a checkpoint's step, or best"),
+        ("model of a training", "error: --model=scenes: --mode=train takes none; leave it out; --init_from"),
         ("origin of an evaluation", "error: --init_from=scenes: --mode=evaluate takes none; leave it out"),
         (
             "no such origin",

@@ -14,22 +14,25 @@ from soda_jax.evaluation.images import ImageEvaluation
 from soda_jax.evaluation.interface import RAW_PIXELS
 from soda_jax.evaluation.record import Results
 from soda_jax.inference.engine import Inference
+from soda_jax.inference.weights import Weights, of_checkpoint
 from soda_jax.parallel import sharding
 from soda_jax.paths import run_folder
-from soda_jax.workdir.best import checkpoint_step
-from soda_jax.workdir.checkpoint import load_ema, read_meta
-from soda_jax.workdir.digest import weights_digest
-from soda_jax.workdir.meta import check_same_model
 
 
 def evaluate(
-    config: ConfigDict, workdir: str, *, step: int | str | None = None, devices: list[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: str,
+    *,
+    step: int | str | None = None,
+    weights: Weights | None = None,
+    devices: list[jax.Device] | None = None,
 ) -> Results:
     """Evaluates a checkpoint on the test split; prints a table and writes WORKDIR/evaluation_STEP.json.
 
     With several processes, all of them must call this.
 
     Args:
+      weights: in place of a checkpoint of the workdir (`soda_jax.given`).
       step: which checkpoint: a step, or "best" by the metric that training watched; the newest by default.
       devices: to work on; all by default.
 
@@ -46,8 +49,8 @@ def evaluate(
     config_lib.validate(config)  # training's batch need not fit the devices here
     if lines := list(impossible(config)):  # training had no reason to mind
         raise config_lib.ConfigError("\n".join(lines))
-    step, meta = read_meta(workdir, checkpoint_step(workdir, step))
-    check_same_model(workdir, meta, config)
+    weights = of_checkpoint(config, workdir, step) if weights is None else weights
+    step = weights.step
     mesh = sharding.make_mesh(devices)
     inference = Inference(config, mesh)
     # Data and weights of metrics are opened first: what is missing should not show after hours.
@@ -56,7 +59,7 @@ def evaluate(
         parts.append(FeatureEvaluation(config, inference, workdir))
     if wanted(config, "images"):
         parts.append(ImageEvaluation(config, inference))
-    variables = load_ema(workdir, step, inference.abstract_variables())
+    variables, digest = weights.read(inference)
     trained = inference.model.title
     results: Results = {trained: {}}
     num_images: dict[str, int] = {}
@@ -74,7 +77,7 @@ def evaluate(
             config,
             model=trained,
             num_images=num_images,
-            weights=weights_digest(variables),
+            weights=digest,
             devices=list(mesh.devices.flat),
         )
         print(f"written to {path}")

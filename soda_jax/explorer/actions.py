@@ -43,8 +43,8 @@ class Sampling:
     method: str | None = None
 
     def preview(self) -> "Sampling":
-        """The same in a few deterministic steps, for an answer at once."""
-        return dataclasses.replace(self, steps=PREVIEW_STEPS, method="ddim")
+        """The same in few deterministic steps, for an answer at once."""
+        return dataclasses.replace(self, steps=min(self.steps or PREVIEW_STEPS, PREVIEW_STEPS), method="ddim")
 
 
 @dataclasses.dataclass(frozen=True)

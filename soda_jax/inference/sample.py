@@ -11,14 +11,13 @@ from soda_jax import config as config_lib
 from soda_jax.config.pictures import DEFAULT
 from soda_jax.inference import directions, pictures
 from soda_jax.inference.engine import Inference, Variables
+from soda_jax.inference.weights import Weights, of_checkpoint
 from soda_jax.paths import run_folder
-from soda_jax.workdir.best import checkpoint_step
-from soda_jax.workdir.checkpoint import load_ema, read_meta
-from soda_jax.workdir.digest import digest_of
-from soda_jax.workdir.meta import check_same_model
 
 
-def sample(config: ConfigDict, workdir: str, *, step: int | str | None = None) -> pathlib.Path:
+def sample(
+    config: ConfigDict, workdir: str, *, step: int | str | None = None, weights: Weights | None = None
+) -> pathlib.Path:
     """Writes WORKDIR/samples/PICTURE_STEP_seedS.png of each of `config.sampling.pictures`; moving ones, .gif and .mp4.
 
     `config.sampling` sets their numbers of examples and views, and steps, method and guidance; `config.seed` the noise.
@@ -27,6 +26,7 @@ def sample(config: ConfigDict, workdir: str, *, step: int | str | None = None) -
 
     Args:
       step: which checkpoint: a step, or "best" by the metric that training watched; the newest by default.
+      weights: in place of a checkpoint of the workdir (`soda_jax.given`).
 
     Returns:
       The first picture's path.
@@ -37,10 +37,10 @@ def sample(config: ConfigDict, workdir: str, *, step: int | str | None = None) -
     """
     workdir = run_folder(workdir)
     config_lib.validate(config)  # training's batch need not fit the devices here
-    step, meta = read_meta(workdir, checkpoint_step(workdir, step))
-    check_same_model(workdir, meta, config)
+    weights = of_checkpoint(config, workdir, step) if weights is None else weights
+    step = weights.step
     inference = Inference(config)
-    variables = load_ema(workdir, step, inference.abstract_variables())
+    variables, digest = weights.read(inference)
     context = pictures.PictureContext(
         inference,
         variables,
@@ -48,7 +48,7 @@ def sample(config: ConfigDict, workdir: str, *, step: int | str | None = None) -
         build.view_spec(config),
         config.sampling,
         config.seed,
-        functools.cache(lambda: _find(config, inference, variables, workdir, step, digest_of(meta, variables))),
+        functools.cache(lambda: _find(config, inference, variables, workdir, step, digest)),
     )
     paths = []
     for name in config.sampling.pictures:

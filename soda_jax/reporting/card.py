@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -48,6 +49,30 @@ def about(folder: str | os.PathLike, step: int, weights_digest: str) -> dict[str
             content = json.loads(evaluation.path.read_text(encoding="utf-8"))
             figures, model = content["results"], str(evaluation.details.get("model", ""))
     return {"license": "", "facts": [list(fact) for fact in found], "figures": figures, "model": model}
+
+
+def with_evaluation(export: Export, path: pathlib.Path) -> Export:
+    """The export with the figures of an evaluation of these very weights beside its own; newer ones replace older.
+
+    Args:
+      path: evaluation_STEP.json, as `--mode=evaluate` writes it.
+
+    Raises:
+      ValueError: it is no evaluation, or one of other weights.
+      OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        workdir.parse_evaluation(content, path)
+        results, model = content["results"], str(content["model"])
+        same = content["weights"] == export.weights_digest
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no evaluation that --mode=evaluate wrote ({error!r})") from error
+    if not same:
+        raise ValueError(f"{path} was measured with other weights: evaluate this model (--mode=evaluate --model=...)")
+    before = export.about["figures"]
+    figures = {row: before.get(row, {}) | results.get(row, {}) for row in [*before, *results]}
+    return dataclasses.replace(export, about=export.about | {"figures": figures, "model": model})
 
 
 def render(export: Export, dtype: str) -> str:

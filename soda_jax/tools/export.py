@@ -8,6 +8,8 @@ how much the rounding moves features. README.md is a card in the Hugging Face hu
 soda.json has the checksums of the other files. Paths of this machine are left out of the config. RUN may be such a
 folder itself, or what else soda_jax.load takes, to change its precision or to get a folder of your own.
 
+--evaluation adds figures that `soda_jax.main --mode=evaluate --model=DIR --workdir=OTHER` measured of an export.
+
 --examples puts so many held-out images of the run's test split beside the model, spread over its classes, with labels,
 cameras and latents, for `model.examples`; of a dataset of objects seen by cameras, so many objects in --example_views
 views each. They go wherever the folder goes: see that the dataset's licence lets them, and name it with
@@ -145,6 +147,8 @@ def main(options: flags.FlagValues) -> None:
         if options.examples is not None:
             chosen = (options.examples, options.example_views, options.example_license, options.example_credit)
             export = dataclasses.replace(export, examples=examples_of(model, *chosen))
+        for path in options.evaluation:
+            export = card.with_evaluation(export, pathlib.Path(path))
         exports.write(out, export, options.dtype, card.render(export, options.dtype))
         moved = difference(model, out)
     except (ValueError, OSError) as error:
@@ -167,6 +171,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder to write; it must not exist, or be empty.")
     flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (config.train.monitor).")
     flags.DEFINE_enum("dtype", "float16", list(exports.DTYPES), "Precision of the weights.")
+    flags.DEFINE_multi_string(
+        "evaluation", [], "evaluation_STEP.json of the model, for the card, beside that of the run's folder."
+    )
     flags.DEFINE_string("license", "", "Of the weights, as the hub names it, e.g. apache-2.0; by default none is said.")
     flags.DEFINE_integer("examples", None, "Held-out images beside it; by default those that an export has.", 0)
     flags.DEFINE_integer("example_views", 4, "Of each example, where the dataset has objects seen by cameras.", 1)

@@ -13,10 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from soda_jax import api
-from soda_jax import config as config_lib
 from soda_jax.config import ConfigError
 from soda_jax.data.datasets import Labels
+from soda_jax.given import given_model
 from soda_jax.inference.classification import Head
 from soda_jax.objectives.objective import MAIN, by_role
 from soda_jax.objectives.probe import OnlineProbe
@@ -25,8 +24,6 @@ from soda_jax.objectives.step import TrainStep
 from soda_jax.parallel import sharding
 from soda_jax.parallel.processes import decided_by_first
 from soda_jax.sharing import places
-from soda_jax.workdir import export as exports
-from soda_jax.workdir.best import best_or_newest
 from soda_jax.workdir.checkpoint import latest_step
 from soda_jax.workdir.meta import DamagedCheckpointError
 
@@ -73,14 +70,7 @@ def find_origin(config: ConfigDict, workdir: str, init_from: str) -> Origin | No
     if reached is not None:
         print(f"{FLAG}={init_from} is left out: {workdir} has a checkpoint of step {reached}, and goes on from there")
         return None
-    folder = places.model_folder(init_from, FLAG)
-    model = api.load(folder, None if exports.is_export(folder) else best_or_newest(folder))
-    if differing := config_lib.differences(model.config, config):
-        raise ConfigError(
-            f"{FLAG}={init_from} holds another model than this config describes (there -> here):\n  "
-            + "\n  ".join(differing)
-            + "\nUse its values, or start without it."
-        )
+    model = given_model(init_from, config, FLAG)
     try:
         probe = model.head
     except DamagedCheckpointError as error:

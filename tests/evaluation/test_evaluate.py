@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import soda_jax
 from soda_jax import build
 from soda_jax.config import ConfigError
 from soda_jax.data.pipeline import eval_batches
@@ -15,6 +16,9 @@ from soda_jax.evaluation import features as evaluate_features
 from soda_jax.evaluation import images as evaluate_images
 from soda_jax.evaluation.evaluate import _add_online_probe, evaluate
 from soda_jax.evaluation.evaluators import few_shot
+from soda_jax.given import given_weights
+from soda_jax.tools import export
+from soda_jax.workdir import export as exports
 from tests import tiny, tiny_checkpoint
 from tests.objects import Objects
 
@@ -228,6 +232,23 @@ def test_novel_views_beside_their_baselines(posed_workdir, monkeypatch, capsys):
     np.testing.assert_allclose(results["mean training image"]["novel_view3/psnr"].value, psnr, atol=0.03)
     without = evaluate(tiny.posed_config(**settings, eval__baselines=False), str(posed_workdir))
     assert without == {"SODA": results["SODA"]}
+
+
+def test_an_export_has_the_figures_of_its_run(workdir, scenes, tmp_path):
+    config = get_config(scenes, eval__evaluators=("knn", "reconstruction"), eval__baselines=False)
+    model = soda_jax.load(workdir)
+    exports.write(tmp_path / "handed on", export.export_of(model), "float32", "")
+    ours, theirs = tmp_path / "ours", str(tmp_path / "handed on")
+    results = evaluate(config, str(ours), weights=given_weights(theirs, config, str(ours)))
+    expected = evaluate(config, str(workdir))["SODA"]
+    assert results["SODA"] == {name: value for name, value in expected.items() if "online" not in name}
+    record = json.loads((ours / "evaluation_00000007.json").read_text())
+    assert record["weights"] == model.weights_digest
+    other = get_config(scenes, model__latent_dim=24, eval__evaluators=("knn",))
+    with pytest.raises(ValueError, match=r"(?s)--model=.* holds another model .* config.model.latent_dim: 16 -> 24"):
+        given_weights(theirs, other, str(ours))
+    with pytest.raises(ValueError, match="has checkpoints of a run, whose figures"):
+        given_weights(theirs, config, str(workdir))
 
 
 def test_diversity_of_samples(workdir, scenes):

@@ -38,6 +38,7 @@ def test_reconstructions_under_several_noises(model):
     assert len(np.unique(images, axis=0)) == 5
     preview = actions.reconstruct(model, A, Sampling(seed=4).preview())
     np.testing.assert_array_equal(preview, model.reconstruct(A.views[:1], None, 10, seed=4, method="ddim"))
+    assert Sampling(steps=3).preview().steps == 3 and Sampling(steps=100).preview().steps == 10
 
 
 def test_a_walk_goes_from_one_image_to_the_other(model):

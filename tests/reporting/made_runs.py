@@ -39,11 +39,13 @@ def metrics(workdir: pathlib.Path, *lines: dict[str, Any] | str) -> None:
     (workdir / "metrics.jsonl").write_text(text)
 
 
-def evaluation(workdir: pathlib.Path, step: int, results: dict[str, Any], **details: Any) -> None:
+def evaluation(workdir: pathlib.Path, step: int, results: dict[str, Any], **details: Any) -> pathlib.Path:
     """evaluation_STEP.json; without `details` it is as the first release wrote it."""
     workdir.mkdir(parents=True, exist_ok=True)
     data = {"step": step, "results": results} | details
-    (workdir / f"evaluation_{step:08d}.json").write_text(json.dumps(data))
+    path = workdir / f"evaluation_{step:08d}.json"
+    path.write_text(json.dumps(data))
+    return path
 
 
 def picture(workdir: pathlib.Path, name: str, side: int = 8) -> pathlib.Path:

@@ -28,7 +28,7 @@ PRIVATE = "/home/somebody/data"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
 DEFAULTS = {
     "step": "newest", "dtype": "float16", "license": "", "examples": None, "example_views": 4, "example_license": "",
-    "example_credit": "", "push": "",
+    "example_credit": "", "push": "", "evaluation": (),
 }  # fmt: skip
 
 
@@ -212,6 +212,23 @@ def test_examples_of_a_dataset_that_is_not_here(workdir, tmp_path):
     with pytest.raises(SystemExit, match="error: "):
         run(workdir, tmp_path / "out", examples=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_that_were_measured_of_an_export_come_along(exported, models, tmp_path):
+    measured_with = {"model": "SODA", "weights": models[1].weights_digest, "format_version": 2}
+    new = {"SODA": {"edits/up/safe_high": {"value": 1.5, "low": None, "high": None, "count": None, "over": None}}}
+    path = made_runs.evaluation(tmp_path, STEP, new, **measured_with)
+    again = run(exported, tmp_path / "again", evaluation=[str(path)])
+    before, after = (json.loads((folder / "soda.json").read_text())["about"] for folder in (exported, again))
+    assert after["figures"]["SODA"] == before["figures"]["SODA"] | new["SODA"]
+    assert {row: after["figures"][row] for row in before["figures"] if row != "SODA"} == {
+        row: figures for row, figures in before["figures"].items() if row != "SODA"
+    }
+    of_others = made_runs.evaluation(tmp_path, STEP, new, **measured_with | {"weights": "0" * 64})
+    with pytest.raises(SystemExit, match="was measured with other weights"):
+        run(exported, tmp_path / "out", evaluation=[str(of_others)])
+    with pytest.raises(SystemExit, match="is no evaluation that --mode=evaluate wrote"):
+        run(exported, tmp_path / "out", evaluation=[str(exported / "config.json")])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def controls(model: LoadedModel) -> Controls:
             visible=guided,
         )
         chosen = gr.Radio(
-            steps, value=settings.num_steps, label="Steps", info=f"of Draw; a preview takes {PREVIEW_STEPS}"
+            steps, value=settings.num_steps, label="Steps", info=f"of Draw; a preview takes at most {PREVIEW_STEPS}"
         )
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", info="of the noise")
     return Controls(guidance, chosen, seed)

@@ -52,8 +52,8 @@ SAMPLING = Study(
     },
     curves=("eval/loss", "probe/mean"),
     notes=(
-        "All rows measure the same checkpoint. Seeds are trainings and the noise of samples; with --checkpoint=PLACE the "
-        "noise alone.",
+        "All rows measure the same checkpoint. Seeds are trainings and the noise of samples; with --checkpoint=PLACE "
+        "they are the noise alone.",
         "The model that comes along as `scenes` fits the size `cpu`.",
         "The figure's numbers are not in the text that was at hand: the claims follow the ranges that the paper uses, "
         "75 to 250 steps at a strength of 2 to 3.",
