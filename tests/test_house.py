@@ -14,8 +14,8 @@ PACKAGE = pathlib.Path(build.__file__).parent
 # From top to bottom: a room imports none that stands before it.
 ROOMS = (
     "tools", "studies", "explorer", "main", "reporting", "evaluation", "performance", "training", "given", "api",
-    "sharing", "inference", "workdir", "build", "objectives", "config", "inputs", "models", "rendering", "data", "diffusion",
-    "metrics", "latents", "parallel", "rngs", "paths", "cli", "configs", "version",
+    "sharing", "inference", "workdir", "build", "objectives", "config", "inputs", "models", "rendering", "data",
+    "diffusion", "metrics", "latents", "parallel", "rngs", "paths", "cli", "configs", "version",
 )  # fmt: skip
 # What a room may import of ours besides itself.
 KNOWS = {
