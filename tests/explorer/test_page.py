@@ -72,7 +72,8 @@ def test_what_is_drawn_is_the_chosen_image(client, model, held_out, tmp_path):
 
     mine = random_images(1, seed=99)[0, 0]
     Image.fromarray(mine).save(tmp_path / "mine.png")
-    shown = client.predict(gradio_client.handle_file(str(tmp_path / "mine.png")), api_name="/upload_A")
+    shown, credit = client.predict(gradio_client.handle_file(str(tmp_path / "mine.png")), api_name="/upload_A")
+    assert credit == "<p>mine.png</p>"
     np.testing.assert_array_equal(opened(value(shown))[::32, ::32], mine)
     gallery, _ = client.predict(**SAMPLING, count=1, api_name="/reconstruct")
     expected = model.reconstruct(mine[None], 2.0, 10, seed=3)[0]

@@ -1,6 +1,7 @@
 """The page: two images at the top, the sampler's settings, and a tab for each thing that the model can do."""
 
 import functools
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ _BUILDERS = {
     "Novel view": tabs.novel_view,
 }
 _HOUR = 3600
+_SKIP = (gr.skip(), gr.skip())  # a slot's image and credit stay
 # Small images keep sharp pixels; galleries have as many columns as there is room for; buttons stay apart on phones.
 CSS = """
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
@@ -32,6 +34,7 @@ CSS = """
 .flow.drawn .grid-container { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important; }
 .flow, .flow .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
 .flow .thumbnail-item { min-width: 0; }
+.credit p { font-size: .75rem; opacity: .8; overflow-wrap: anywhere; }
 .flow .caption-label { font-size: .75rem; }
 :focus-visible { outline: 3px solid #e8590c !important; outline-offset: 2px; }
 """
@@ -44,10 +47,16 @@ class _Slot:
         self.name = name
         with gr.Column(min_width=140):
             self.state = gr.State(first)
-            self.image = picture(f"Image {name}", f"image_{name}")
+            self.image = picture(name, f"image_{name}")
+            self.credit = gr.HTML(elem_id=f"credit_{name}", elem_classes="credit")
             self.upload = gr.UploadButton(
                 f"Upload {name}", file_types=["image"], size="md", elem_id=f"upload_{name}", min_width=120
             )
+
+    @property
+    def shown(self) -> tuple[gr.Image, gr.HTML]:
+        """What `_in_slot` updates."""
+        return self.image, self.credit
 
 
 def build(explorer: Explorer) -> gr.Blocks:
@@ -129,22 +138,22 @@ def _connect(
     after = functools.partial(_redraw, chosen=chosen, common=common, current=current, made=made)
     for slot in slots:
         event = slot.upload.upload(
-            answered(functools.partial(_uploaded, explorer, slot.name)),
+            answered(functools.partial(_uploaded, explorer)),
             [slot.upload],
-            [slot.state, slot.image],
+            [slot.state, *slot.shown],
             api_name=f"upload_{slot.name}",
             concurrency_id="device",
         )
         after(event)
     opened = page.load(
-        functools.partial(_opened, explorer, [slot.name for slot in slots]),
+        functools.partial(_opened, explorer, len(slots)),
         None,
-        [slot.image for slot in slots],
+        [part for slot in slots for part in slot.shown],
         api_visibility="private",
     )
     if pick is not None:
         gallery, others, slot_choice, shown_rows = pick
-        outputs = [part for slot in slots for part in (slot.state, slot.image)]
+        outputs = [part for slot in slots for part in (slot.state, *slot.shown)]
         after(
             gallery.select(
                 _picker(explorer, [slot.name for slot in slots]),
@@ -228,26 +237,22 @@ def _silent(function: Any) -> Any:
     return lambda *args: gr.skip() if args[0] is None else function(*args)
 
 
-def _uploaded(explorer: Explorer, slot: str, path: str | None) -> tuple[Chosen, dict[str, Any]]:
+def _uploaded(explorer: Explorer, path: str | None) -> tuple[Chosen, dict[str, Any], str]:
     if path is None:
         raise ValueError("no file came: choose an image")
     found = images.of_upload(path, explorer.model)
-    return found, _in_slot(explorer, slot, found)
+    return found, *_in_slot(explorer, found)
 
 
-def _in_slot(explorer: Explorer, slot: str, chosen: Chosen) -> dict[str, Any]:
-    """The update that shows an image in its slot, with its name."""
-    return gr.update(value=explorer.downloads.shown(chosen.views[0]), label=f"{slot}: {chosen.name}")
+def _in_slot(explorer: Explorer, chosen: Chosen) -> tuple[dict[str, Any], str]:
+    """The updates that show an image in its slot, and below it its name, which may be a long credit."""
+    return gr.update(value=explorer.downloads.shown(chosen.views[0])), f"<p>{html.escape(chosen.name)}</p>"
 
 
-def _opened(explorer: Explorer, slots: list[str]) -> Any:
+def _opened(explorer: Explorer, slots: int) -> list[Any]:
     """The first images, as a page that is opened shows them."""
-    found = [_at(explorer, place) for place in range(len(slots))]
-    updates = [
-        gr.skip() if chosen is None else _in_slot(explorer, slot, chosen)
-        for slot, chosen in zip(slots, found, strict=True)
-    ]
-    return updates if len(slots) > 1 else updates[0]
+    found = [_at(explorer, place) for place in range(slots)]
+    return [part for chosen in found for part in (_SKIP if chosen is None else _in_slot(explorer, chosen))]
 
 
 def _gallery(explorer: Explorer, shown_rows: tuple[list[int], int]) -> list[Any]:
@@ -268,7 +273,7 @@ def _picker(explorer: Explorer, names: list[str]) -> Callable[..., list[Any]]:
         found = explorer.held_out[shown_rows[0][event.index]]
         updates: list[Any] = []
         for name in names:
-            updates += [found, _in_slot(explorer, slot, found)] if name == slot else [gr.skip(), gr.skip()]
+            updates += [found, *_in_slot(explorer, found)] if name == slot else [gr.skip(), *_SKIP]
         return updates
 
     return picked
