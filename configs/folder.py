@@ -34,9 +34,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.data.eval_split = "validation"
     # There may be neither classes to probe nor a test split; the cosine of `small` ends best.
     common.watch(config, "eval/loss", patience=20_000 if size == "full" else 0, test_split="")
-    if size == "small":
-        # 32 groups of 16 channels erase the mean of each, and with it the colour of what is drawn.
-        config.model.denoiser.norm_out_groups = 1
     if size == "full":
         config.train.batch_size = 256
         config.train.num_steps = 100_000
