@@ -8,7 +8,9 @@ _PROBES = {"probe": "linear_probe/label", "knn": "knn20/label"}
 _WITH_PSNR = _PROBES | {"psnr": "reconstruction/psnr"}
 _EVALUATORS = ("knn", "linear_probe")
 _ALL = (*_EVALUATORS, "reconstruction")
+_LAYERS = {"model.modulation.kind": "layer"}  # SODA's; `cifar10.py:small` takes another for speed
 _ABLATIONS = ("w/o novel views", "w/o noise schedule", "w/o modulation", "w/o bottleneck")
+_OTHERWISE_MODULATED = ("w/o modulation", "w/o bottleneck")
 _BASELINES = ("Uncond", "Palette", "EncDec", "AutoEnc")
 # Models without a latent: activations of the denoiser, the block and the noise level chosen on training images.
 _DENOISER = {
@@ -28,12 +30,12 @@ REPRESENTATION = Study(
     title="What makes the latent a representation",
     where="Table 1, F.1",
     rows=(
-        Row(_SODA),
-        *(Row(name, name) for name in _ABLATIONS),
-        Row("Uncond", "Uncond", _DENOISER, printed={"probe": 24.5}),
-        Row("Palette", "Palette", _DENOISER),
-        Row("EncDec", "EncDec"),
-        Row("AutoEnc", "AutoEnc"),
+        Row(_SODA, fields=_LAYERS),
+        *(Row(name, name, {} if name in _OTHERWISE_MODULATED else _LAYERS) for name in _ABLATIONS),
+        Row("Uncond", "Uncond", _DENOISER | _LAYERS, printed={"probe": 24.5}),
+        Row("Palette", "Palette", _DENOISER | _LAYERS),
+        Row("EncDec", "EncDec", _LAYERS),
+        Row("AutoEnc", "AutoEnc", _LAYERS),
     ),
     claims=beats(_SODA, (*_ABLATIONS, *_BASELINES), "probe", "SODA's latent classifies better than {}", "Table 1"),
     sizes=_SIZES,
@@ -52,10 +54,10 @@ AUGMENTATION = Study(
     title="Which views are augmented",
     where="Figure 6",
     rows=(
-        Row(_BOTH),
-        Row(_SOURCE, fields={"data.augment_target": False}),
-        Row(_TARGET, fields={"data.augment_source": False}),
-        Row(_NONE, fields={"data.augment_source": False, "data.augment_target": False}),
+        Row(_BOTH, fields=_LAYERS),
+        Row(_SOURCE, fields=_LAYERS | {"data.augment_target": False}),
+        Row(_TARGET, fields=_LAYERS | {"data.augment_source": False}),
+        Row(_NONE, fields=_LAYERS | {"data.augment_source": False, "data.augment_target": False}),
     ),
     claims=beats(
         _BOTH, (_SOURCE, _TARGET, _NONE), "probe", "Augmenting source and target classifies better than {}", "Figure 6"
@@ -70,7 +72,7 @@ AUGMENTATION = Study(
 
 
 def _ratio(value: float) -> Row:
-    return Row(f"ratio {value:g}", fields={"model.encoder.lr_multiplier": value})
+    return Row(f"ratio {value:g}", fields=_LAYERS | {"model.encoder.lr_multiplier": value})
 
 
 LEARNING_RATE_RATIO = Study(
