@@ -57,6 +57,16 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 
+def config_values() -> list[str]:
+    """What --config takes of ours: each name, and NAME:ARGUMENT for each argument but the default."""
+    values = []
+    for name in config_names():
+        values.append(name)
+        module = _execute(FOLDER / f"{name}.py")
+        values += [f"{name}:{argument}" for argument in getattr(module, "ARGUMENTS", ())[1:]]
+    return values
+
+
 def find_config(value: str) -> tuple[pathlib.Path, str | None]:
     """The file that --config=`value` means, as an absolute path, and the argument for its get_config.
 

@@ -14,7 +14,7 @@ from soda_jax import build
 from soda_jax import config as config_lib
 from soda_jax.models.capabilities import LATENT
 from soda_jax.models.families import FAMILIES
-from soda_jax.reporting import facts, page, paper, recipes, workdir
+from soda_jax.reporting import commands, facts, page, paper, recipes, workdir
 from soda_jax.reporting.metric_names import ORDER, Metric, describe
 from soda_jax.reporting.results import Cell, cell, interval_note
 from soda_jax.workdir.export import Export, num_examples
@@ -99,6 +99,8 @@ def render(export: Export, dtype: str) -> str:
             "parameters": sum(int(np.size(leaf)) for leaf in jax.tree.leaves(export.variables["params"])),
             "dtype": dtype,
             "latent": LATENT in family.capabilities,
+            "training": commands.training(export.config),
+            "evaluation": commands.evaluation(export.config) if results else "",
             "labels": [] if export.probe is None else _labels(export),
             "directions": sum(name.endswith(".npz") for name in export.directions),
             "groups": _groups(results),
