@@ -117,6 +117,7 @@ class Runner:
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(self._folder / CACHE))
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+        _keep_to_share(number, self._jobs)
         while (run := self._next()) is not None:
             try:
                 self._bring_to_end(run, environment)
@@ -242,6 +243,15 @@ def claimed(folder: pathlib.Path, run: Run) -> Iterator[None]:
             with folder_lock(str(run.folder)):
                 pass
         yield
+
+
+def _keep_to_share(number: int, jobs: int) -> None:
+    """Leaves this thread, and so the programs that it starts, the cores of one job among `jobs`: programs that share
+    all cores wait for each other's threads."""
+    if jobs > 1 and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= jobs:
+            os.sched_setaffinity(0, cores[number::jobs])  # 0: the thread alone
 
 
 def _link(run: Run) -> None:

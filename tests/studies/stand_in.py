@@ -29,6 +29,9 @@ def main():
     row, steps = workdir.parent.name, int(given["config.train.num_steps"])
     with open(os.environ["STAND_IN_CALLS"], "a") as calls:
         calls.write(json.dumps([row, given["config.seed"], mode]) + "\n")
+    if "STAND_IN_CORES" in os.environ:
+        with open(os.environ["STAND_IN_CORES"], "a") as cores:
+            cores.write(json.dumps(sorted(os.sched_getaffinity(0))) + "\n")
     if os.environ.get("STAND_IN_FAILS") == row:
         sys.exit("error: this row cannot be trained")
     time.sleep(float(os.environ.get("STAND_IN_SECONDS", 0)))

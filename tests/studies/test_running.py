@@ -1,11 +1,14 @@
 """Runs with a stand-in for the program: order, failures, stops, other runners, changed definitions."""
 
 import dataclasses
+import json
+import os
 import threading
 import time
 
 import pytest
 
+from soda_jax.cli import available_cores
 from soda_jax.studies import folder as folders
 from soda_jax.studies.runs import read_marker, write_marker
 from soda_jax.workdir.lock import folder_lock
@@ -69,6 +72,17 @@ def test_two_runners_share_the_rows(tmp_path, monkeypatch):
 def test_several_jobs_at_a_time(tmp_path, monkeypatch):
     _, outcome, _ = made.carried_out(tmp_path, monkeypatch, jobs=3, gpus=["0", "1"])
     assert len(outcome.done) == 6 and len(made.calls(tmp_path)) == 12
+
+
+@pytest.mark.skipif(available_cores() < 2 or not hasattr(os, "sched_setaffinity"), reason="needs two cores to share")
+def test_jobs_share_the_cores(tmp_path, monkeypatch):
+    mine = os.sched_getaffinity(0)
+    monkeypatch.setenv("STAND_IN_CORES", str(tmp_path / "cores"))
+    monkeypatch.setenv("STAND_IN_SECONDS", "0.3")
+    made.carried_out(tmp_path, monkeypatch, jobs=2)
+    shares = {tuple(json.loads(line)) for line in (tmp_path / "cores").read_text().splitlines()}
+    assert shares == {tuple(sorted(mine)[0::2]), tuple(sorted(mine)[1::2])}
+    assert os.sched_getaffinity(0) == mine
 
 
 def test_a_run_that_trains_elsewhere_is_left_to_it(tmp_path, monkeypatch):
