@@ -213,7 +213,7 @@ def test_the_drills_runs_get_the_files_whole_path(elsewhere):
 STRANGE = """
 from soda_jax.cli import load_config
 from soda_jax.reporting import recipes
-assert load_config("folder:small").train.num_steps == 28_000
+assert load_config("folder:small").train.num_steps == 24_000
 assert load_config("configs/cifar100.py").data.name == "cifar100"
 assert load_config("my.py").seed == 7
 assert recipes.load("mpi3d", "real")["data.name"] == "mpi3d/real"
