@@ -98,7 +98,7 @@ class Encoding:
         if feature == "z":
             return z
         if feature not in out:
-            raise ValueError(f"config.eval.feature={feature!r}: the encoder names {', '.join(out)}")
+            raise ValueError(f"feature={feature!r}: the encoder names {', '.join(out)}")
         value = rearrange(out[feature], "(b n) ... -> b n ...", b=source.shape[0])
         # Grids and tokens become one vector each by their mean, as the encoder's own pooling does.
         return value.mean(axis=tuple(range(1, value.ndim - 1))) if value.ndim > 2 else value

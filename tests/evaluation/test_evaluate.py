@@ -189,7 +189,7 @@ def test_a_probe_on_augmented_views(workdir, scenes, views):
         ({"model__latent_dim": 32}, "config.model.latent_dim: 16 -> 32"),
         ({"data__eval_split": "dev"}, "dev"),
         ({"data__test_split": "dev"}, "dev"),
-        ({"eval__feature": "head", "eval__baselines": False}, "config.eval.feature='head': the encoder names stem,"),
+        ({"eval__feature": "head", "eval__baselines": False}, "feature='head': the encoder names stem,"),
     ],
 )
 def test_impossible_evaluations_name_the_remedy(workdir, scenes, overrides, message):

@@ -94,7 +94,7 @@ def test_features_by_name(inference, variables):
     np.testing.assert_allclose(
         by_name["stage1"], np.asarray(out["stage1"]).reshape(4, 2, 64, 8).mean(axis=(1, 2)), atol=1e-5
     )
-    with pytest.raises(ValueError, match="config.eval.feature='stage9': the encoder names stem, stage1, features"):
+    with pytest.raises(ValueError, match="feature='stage9': the encoder names stem, stage1, features"):
         next(inference.encode_batches(variables, [batch], "stage9"))
 
 
