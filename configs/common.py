@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # of first weights, order of the data, masks and noise; in evaluation of the samples' noise
     config.variant = ""  # the name of the paper's variant that this run was asked to be (--variant)
 
     config.train = ConfigDict()

@@ -14,9 +14,8 @@ there is one for test, --config.data.test_split=test gives figures of images tha
 `full` is sized for one GPU: ResNet-18, latent 512, a UNet of 128 channels. For other sizes, set
 --config.data.resolution=128 --config.data.source_resolution=256 (the first a multiple of 8). For images of faces,
 products or scans, whose framing means something, use milder crops: --config.data.crop_scale="(0.5,1.0)".
-`small`, for a CPU, is that of cifar10.py, 32 px and 2000 steps, with one group in the denoiser's last norm, which keeps
-colours. 400 steps of it on 20,000 grey images took 16 minutes of CPU time: the mean saturation of reconstructions is
-.075, and .336 without that group (docs/troubleshooting.md "Pictures are tinted"). `full` was not run.
+`small`, for a CPU, is that of cifar10.py: 32 px, 24,000 steps of 16 images, and one group in the denoiser's last norm,
+which keeps colours (docs/troubleshooting.md "Pictures are tinted"). @@FOLDER@@ `full` was not run.
 """
 
 from ml_collections import ConfigDict

@@ -32,8 +32,8 @@ def evaluate(
     With several processes, all of them must call this.
 
     Args:
-      weights: in place of a checkpoint of the workdir (`soda_jax.given`).
       step: which checkpoint: a step, or "best" by the metric that training watched; the newest by default.
+      weights: in place of a checkpoint of the workdir (`soda_jax.given`); `step` then says nothing.
       devices: to work on; all by default.
 
     Returns:
@@ -49,6 +49,7 @@ def evaluate(
     config_lib.validate(config)  # training's batch need not fit the devices here
     if lines := list(impossible(config)):  # training had no reason to mind
         raise config_lib.ConfigError("\n".join(lines))
+    is_own = weights is None
     weights = of_checkpoint(config, workdir, step) if weights is None else weights
     step = weights.step
     mesh = sharding.make_mesh(devices)
@@ -66,7 +67,7 @@ def evaluate(
     for part in parts:
         part.run(variables, results)
         num_images |= part.num_images
-    if wanted(config, "features"):
+    if is_own and wanted(config, "features"):
         _add_online_probe(workdir, step, results, trained)
     if jax.process_index() == 0:
         print(record.table(results, step))
@@ -78,6 +79,7 @@ def evaluate(
             model=trained,
             num_images=num_images,
             weights=digest,
+            is_rounded=weights.is_rounded,
             devices=list(mesh.devices.flat),
         )
         print(f"written to {path}")

@@ -43,13 +43,15 @@ def write(
     model: str,
     num_images: dict[str, int],
     weights: str,
+    is_rounded: bool = False,
     devices: list[jax.Device],
 ) -> pathlib.Path:
     """Writes the evaluation; returns the file.
 
-    The file is {"format_version", "step", "weights", "model", "results": {row: {metric: {"value", "low", "high",
-    "count", "over"}}}} (the last four None for figures without a spread) and, of the evaluation that wrote it last,
-    "date" (UTC), "evaluators", "num_images", "settings" (sections of the config), "hardware", "git" and "versions".
+    The file is {"format_version", "step", "weights", "rounded", "model", "results": {row: {metric: {"value", "low",
+    "high", "count", "over"}}}} (the last four None for figures without a spread) and, of the evaluation that wrote it
+    last, "date" (UTC), "evaluators", "num_images", "settings" (sections of the config), "hardware", "git" and
+    "versions".
 
     Figures of other evaluators that the file has of the same weights and data stay; "earlier" then holds, newest first,
     the date, settings and so on of the evaluations that measured them.
@@ -58,6 +60,7 @@ def write(
       model: the row of the checkpoint's own figures.
       num_images: how many images or objects each evaluator used.
       weights: `workdir.digest.weights_digest` of the checkpoint.
+      is_rounded: what was measured is an export of these weights in fewer bits; the file then has "rounded".
       devices: that computed.
     """
     path = pathlib.Path(workdir) / f"evaluation_{step:08d}.json"
@@ -66,6 +69,7 @@ def write(
         "format_version": FORMAT_VERSION,
         "step": step,
         "weights": weights,
+        "rounded": is_rounded,
         "model": model,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "evaluators": evaluators,
@@ -79,7 +83,8 @@ def write(
         "versions": provenance.versions(),
     }
     before = _read(path)
-    if before is not None and before["weights"] == weights and _same_data(before, record):
+    same_weights = before is not None and (before["weights"], before.get("rounded", False)) == (weights, is_rounded)
+    if same_weights and _same_data(before, record):
         _keep(before, record)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -126,7 +131,7 @@ def _keep(before: dict[str, Any], record: dict[str, Any]) -> None:
             if not name.startswith(again) and name not in record["results"].get(row, {}):
                 record["results"].setdefault(row, {})[name] = figure
                 kept.add(name)
-    left_out = ("format_version", "step", "weights", "model", "results", "earlier")
+    left_out = ("format_version", "step", "weights", "rounded", "model", "results", "earlier")
     sessions = [{key: value for key, value in before.items() if key not in left_out}, *before.get("earlier", ())]
     earlier, named = [], set(again)
     for session in sessions:  # newest first: what one measured, none before it did

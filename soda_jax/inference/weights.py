@@ -19,10 +19,12 @@ class Weights:
     Attributes:
       step: of the checkpoint.
       read: gives, for an `Inference`, the variables on its devices and the `weights_digest` of the run they are from.
+      is_rounded: they are not the run's own, but an export's in fewer bits.
     """
 
     step: int
     read: Callable[[Inference], tuple[Variables, str]]
+    is_rounded: bool = False
 
 
 def of_checkpoint(config: ConfigDict, workdir: str, step: int | str | None = None) -> Weights:

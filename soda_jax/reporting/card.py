@@ -12,6 +12,8 @@ import numpy as np
 
 from soda_jax import build
 from soda_jax import config as config_lib
+from soda_jax.config.evaluators import EVALUATORS
+from soda_jax.config.reading import PATH_FIELDS
 from soda_jax.models.capabilities import LATENT
 from soda_jax.models.families import FAMILIES
 from soda_jax.reporting import commands, facts, page, paper, recipes, workdir
@@ -37,18 +39,38 @@ def about(folder: str | os.PathLike, step: int, weights_digest: str) -> dict[str
     """What a card says of the run in `folder` beside its config: JSON data that goes with the export.
 
     Returns:
-      `license` "", `facts` [[heading, value, detail], ...], and `figures` {row: {metric: figure}} of the evaluation of
-      this very checkpoint, as its file has them; `model` is the row of the checkpoint itself.
+      `license` "" and `facts` [[heading, value, detail], ...]; of the evaluation of this very checkpoint `figures`
+      {row: {metric: figure}}, as its file has them, `model`, the row of the checkpoint itself, and `settings`,
+      sections of the config.
     """
     data = dataclasses.replace(workdir.read(os.fspath(folder)), step=step)
     known = paper.DATASETS.get(data.config.get("data", {}).get("name", ""))
     found = facts.facts(data, recipes.flatten(data.config), known.title if known else "")
-    figures, model = {}, ""
+    figures, model, settings = {}, "", {}
     for evaluation in data.evaluations:
         if evaluation.step == step and evaluation.details.get("weights", weights_digest) == weights_digest:
             content = json.loads(evaluation.path.read_text(encoding="utf-8"))
             figures, model = content["results"], str(evaluation.details.get("model", ""))
-    return {"license": "", "facts": [list(fact) for fact in found], "figures": figures, "model": model}
+            settings = _settings(content)
+    return {
+        "license": "",
+        "facts": [list(fact) for fact in found],
+        "figures": figures,
+        "model": model,
+        "settings": settings,
+    }
+
+
+def _settings(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """How it was measured, as sections of the config, without the paths of this machine."""
+    found = evaluation.get("settings")
+    if not isinstance(found, dict):
+        return {}
+    return {
+        section: {name: value for name, value in found[section].items() if f"{section}.{name}" not in PATH_FIELDS}
+        for section in ("eval", "sampling")
+        if isinstance(found.get(section), dict)
+    }
 
 
 def with_evaluation(export: Export, path: pathlib.Path) -> Export:
@@ -58,21 +80,27 @@ def with_evaluation(export: Export, path: pathlib.Path) -> Export:
       path: evaluation_STEP.json, as `--mode=evaluate` writes it.
 
     Raises:
-      ValueError: it is no evaluation, or one of other weights.
+      ValueError: it is no evaluation, or one of other weights or data.
       OSError: it cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         workdir.parse_evaluation(content, path)
-        results, model = content["results"], str(content["model"])
+        results, model, data = content["results"], str(content["model"]), content["settings"]["data"]
         same = content["weights"] == export.weights_digest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no evaluation that --mode=evaluate wrote ({error!r})") from error
     if not same:
         raise ValueError(f"{path} was measured with other weights: evaluate this model (--mode=evaluate --model=...)")
-    before = export.about["figures"]
+    ours = config_lib.from_dict(export.config)
+    measured_on, scored = (data["name"], data["test_split"] or data["eval_split"]), config_lib.scored_split(ours)
+    if measured_on != (ours.data.name, scored):
+        raise ValueError(f"{path} was measured on {', '.join(measured_on)}; the card is of {ours.data.name}, {scored}")
+    about = export.about
+    before = about["figures"]
     figures = {row: before.get(row, {}) | results.get(row, {}) for row in [*before, *results]}
-    return dataclasses.replace(export, about=export.about | {"figures": figures, "model": model})
+    rounded = {*about.get("rounded", ()), *(content["evaluators"] if content.get("rounded") else ())}
+    return dataclasses.replace(export, about=about | {"figures": figures, "model": model, "rounded": sorted(rounded)})
 
 
 def render(export: Export, dtype: str) -> str:
@@ -99,8 +127,10 @@ def render(export: Export, dtype: str) -> str:
             "parameters": sum(int(np.size(leaf)) for leaf in jax.tree.leaves(export.variables["params"])),
             "dtype": dtype,
             "latent": LATENT in family.capabilities,
-            "training": commands.training(export.config),
-            "evaluation": commands.evaluation(export.config) if results else "",
+            "training": commands.training(export.config, any(fact[0] == "Started from" for fact in said)),
+            "evaluation": commands.evaluation(export.config, export.about.get("settings")) if results else "",
+            "measured_as": bool(export.about.get("settings")),
+            "rounded": [EVALUATORS[name].heading for name in export.about.get("rounded", ()) if name in EVALUATORS],
             "labels": [] if export.probe is None else _labels(export),
             "directions": sum(name.endswith(".npz") for name in export.directions),
             "groups": _groups(results),

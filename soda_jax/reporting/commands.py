@@ -2,37 +2,55 @@
 in which it differs."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from soda_jax.cli import config_values
+from soda_jax.config.reading import PATH_FIELDS
 from soda_jax.data.datasets import PREPARED, entry_of
 from soda_jax.reporting import recipes
 
-# Sections that say how a model is measured, and those that say how it was trained.
 _MEASURING, _TRAINING = ("eval.", "sampling."), ("train.", "optim.")
-_PLACES = ("data.root", "model.frozen.path", "eval.lpips_weights", "eval.inception_weights")  # of a machine
+_EVALUATED_IN_TRAINING = ("eval.num_examples", "eval.batch_size")
 
 
-def training(config: dict[str, Any]) -> str:
-    """Trains `config`; "" where there are no configs of ours beside the package to start from."""
-    return _command(config, "--workdir=RUN", _MEASURING)
+def training(config: dict[str, Any], started_from_a_model: bool = False) -> str:
+    """Trains `config`; "" where there are no configs of ours beside the package to start from.
 
+    Folders and models of the user's are DIR and PLACE in it.
 
-def evaluation(config: dict[str, Any]) -> str:
-    """Measures an export of `config`, by its own settings; "" as for `training`."""
-    return _command(config, "--mode=evaluate --model=FOLDER --workdir=OUT", _TRAINING)
-
-
-def _command(config: dict[str, Any], what: str, unsaid: tuple[str, ...]) -> str:
-    flat = {name: value for name, value in recipes.flatten(config).items() if name not in _PLACES}
-    found = _nearest(flat)
+    Args:
+      started_from_a_model: the run had --init_from.
+    """
+    found = _nearest(_flat(config))
     if found is None:
         return ""
     value, differing = found
-    entry = entry_of(flat["data.name"])
-    root = ["--config.data.root=DIR"] if entry.needs_root or entry is PREPARED else []
-    fields = [_flag(name, differing[name]) for name in differing if not name.startswith(unsaid)]
-    return " ".join([f"python -m soda_jax.main --config={value} {what}", *root, *fields])
+    left_out = [name for name in differing if name.startswith(_MEASURING) and name not in _EVALUATED_IN_TRAINING]
+    flags = _places(config) + (["--init_from=PLACE"] if started_from_a_model else [])
+    return _command(value, ["--workdir=RUN", *flags], differing, left_out)
+
+
+def evaluation(config: dict[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """Measures an export of `config`; "" as for `training`.
+
+    Args:
+      settings: sections of the config as they were when it was measured; those of `config` by default.
+    """
+    measured = config | {name: value for name, value in (settings or {}).items() if isinstance(value, Mapping)}
+    found = _nearest(_flat(measured))
+    if found is None:
+        return ""
+    value, differing = found
+    flags = _places(config)
+    if "fid" in measured["eval"]["image_metrics"]:
+        flags.append("--config.eval.inception_weights=FILE")
+    left_out = [name for name in differing if name.startswith(_TRAINING)]
+    return _command(value, ["--mode=evaluate", "--model=FOLDER", "--workdir=OUT", *flags], differing, left_out)
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipes.flatten(config).items() if name not in PATH_FIELDS}
 
 
 def _nearest(flat: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -48,5 +66,13 @@ def _nearest(flat: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     return min(candidates, key=lambda found: ("data.name" in found[1], len(found[1])))
 
 
-def _flag(name: str, value: Any) -> str:
-    return shlex.quote(f"--config.{name}={value}")
+def _places(config: dict[str, Any]) -> list[str]:
+    """Flags for what lies on the user's machine."""
+    entry = entry_of(config["data"]["name"])
+    flags = ["--config.data.root=DIR"] if entry.needs_root or entry is PREPARED else []
+    return flags + (["--config.model.frozen.path=PLACE"] if config["model"]["family"] == "frozen" else [])
+
+
+def _command(value: str, flags: list[str], differing: dict[str, Any], left_out: list[str]) -> str:
+    fields = [shlex.quote(f"--config.{name}={chosen}") for name, chosen in differing.items() if name not in left_out]
+    return " ".join(["python", "-m", "soda_jax.main", f"--config={value}", *flags, *fields])

@@ -136,7 +136,7 @@ def _given_weights(run: Run) -> str | None:
     """What weights that the study did not train are called: without the folders of this machine."""
     if not run.init_from:
         return None
-    return pathlib.Path(run.init_from).name if places.is_path(run.init_from) else run.init_from
+    return os.path.basename(places.shown(run.init_from)) if places.is_path(run.init_from) else run.init_from
 
 
 def _evaluation(run: Run) -> workdirs.Evaluation | None:

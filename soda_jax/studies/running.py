@@ -102,7 +102,8 @@ class Runner:
         """Works until nothing is left that this runner can do."""
         if self._outcome.done:
             self._tell(f"{len(self._outcome.done)} of {len(self._runs)} runs are done already")
-        workers = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(self._jobs)]
+        jobs = min(self._jobs, max(len(self._waiting), 1))  # no core is kept for a job that has nothing to do
+        workers = [threading.Thread(target=self._work, args=(number, jobs), daemon=True) for number in range(jobs)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -112,12 +113,12 @@ class Runner:
         self._outcome.stopped = self._stop.is_set()
         return self._outcome
 
-    def _work(self, number: int) -> None:
+    def _work(self, number: int, jobs: int) -> None:
         environment = dict(os.environ)
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(self._folder / CACHE))
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
-        _keep_to_share(number, self._jobs)
+        _keep_to_share(number, jobs)
         while (run := self._next()) is not None:
             try:
                 self._bring_to_end(run, environment)
@@ -251,7 +252,8 @@ def _keep_to_share(number: int, jobs: int) -> None:
     if jobs > 1 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) >= jobs:
-            os.sched_setaffinity(0, cores[number::jobs])  # 0: the thread alone
+            # 0: this thread alone. A core's two hardware threads, mostly numbered half of all apart, stay together.
+            os.sched_setaffinity(0, cores[number::jobs])
 
 
 def _link(run: Run) -> None:

@@ -70,7 +70,7 @@ def find_origin(config: ConfigDict, workdir: str, init_from: str) -> Origin | No
     if reached is not None:
         print(f"{FLAG}={init_from} is left out: {workdir} has a checkpoint of step {reached}, and goes on from there")
         return None
-    model = given_model(init_from, config, FLAG)
+    model = given_model(init_from, config, FLAG, best_first=True)
     try:
         probe = model.head
     except DamagedCheckpointError as error:

@@ -247,8 +247,22 @@ def test_an_export_has_the_figures_of_its_run(workdir, scenes, tmp_path):
     other = get_config(scenes, model__latent_dim=24, eval__evaluators=("knn",))
     with pytest.raises(ValueError, match=r"(?s)--model=.* holds another model .* config.model.latent_dim: 16 -> 24"):
         given_weights(theirs, other, str(ours))
-    with pytest.raises(ValueError, match="has checkpoints of a run, whose figures"):
-        given_weights(theirs, config, str(workdir))
+    for folder in (str(workdir), theirs):
+        with pytest.raises(ValueError, match="holds a model of its own"):
+            given_weights(theirs, config, folder)
+
+
+def test_an_exports_rounded_weights_are_not_taken_for_the_runs(workdir, scenes, tmp_path):
+    config = get_config(scenes, eval__evaluators=("knn",), eval__baselines=False)
+    exports.write(tmp_path / "float16", export.export_of(soda_jax.load(workdir)), "float16", "")
+    ours = str(tmp_path / "ours")
+    evaluate(config, ours, weights=given_weights(str(workdir), config, ours))
+    path = tmp_path / "ours" / "evaluation_00000007.json"
+    assert json.loads(path.read_text())["rounded"] is False
+    other = get_config(scenes, eval__evaluators=("linear_probe",), eval__baselines=False, eval__probe_epochs=1)
+    evaluate(other, ours, weights=given_weights(str(tmp_path / "float16"), config, ours))
+    record = json.loads(path.read_text())
+    assert record["rounded"] is True and not any(name.startswith("knn") for name in record["results"]["SODA"])
 
 
 def test_diversity_of_samples(workdir, scenes):

@@ -80,9 +80,18 @@ def test_jobs_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setenv("STAND_IN_CORES", str(tmp_path / "cores"))
     monkeypatch.setenv("STAND_IN_SECONDS", "0.3")
     made.carried_out(tmp_path, monkeypatch, jobs=2)
+    assert os.sched_getaffinity(0) == mine
     shares = {tuple(json.loads(line)) for line in (tmp_path / "cores").read_text().splitlines()}
     assert shares == {tuple(sorted(mine)[0::2]), tuple(sorted(mine)[1::2])}
-    assert os.sched_getaffinity(0) == mine
+
+
+def test_no_core_waits_for_a_job_without_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("STAND_IN_CORES", str(tmp_path / "cores"))
+    made.carried_out(
+        tmp_path, monkeypatch, dataclasses.replace(made.STUDY, rows=made.STUDY.rows[:1], claims=()), jobs=9
+    )
+    shares = [json.loads(line) for line in (tmp_path / "cores").read_text().splitlines()]
+    assert min(map(len, shares)) >= available_cores() // 2  # of two runs
 
 
 def test_a_run_that_trains_elsewhere_is_left_to_it(tmp_path, monkeypatch):

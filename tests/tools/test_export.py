@@ -126,6 +126,7 @@ def test_the_card_is_what_the_hub_reads(exported):
     assert values["linear_probe/label"] == 0.7012 and values["reconstruction/psnr"] == 21.5
     assert "70.12 \\[69.71, 70.55\\]" in text and "3.12 \\[3.00, 3.25\\]" in text  # and the baseline beside it
     assert 'soda_jax.load("FOLDER")' in text and "model.classify(images)" in text
+    assert "python -m soda_jax.main --config=" in text and "--mode=evaluate --model=FOLDER" in text
     assert "\n---" not in text and "label: 3 classes (cat, dog, " in text
 
 
@@ -215,7 +216,15 @@ def test_examples_of_a_dataset_that_is_not_here(workdir, tmp_path):
 
 
 def test_figures_that_were_measured_of_an_export_come_along(exported, models, tmp_path):
-    measured_with = {"model": "SODA", "weights": models[1].weights_digest, "format_version": 2}
+    data = {"name": models[1].config.data.name, "test_split": "", "eval_split": models[1].config.data.eval_split}
+    measured_with = {
+        "model": "SODA",
+        "weights": models[1].weights_digest,
+        "format_version": 2,
+        "evaluators": ["edits"],
+        "rounded": True,
+        "settings": {"data": data},
+    }
     new = {"SODA": {"edits/up/safe_high": {"value": 1.5, "low": None, "high": None, "count": None, "over": None}}}
     path = made_runs.evaluation(tmp_path, STEP, new, **measured_with)
     again = run(exported, tmp_path / "again", evaluation=[str(path)])
@@ -224,6 +233,12 @@ def test_figures_that_were_measured_of_an_export_come_along(exported, models, tm
     assert {row: after["figures"][row] for row in before["figures"] if row != "SODA"} == {
         row: figures for row, figures in before["figures"].items() if row != "SODA"
     }
+    card = (again / "README.md").read_text()
+    assert "with the run's float32 weights; Edits" in card and "with the weights of this folder." in card
+    elsewhere = measured_with | {"settings": {"data": data | {"test_split": "train"}}}
+    path = made_runs.evaluation(tmp_path, STEP, new, **elsewhere)
+    with pytest.raises(SystemExit, match="was measured on .*, train; the card is of"):
+        run(exported, tmp_path / "out", evaluation=[str(path)])
     of_others = made_runs.evaluation(tmp_path, STEP, new, **measured_with | {"weights": "0" * 64})
     with pytest.raises(SystemExit, match="was measured with other weights"):
         run(exported, tmp_path / "out", evaluation=[str(of_others)])

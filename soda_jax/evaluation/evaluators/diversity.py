@@ -14,13 +14,16 @@ from soda_jax.inference.engine import Inference, Variables
 from soda_jax.metrics.bootstrap import mean_estimate
 from soda_jax.metrics.registry import IMAGE_METRICS
 
+_SEEDS = 2**31  # that the sampler takes without wrapping
+
 
 class Evaluator:
     """`diversity`: `Diversity` of the examples that are reconstructed, too."""
 
     def __init__(self, context: ImageContext):
         settings, self._trained = context.settings, context.trained
-        self._first_seed = context.seed * settings.diversity_seeds  # no two seeds of a run share a noise
+        # Seeds of runs that follow each other share no noise.
+        self._first_seed = context.seed * settings.diversity_seeds % _SEEDS
         limit = settings.reconstruction_examples
         self.num_images = context.count(limit)
         self._diversity = Diversity(
