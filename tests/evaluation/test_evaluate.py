@@ -225,6 +225,10 @@ def test_novel_views_beside_their_baselines(posed_workdir, monkeypatch, capsys):
     written = json.loads((posed_workdir / "evaluation_00000003.json").read_text())
     assert written["results"]["SODA"]["novel_view1/psnr"] == dataclasses.asdict(results["SODA"]["novel_view1/psnr"])
     assert written["num_images"] == {"novel_view": 3}
+    config.seed = 1
+    redrawn = evaluate(config, str(posed_workdir))
+    assert redrawn["nearest source"] == results["nearest source"]
+    assert all(redrawn["SODA"][name] != figure for name, figure in results["SODA"].items())
     # All training views count alike, to within the error of drawing them at random.
     mean = train.images.reshape(-1, 8, 8, 3).mean(axis=0) / 255
     labels = [batch["target"] for batch in eval_batches(test, build.view_spec(config), batch_size=3, limit=3)]

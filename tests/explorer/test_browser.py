@@ -83,11 +83,15 @@ def test_nothing_is_wider_than_the_window(page):
 def test_a_click_on_a_held_out_image_draws_it(page):
     page.wait_for_selector("#reconstructions img")
     before = source_of(page, "image_A"), source_of(page, "reconstructions")
+    credits = [page.locator(f"#credit_{slot}").inner_text() for slot in "AB"]
+    assert all(credits)
     page.locator("#held_out button.thumbnail-item").nth(5).click()
     page.wait_for_function("src => document.querySelector('#image_A img').src != src", arg=before[0])
     page.wait_for_function(
         "src => document.querySelector('#reconstructions img')?.getAttribute('src') != src", arg=before[1]
     )
+    assert page.locator("#credit_A").inner_text() != credits[0]
+    assert page.locator("#credit_B").inner_text() == credits[1]
 
 
 def test_the_keyboard_moves_an_edit(page):

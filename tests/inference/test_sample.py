@@ -11,6 +11,7 @@ from PIL import Image
 
 from soda_jax import build
 from soda_jax.config.pictures import PICTURES, PictureEntry, table_rows
+from soda_jax.given import given_weights
 from soda_jax.inference import grids
 from soda_jax.inference.pictures import Picture
 from soda_jax.inference.sample import sample
@@ -53,6 +54,13 @@ def column(grid, number):
     tops = [grids.HEADER + row * (96 + grids.PADDING) for row in range(2)]
     left = grids.PADDING + number * (96 + grids.PADDING)
     return np.stack([grid[top : top + 96 : 12, left : left + 96 : 12] for top in tops])
+
+
+def test_another_models_pictures_go_where_they_are_asked_for(workdir, get_config, grid, tmp_path):
+    config, ours = get_config(train__batch_size=100), str(tmp_path / "ours")
+    path = sample(config, ours, weights=given_weights(str(workdir), config, ours))
+    assert path == tmp_path / "ours" / "samples" / "grid_00000007_seed0.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), grid)
 
 
 def test_size_and_examples(grid, folder):
