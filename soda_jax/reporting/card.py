@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ from soda_jax.workdir.export import Export, num_examples
 from soda_jax.workdir.meta import labels_of
 
 _CLASSES = 12  # named in the card
+# Of the hundreds of figures of `edits`: how far labels' directions do what they say, and what is read off the images.
+_EDITS = re.compile(r"edits/(?!pca)[^/]+/(slope|safe_low|safe_high)|edits/(oracle|reconstructed)/.*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,9 @@ def _labels(export: Export) -> list[str]:
 
 
 def _groups(results: dict[str, Any]) -> list[_Group]:
+    """What the card shows; all figures stand in soda.json."""
     names = dict.fromkeys(name for figures in results.values() for name in figures)
+    names = [name for name in names if not name.startswith("edits/") or _EDITS.fullmatch(name)]
     by_title: dict[str, list[Metric]] = {}
     for metric in map(describe, names):
         by_title.setdefault(metric.group, []).append(metric)

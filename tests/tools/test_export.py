@@ -225,7 +225,8 @@ def test_figures_that_were_measured_of_an_export_come_along(exported, models, tm
         "rounded": True,
         "settings": {"data": data},
     }
-    new = {"SODA": {"edits/up/safe_high": {"value": 1.5, "low": None, "high": None, "count": None, "over": None}}}
+    one = {"value": 1.5, "low": None, "high": None, "count": None, "over": None}
+    new = {"SODA": {"edits/up/safe_high": one, "edits/up/leakage": one, "edits/pca1/safe_high": one}}
     path = made_runs.evaluation(tmp_path, STEP, new, **measured_with)
     again = run(exported, tmp_path / "again", evaluation=[str(path)])
     before, after = (json.loads((folder / "soda.json").read_text())["about"] for folder in (exported, again))
@@ -235,6 +236,9 @@ def test_figures_that_were_measured_of_an_export_come_along(exported, models, tm
     }
     card = (again / "README.md").read_text()
     assert "with the run's float32 weights; Edits" in card and "with the weights of this folder." in card
+    assert (
+        "up safe high" in card and "leakage" not in card and "pca1" not in card
+    )  # hundreds of them would hide the rest
     elsewhere = measured_with | {"settings": {"data": data | {"test_split": "train"}}}
     path = made_runs.evaluation(tmp_path, STEP, new, **elsewhere)
     with pytest.raises(SystemExit, match="was measured on .*, train; the card is of"):
