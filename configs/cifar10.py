@@ -7,8 +7,9 @@
 One H100, 9,400 steps with a cosine schedule in 17 minutes: k-NN .7675, linear probe .7458 (command in REPRODUCTION.md
 "CIFAR-10"). CIFAR-10 is not among the paper's datasets; the unofficial PyTorch version reports 80.4 and 80.0 after 800
 epochs. `small` is for a CPU: 75 minutes of one core, k-NN .5777, linear probe .5405, where raw pixels have .3637 and
-.4131. These two train on all 50,000 images: they show the test images' curves, and choose nothing by them. `validated` keeps 5,000 images back, ends
-when the online probe has not improved on them for 10,000 steps, and keeps the best checkpoint; not run.
+.4131. These two train on all 50,000 images: they show the test images' curves, and choose nothing by them.
+`validated` keeps 5,000 images back, ends when the online probe has not improved on them for 10,000 steps, and keeps
+the best checkpoint; not run.
 """
 
 from ml_collections import ConfigDict

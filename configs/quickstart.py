@@ -4,7 +4,7 @@
 
 Two CPU cores, 561 s in a fresh environment, installation included: mean online-probe accuracy over the six factors .692
 (chance .124); see README.md "Install and quickstart". What differs from the paper's defaults buys speed: a small ViT
-of two blocks instead of a ResNet, targets of 16 px, a narrow denoiser, a high learning rate and no dropout.
+of two blocks instead of a ResNet, a narrow denoiser on maps of 16 px, a high learning rate and no dropout.
 """
 
 from ml_collections import ConfigDict
@@ -39,12 +39,18 @@ def get_config() -> ConfigDict:
     config.model.denoiser.head_dim = 16
     config.model.denoiser.time_dim = 64
     config.model.denoiser.dropout = 0.0
+    config.model.denoiser.patch_size = 2  # maps of 16 px, at a quarter of the cost
     config.model.modulation.embed_sections = False  # as measured
     config.model.denoiser.norm_groups = 1  # a narrow denoiser keeps an image's colours in large groups
 
+    # At 32 px the paper's schedule and loss leave hardly any weight on the steps at which only the latent tells what is
+    # in the image; half of the linear schedule's show next to nothing else.
+    config.diffusion.schedule = "linear"
+    config.diffusion.prediction = "v"
+
     config.data.name = "scenes"
     config.data.eval_split = "test"
-    config.data.resolution = 16
+    config.data.resolution = 32
     config.data.source_resolution = 32
     config.data.source_noise = 0.05
     config.data.view_policy = "same"

@@ -21,12 +21,7 @@ def get_config() -> ConfigDict:
     config.data.name = "scenes_handheld"
     config.data.eval_split = "validation"
     config.data.view_policy = "camera"
-    config.data.resolution = 32
-    config.model.denoiser.patch_size = 2  # maps of 16 px
     config.model.modulation.kind = "full"  # the denoiser reads z sooner than with `layer`, which has sections
-    # The paper's schedule and loss leave hardly any weight on the steps at which only the latent tells the colours.
-    config.diffusion.schedule = "linear"
-    config.diffusion.prediction = "v"
     # Few steps without guidance give nearly the mean of the views that fit the latent.
     config.sampling.method = "ddim"
     config.sampling.num_steps = 3

@@ -18,12 +18,14 @@ class Family:
       model: its class, whose `capabilities` say what it can do.
       title: its name in the paper.
       view_policy: in place of `config.data.view_policy`, where the family is defined by its views; "" for none.
+      takes_an_encoder: it stands on an encoder that was trained elsewhere, at `config.model.frozen.path`.
       paper_millions: the paper's numbers of parameters with its ImageNet model, by the rows of `tools.describe`.
     """
 
     model: type[nn.Module]
     title: str
     view_policy: str = ""
+    takes_an_encoder: bool = False
     paper_millions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -45,5 +47,5 @@ FAMILIES: dict[str, Family] = {
     "vae_tc": Family(VariationalAutoencoder, "beta-TCVAE"),
     "vae_dip1": Family(VariationalAutoencoder, "DIP-VAE (I)"),
     "vae_dip2": Family(VariationalAutoencoder, "DIP-VAE (II)"),
-    "frozen": Family(FrozenSODA, "unCLIP"),
+    "frozen": Family(FrozenSODA, "unCLIP", takes_an_encoder=True),
 }

@@ -8,6 +8,7 @@ from typing import Any
 from soda_jax.cli import config_values
 from soda_jax.config.reading import PATH_FIELDS
 from soda_jax.data.datasets import PREPARED, entry_of
+from soda_jax.models.families import FAMILIES
 from soda_jax.reporting import recipes
 
 _MEASURING, _TRAINING = ("eval.", "sampling."), ("train.", "optim.")
@@ -70,7 +71,8 @@ def _places(config: dict[str, Any]) -> list[str]:
     """Flags for what lies on the user's machine."""
     entry = entry_of(config["data"]["name"])
     flags = ["--config.data.root=DIR"] if entry.needs_root or entry is PREPARED else []
-    return flags + (["--config.model.frozen.path=PLACE"] if config["model"]["family"] == "frozen" else [])
+    needs_encoder = FAMILIES[config["model"]["family"]].takes_an_encoder
+    return flags + (["--config.model.frozen.path=PLACE"] if needs_encoder else [])
 
 
 def _command(value: str, flags: list[str], differing: dict[str, Any], left_out: list[str]) -> str:
