@@ -15,8 +15,8 @@ there is one for test, --config.data.test_split=test gives figures of images tha
 --config.data.resolution=128 --config.data.source_resolution=256 (the first a multiple of 8). For images of faces,
 products or scans, whose framing means something, use milder crops: --config.data.crop_scale="(0.5,1.0)".
 `small`, for a CPU, is that of cifar10.py: 32 px, 24,000 steps of 16 images, and one group in the denoiser's last norm,
-which keeps colours (docs/troubleshooting.md "Pictures are tinted"). On CIFAR-10 it takes 75 minutes of one core and has a
-k-NN of .58. `full` was not run.
+which keeps colours (docs/troubleshooting.md "Pictures are tinted"). On CIFAR-10 it takes 75 minutes of one core, and
+k-NN is .58. `full` was not run.
 """
 
 from ml_collections import ConfigDict
