@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,10 +21,12 @@ from soda_jax.models.families import FAMILIES
 from soda_jax.reporting import commands, facts, page, paper, recipes, workdir
 from soda_jax.reporting.metric_names import ORDER, Metric, describe
 from soda_jax.reporting.results import Cell, cell, interval_note
+from soda_jax.workdir.examples import FILE as EXAMPLES_FILE
 from soda_jax.workdir.export import Export, num_examples
 from soda_jax.workdir.meta import labels_of
 
 _CLASSES = 12  # named in the card
+_SOURCES = 4
 # Of the hundreds of figures of `edits`: how far labels' directions do what they say, and what is read off the images.
 _EDITS = re.compile(r"edits/(?!pca)[^/]+/(slope|safe_low|safe_high)|edits/(oracle|reconstructed)/.*")
 
@@ -138,6 +141,7 @@ def render(export: Export, dtype: str) -> str:
             "directions": sum(name.endswith(".npz") for name in export.directions),
             "groups": _groups(results),
             "examples": num_examples(export.examples),
+            "sources": _sources(export.examples),
             "version": export.format_version,
         }
     except (KeyError, TypeError, AttributeError) as error:
@@ -177,6 +181,14 @@ def _labels(export: Export) -> list[str]:
         shown = ", ".join(classes[:_CLASSES]) + (", ..." if len(classes) > _CLASSES else "")
         lines.append(f"{name}: {size:,} classes" + (f" ({shown})" if shown else ""))
     return lines
+
+
+def _sources(examples: Mapping[str, bytes]) -> str:
+    """Where the examples are from, and by which licence."""
+    found = json.loads(examples[EXAMPLES_FILE])["examples"] if EXAMPLES_FILE in examples else []
+    # Credits end with the example's number, and what else is its own.
+    sources = {(re.split(r", example \d+", one["credit"])[0], one["license"] or "no licence stated") for one in found}
+    return "; ".join(f"{credit} ({license_id})" for credit, license_id in sorted(sources)[:_SOURCES])
 
 
 def _groups(results: dict[str, Any]) -> list[_Group]:

@@ -184,7 +184,8 @@ def test_held_out_examples_come_along(pictures, tmp_path, capsys):
     assert found.credits[0] == "my cats, example 0" and set(found.licenses) == {"cc0-1.0"}
     assert repr(found) == "Examples(images=[6, 8, 8, 3], with label)"
     card = (folder / "README.md").read_text()
-    assert "**Examples**: 6 of split test in `examples/`" in card and "Files: format 2 of soda_jax exports" in card
+    assert "**Examples**: 6 of split test in `examples/`, for `model.examples`: my cats (cc0-1.0);" in card
+    assert "Files: format 2 of soda_jax exports" in card
     assert contents(run(folder, tmp_path / "again")) == contents(folder)
     without = run(folder, tmp_path / "without", examples=0)
     with pytest.raises(ValueError, match="no examples lie beside this model: .*tools.export --examples=N"):
