@@ -105,8 +105,15 @@ def with_evaluation(export: Export, path: pathlib.Path) -> Export:
     about = export.about
     before = about["figures"]
     figures = {row: before.get(row, {}) | results.get(row, {}) for row in [*before, *results]}
-    rounded = {*about.get("rounded", ()), *(content["evaluators"] if content.get("rounded") else ())}
-    return dataclasses.replace(export, about=about | {"figures": figures, "model": model, "rounded": sorted(rounded)})
+    sessions = [content, *content.get("earlier", ())]
+    measured = list(dict.fromkeys(name for session in sessions for name in session["evaluators"]))
+    rounded = {*about.get("rounded", ()), *(measured if content.get("rounded") else ())}
+    settings = dict(about.get("settings") or _settings(content))
+    if "eval" in settings:
+        settings["eval"] = settings["eval"] | {"evaluators": measured}
+    return dataclasses.replace(
+        export, about=about | {"figures": figures, "model": model, "rounded": sorted(rounded), "settings": settings}
+    )
 
 
 def render(export: Export, dtype: str) -> str:

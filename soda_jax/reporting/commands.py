@@ -76,5 +76,12 @@ def _places(config: dict[str, Any]) -> list[str]:
 
 
 def _command(value: str, flags: list[str], differing: dict[str, Any], left_out: list[str]) -> str:
-    fields = [shlex.quote(f"--config.{name}={chosen}") for name, chosen in differing.items() if name not in left_out]
+    fields = [_quoted(f"--config.{name}={chosen}") for name, chosen in differing.items() if name not in left_out]
     return " ".join(["python", "-m", "soda_jax.main", f"--config={value}", *flags, *fields])
+
+
+def _quoted(flag: str) -> str:
+    """The flag for a shell: one that has single quotes stands in double ones, as a person writes it."""
+    if "'" in flag and not set('"$`\\!') & set(flag):
+        return f'"{flag}"'
+    return shlex.quote(flag)
