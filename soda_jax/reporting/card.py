@@ -94,6 +94,8 @@ def with_evaluation(export: Export, path: pathlib.Path) -> Export:
         workdir.parse_evaluation(content, path)
         results, model, data = content["results"], str(content["model"]), content["settings"]["data"]
         same = content["weights"] == export.weights_digest
+        sessions = [content, *content.get("earlier", ())]
+        measured = dict.fromkeys(name for session in sessions for name in session["evaluators"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no evaluation that --mode=evaluate wrote ({error!r})") from error
     if not same:
@@ -105,12 +107,11 @@ def with_evaluation(export: Export, path: pathlib.Path) -> Export:
     about = export.about
     before = about["figures"]
     figures = {row: before.get(row, {}) | results.get(row, {}) for row in [*before, *results]}
-    sessions = [content, *content.get("earlier", ())]
-    measured = list(dict.fromkeys(name for session in sessions for name in session["evaluators"]))
-    rounded = {*about.get("rounded", ()), *(measured if content.get("rounded") else ())}
+    rounded = {*about.get("rounded", ())}.difference(measured).union(measured if content.get("rounded") else ())
     settings = dict(about.get("settings") or _settings(content))
     if "eval" in settings:
-        settings["eval"] = settings["eval"] | {"evaluators": measured}
+        both = dict.fromkeys([*settings["eval"]["evaluators"], *measured])
+        settings["eval"] = settings["eval"] | {"evaluators": list(both)}
     return dataclasses.replace(
         export, about=about | {"figures": figures, "model": model, "rounded": sorted(rounded), "settings": settings}
     )

@@ -38,7 +38,7 @@ def evaluation(config: dict[str, Any], settings: Mapping[str, Any] | None = None
     Args:
       settings: sections of the config as they were when it was measured; those of `config` by default.
     """
-    measured = config | {name: value for name, value in (settings or {}).items() if isinstance(value, Mapping)}
+    measured = config | {section: config[section] | values for section, values in (settings or {}).items()}
     found = _nearest(_flat(measured))
     if found is None:
         return ""

@@ -244,6 +244,13 @@ def test_figures_that_were_measured_of_an_export_come_along(exported, models, tm
     path = made_runs.evaluation(tmp_path, STEP, new, **elsewhere)
     with pytest.raises(SystemExit, match="was measured on .*, train; the card is of"):
         run(exported, tmp_path / "out", evaluation=[str(path)])
+    probed = {"evaluators": ["knn"], "rounded": False, "settings": {"data": data, "eval": {"evaluators": ["knn"]}}}
+    first = made_runs.evaluation(tmp_path, STEP, {"SODA": {}}, **measured_with | probed)
+    both = run(again, tmp_path / "both", evaluation=[str(first)])
+    edited = measured_with | {"rounded": False, "settings": {"data": data, "eval": {"evaluators": ["edits"]}}}
+    then = made_runs.evaluation(tmp_path, STEP, new, **edited)
+    about = json.loads((run(both, tmp_path / "then", evaluation=[str(then)]) / "soda.json").read_text())["about"]
+    assert about["settings"]["eval"]["evaluators"] == ["knn", "edits"] and about["rounded"] == []
     of_others = made_runs.evaluation(tmp_path, STEP, new, **measured_with | {"weights": "0" * 64})
     with pytest.raises(SystemExit, match="was measured with other weights"):
         run(exported, tmp_path / "out", evaluation=[str(of_others)])
