@@ -46,9 +46,9 @@ class Decoder(ModulatedBlocks):
         shape = (side, side, self.channels * self.multipliers[-1])
         constant = self.param("constant", nn.initializers.normal(1.0), shape)
         h = repeat(constant.astype(self.dtype), "h w c -> b h w c", b=z.shape[0])
-        out: dict[str, Any] = {}
+        z_parts, out = self.latent_parts(z), {}
         for spec in self.layout():
-            h = out[spec.name] = self.block(spec, h, z, train_ids)
+            h = out[spec.name] = self.block(spec, h, z_parts, train_ids)
         out["middle"] = out["middle_1"]
         return self.image(h, 3), out
 

@@ -87,9 +87,15 @@ class DropPath(nn.Module):
 
     rate: float
 
-    @nn.compact
+    def setup(self) -> None:
+        self.drop = Dropout(self.rate, per_example=True)
+
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
-        return Dropout(self.rate, per_example=True, name="drop")(x, train_ids)
+        return self.drop(x, train_ids)
+
+    def keys(self, train_ids: jax.Array | None) -> jax.Array | None:
+        """As `Dropout.keys`: of whole examples."""
+        return self.drop.keys(train_ids)
 
 
 class Conv(nn.Module):

@@ -1,7 +1,7 @@
 """How the latent and the timestep steer the denoiser (SODA sections 3.1, 3.2.1, 3.3 and Appendix G.1).
 
 The latent z [B, d] is cut into m + 1 sections; section 0 (the paper's z_1) drives the innermost layers. Every variant
-of the paper goes through one seam: `block_latent` chooses what a block sees of z, `AdaptiveGroupNorm` applies it.
+of the paper goes through one seam: `block_latents` says what blocks see of z, `AdaptiveGroupNorm` applies it.
 
   kind             what a residual block sees             how it acts
   layer            its section                            z_s * (t_s * GN(h) + t_b) + z_b      (default)
@@ -18,6 +18,7 @@ section) is exactly the identity modulation, which is what guidance extrapolates
 last (scale, bias) of its own to every kind, likewise without biases.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -28,8 +29,9 @@ from einops import rearrange, reduce
 
 from soda_jax.latents.sections import section_of_dim, section_sizes
 from soda_jax.models.attention import Attention
+from soda_jax.models.epilogue import Activation, identity
 from soda_jax.models.layers import Dtype, truncated_normal_init
-from soda_jax.models.norm import Activation, GroupNorm, identity
+from soda_jax.models.norm import GroupNorm
 
 KINDS = ("layer", "full", "sum", "concat", "cross_attention", "broadcast")
 
@@ -72,13 +74,16 @@ def is_sectioned(kind: str, by_section: bool) -> bool:
     return kind == "layer" or (kind in ("sum", "concat") and by_section)
 
 
-def block_latent(kind: str, z: jax.Array | None, section: int, num_sections: int, by_section: bool) -> jax.Array | None:
-    """The part of the (masked) latent that a block of `section` is modulated by; None if it is not."""
+def block_latents(kind: str, z: jax.Array | None, num_sections: int, by_section: bool) -> Sequence[jax.Array | None]:
+    """The part of the (masked) latent that blocks of each section are modulated by; None where they are not.
+
+    Call it once for all blocks: the parts' gradients then meet where z is cut, by one concatenation.
+    """
     # Layer modulation (Section 3.2.1): z_i drives a pair of layers, one on the way down and its mirror on the way up.
     # `unet_layout` gives both of them one section.
     if z is None or kind in ("cross_attention", "broadcast"):
-        return None
-    return split_sections(z, num_sections)[section] if is_sectioned(kind, by_section) else z
+        return [None] * num_sections
+    return split_sections(z, num_sections) if is_sectioned(kind, by_section) else [z] * num_sections
 
 
 class LatentEmbedding(nn.Module):

@@ -1,37 +1,15 @@
-"""Group normalisation, the map of each channel that follows it, activation and dropout behind that, as one operation.
-
-Its gradient is written by hand, so that little is stored for it: of the activations only the input is kept, and both
-the forward and the backward pass read it twice, once for sums and once for the result. Differentiated by rule, the same
-layers keep the normalised input, the activation's derivative and their roundings, each as large as the input.
-"""
+"""Group and batch normalisation with what follows it (`epilogue.py`), as one operation with a gradient of its own."""
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from soda_jax.models import masks
+from soda_jax.models.epilogue import EPSILON, Activation, Epilogue, Line, along, identity, over_pixels, sums
 from soda_jax.models.fixed_input import Channels
-
-Activation = Callable[[jax.Array], jax.Array]
-EPSILON = 1e-5
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The Gaussian error linear unit's usual approximation, x (1 + tanh a) / 2, as x times the logistic of 2a.
-
-    They are the same function; XLA for NVIDIA's chips fuses a logistic with sums where it stores a hyperbolic tangent.
-    """
-    return x * jax.nn.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))
-
-
-def identity(x: jax.Array) -> jax.Array:
-    """No activation."""
-    return x
 
 
 class _Affine(nn.Module):
@@ -69,6 +47,7 @@ class GroupNorm(nn.Module):
         shift: jax.Array | None = None,
         dropout_keys: jax.Array | None = None,
         dropout: float = 0.0,
+        whole_examples: bool = False,
     ) -> jax.Array:
         """Maps x [B, ..., C] to activation(scale * norm(x) + shift), `dropout` of which are zeroed.
 
@@ -77,6 +56,7 @@ class GroupNorm(nn.Module):
           scale, shift: [B, C], or None for 1 and 0. Where `use_affine` they are the layer's own.
           dropout_keys: uint32 [B, 2] as `masks.dropped` takes them; None drops nothing.
           dropout: the share that is dropped.
+          whole_examples: whether that share is of examples, not of elements.
 
         Raises:
           ValueError: a scale or shift is given to a layer that has its own.
@@ -89,22 +69,12 @@ class GroupNorm(nn.Module):
             scale, shift = (held.of(part) for part in _Affine(held.total, name="norm")())
         scale = jnp.ones(channels) if scale is None else scale.astype(jnp.float32)
         shift = jnp.zeros(channels) if shift is None else shift.astype(jnp.float32)
+        if self.use_affine:  # both at once, so that their gradients are one sum over the batch
+            scale, shift = jnp.moveaxis(jnp.broadcast_to(jnp.stack([scale, shift]), (batch, 2, channels)), 1, 0)
         maps = (jnp.broadcast_to(part, (batch, channels)) for part in (scale, shift))
-        epilogue = Epilogue(self.activation, dropout if dropout_keys is not None else 0.0, self.dtype)
+        rate = dropout if dropout_keys is not None else 0.0
+        epilogue = Epilogue(self.activation, rate, self.dtype, whole_examples)
         return normalise(x, *maps, dropout_keys, held.groups(self.num_groups), epilogue)
-
-
-class Epilogue(NamedTuple):
-    """What follows the map of the channels: an activation, dropout at a rate, and the rounding to a type."""
-
-    activation: Activation
-    dropout: float
-    dtype: Any
-
-    def __call__(self, mapped: jax.Array, dropout_keys: jax.Array | None) -> jax.Array:
-        """Of float32 `mapped` [B, ..., C]."""
-        out = self.activation(mapped).astype(self.dtype)
-        return out if self.dropout == 0.0 else masks.dropped(out, dropout_keys, self.dropout, out.shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -133,7 +103,7 @@ class _Residuals(NamedTuple):
     mean: jax.Array
     inverse: jax.Array
 
-    def line(self) -> tuple[jax.Array, jax.Array]:
+    def line(self) -> Line:
         """(a, b), float32 [B, C]: what the activation is given is a x + b."""
         slope = self.scale * self.to_channels(self.inverse)
         return slope, self.shift - self.to_channels(self.mean) * slope
@@ -151,25 +121,19 @@ def _group_means(values: jax.Array, groups: int) -> jax.Array:
     return values.reshape(len(values), groups, -1).mean(axis=-1)
 
 
-def _over_pixels(x: jax.Array) -> tuple[int, ...]:
-    return tuple(range(1, x.ndim - 1))
-
-
-def _along(line: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
-    """a x + b, float32 [B, ..., C], for (a, b) [B, C] each."""
-    slope, level = (jnp.expand_dims(part, _over_pixels(x)) for part in line)
-    return slope * x.astype(jnp.float32) + level
-
-
 def _forward(
     x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, epilogue: Epilogue
 ) -> tuple[jax.Array, _Residuals]:
-    wide, pixels = x.astype(jnp.float32), _over_pixels(x)
-    # Both sums in one pass over x, as flax's norms take them.
-    mean, square = (_group_means(power.mean(pixels), groups) for power in (wide, jnp.square(wide)))
-    inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + EPSILON)
-    kept = _Residuals(x, scale, shift, dropout_keys, mean, inverse)
-    return epilogue(_along(kept.line(), x), dropout_keys), kept
+    wide, pixels = x.astype(jnp.float32), over_pixels(x)
+    # Both in one pass over x, as flax's norms take them.
+    mean, square = sums(wide, wide, lambda values: _group_means(values.mean(pixels), groups))
+    kept = _Residuals(x, scale, shift, dropout_keys, mean, _inverse_std(mean, square))
+    return epilogue(along(kept.line(), x), dropout_keys), kept
+
+
+def _inverse_std(mean: jax.Array, square: jax.Array) -> jax.Array:
+    """1 / the standard deviation, from the means of values and of their squares."""
+    return jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + EPSILON)
 
 
 def _backward(
@@ -177,17 +141,9 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     del groups  # `kept` knows them
     line = kept.line()
-
-    def read() -> tuple[jax.Array, jax.Array]:
-        """(x, the gradient of what the activation is given), float32 of x's shape."""
-        # Epilogue a barrier the compiler takes x and what comes back for new arrays. Otherwise it would find what the
-        # three passes over x have in common, and store it: float32 arrays of x's shape.
-        x, keys, gradient = jax.lax.optimization_barrier((kept.x, kept.dropout_keys, cotangent))
-        _, pull = jax.vjp(lambda mapped: epilogue(mapped, keys), _along(line, x))
-        return x.astype(jnp.float32), pull(gradient)[0]
-
+    x, mapped_bar = epilogue.pulled(kept.x, line, kept.dropout_keys, cotangent)
     # Both sums over the pixels, of which all other sums are made.
-    shift_bar, products = jax.lax.platform_dependent(*read(), cuda=_sums_as_one, default=_sums)
+    shift_bar, products = sums(mapped_bar, x, lambda values: values.sum(over_pixels(x)))
     inverse = kept.to_channels(kept.inverse)
     scale_bar = (products - kept.to_channels(kept.mean) * shift_bar) * inverse
     # The norm's own gradient: of what comes back, its mean over the group and its part along the normalised x go.
@@ -195,24 +151,9 @@ def _backward(
     part = kept.inverse**2 * kept.group_means(kept.scale * scale_bar) / count
     level = kept.inverse * kept.group_means(kept.scale * shift_bar) / count - kept.mean * part
     removed = kept.to_channels(part), kept.to_channels(level)
-    x, mapped_bar = read()
-    x_bar = mapped_bar * jnp.expand_dims(line[0], _over_pixels(x)) - _along(removed, x)
+    x, mapped_bar = epilogue.pulled(kept.x, line, kept.dropout_keys, cotangent)
+    x_bar = mapped_bar * jnp.expand_dims(line[0], over_pixels(x)) - along(removed, x)
     return x_bar.astype(kept.x.dtype), scale_bar, shift_bar, None
-
-
-def _sums(x: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sums over the pixels of values and of values * x, [B, C] each."""
-    return values.sum(_over_pixels(x)), (values * x).sum(_over_pixels(x))
-
-
-def _sums_as_one(x: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As `_sums`, by the sum of one complex array.
-
-    XLA for NVIDIA's chips would store values that two sums read and that take long to compute, float32 of x's shape;
-    what one sum reads it computes on the way.
-    """
-    total = jax.lax.complex(values, values * x).sum(_over_pixels(x))
-    return total.real, total.imag
 
 
 normalise.defvjp(_forward, _backward)

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from soda_jax.models.batch_norm import BatchNorm
 from soda_jax.models.layers import DropPath, Dtype, batch_axes, rematerialised
 from soda_jax.models.norm import GroupNorm
 from soda_jax.models.pose import Camera, PoseEncoding, SourceModulation, append_grid
+from soda_jax.models.resampling import max_pool
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 xavier_init = nn.initializers.xavier_uniform()
@@ -28,26 +30,28 @@ class PreActivationBlock(nn.Module):
     bottleneck: bool
     drop_path: float
     conv: Callable[..., nn.Module]
-    norm: Callable[..., Callable[[jax.Array], jax.Array]]
+    norm: Callable[..., Callable[..., jax.Array]]
 
     @nn.compact
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
         out_features = self.features * (4 if self.bottleneck else 1)
-        pre = nn.relu(self.norm(name="norm1")(x))
+        norm = partial(self.norm, activation=nn.relu)
+        pre = norm(name="norm1")(x)
         # v2: no norm or ReLU after a unit's sum, so the shortcut is the identity where shapes agree.
         shortcut = x
         if self.stride > 1 or x.shape[-1] != out_features:
             shortcut = self.conv(out_features, (1, 1), strides=self.stride, name="shortcut")(pre)
         # A convolution without a bias gives an example that is dropped before it what one behind it would: zeros. Here
         # the mask is part of a pass over the activations that there is anyway, behind it of a new one each way.
-        drop_path = DropPath(self.drop_path, name="drop_path")
+        keys = DropPath(self.drop_path, name="drop_path").keys(train_ids)
+        dropped = {"dropout_keys": keys, "dropout": self.drop_path, "whole_examples": True}
         if self.bottleneck:
             y = self.conv(self.features, (1, 1), name="conv1")(pre)
-            y = self.conv(self.features, (3, 3), strides=self.stride, name="conv2")(nn.relu(self.norm(name="norm2")(y)))
-            y = drop_path(nn.relu(self.norm(name="norm3")(y)), train_ids)
+            y = self.conv(self.features, (3, 3), strides=self.stride, name="conv2")(norm(name="norm2")(y))
+            y = norm(name="norm3")(y, **dropped)
             return shortcut + self.conv(out_features, (1, 1), name="conv3")(y)
         y = self.conv(self.features, (3, 3), strides=self.stride, name="conv1")(pre)
-        y = drop_path(nn.relu(self.norm(name="norm2")(y)), train_ids)
+        y = norm(name="norm2")(y, **dropped)
         return shortcut + self.conv(out_features, (3, 3), name="conv2")(y)
 
 
@@ -102,7 +106,7 @@ class ResNet(nn.Module):
             x = conv(features, (3, 3), name="stem")(x)
         else:
             x = conv(features, (7, 7), strides=2, name="stem")(x)
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+            x = max_pool(x)
         out["stem"] = x
         x = append_grid(x, self.pose, camera, pose_mask, image_size)  # not before the stem's pooling: no maximum of it
         sizes = STAGE_SIZES[self.depth]
@@ -122,7 +126,7 @@ class ResNet(nn.Module):
                 unit_index += 1
             out[f"stage{stage + 1}"] = x
         # Pre-activation units end on a bare sum, which this norm and ReLU close.
-        x = nn.relu(norm(name="norm_final")(x))
+        x = norm(name="norm_final", activation=nn.relu)(x)
         x = out["features"] = SourceModulation(self.pose, self.dtype, name="pose_modulation")(x, camera, pose_mask)
         out["pooled"] = x.mean(axis=(1, 2)).astype(jnp.float32)
         # z = Linear(mean over pixels), the bottleneck (Section 3.2); "w/o bottleneck" (F.1) keeps all N = h w features.
@@ -138,10 +142,8 @@ class ResNet(nn.Module):
         if self.norm == "group":
             return partial(GroupNorm, dtype=self.dtype)
         return partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=train_ids is None,
-            momentum=0.9,
-            epsilon=1e-5,
             dtype=self.dtype,
             axis_name=batch_axes(),
         )

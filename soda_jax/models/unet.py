@@ -3,7 +3,7 @@
 `unet_layout` in `layout.py` lists the blocks with the latent section that drives each; the modules here walk that list.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ from einops import rearrange
 
 from soda_jax.latents.sections import section_of_dim
 from soda_jax.models.attention import Attention
+from soda_jax.models.epilogue import gelu
 from soda_jax.models.fixed_camera import fix_camera, without_fixed
 from soda_jax.models.fixed_input import Channels, FixedInput
 from soda_jax.models.layers import Conv, Dropout, Dtype, rematerialised, truncated_normal_init
@@ -22,11 +23,11 @@ from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
     LatentEmbedding,
-    block_latent,
+    block_latents,
     is_sectioned,
     mask_latent,
 )
-from soda_jax.models.norm import GroupNorm, gelu
+from soda_jax.models.norm import GroupNorm
 from soda_jax.models.pose import Camera, EncodedCamera, PoseEncoding, append_grid
 from soda_jax.models.positional import timestep_embedding
 from soda_jax.models.resampling import from_patches, resample, to_patches
@@ -210,11 +211,16 @@ class ModulatedBlocks(nn.Module):
             columns.append(column)
         return np.concatenate(columns, axis=1)
 
+    @nn.nowrap
+    def latent_parts(self, z: jax.Array | None) -> Sequence[jax.Array | None]:
+        """What blocks see of the masked latent z [B, d] or None, by their sections."""
+        return block_latents(self.modulation, z, self.num_sections, self.modulate_by_section)
+
     def block(
         self,
         spec: BlockSpec,
         h: jax.Array,
-        z: jax.Array | None,
+        z_parts: Sequence[jax.Array | None],
         train_ids: jax.Array | None,
         *,
         t_emb: jax.Array | None = None,
@@ -226,14 +232,13 @@ class ModulatedBlocks(nn.Module):
         """The residual block of `spec`, with the attention that follows it; call it from a compact `__call__`.
 
         Args:
-          h: [B, H, W, C] activations; z: [B, d] the masked latent, or None.
+          h: [B, H, W, C] activations; z_parts: what blocks see of the masked latent, by `latent_parts`.
           t_emb: [B, T] embedded timesteps; None in a network that denoises nothing.
           pose: [B, p] embedded poses; tokens: [B, K, C] of the latent, for cross-attention.
           fixed, read: see `ResidualBlock`.
         """
-        block_z = block_latent(self.modulation, z, spec.section, self.num_sections, self.modulate_by_section)
         residual = self._residual(spec, rematerialised(ResidualBlock, self.remat), read)
-        h = residual(h, t_emb, block_z, train_ids, pose, fixed)
+        h = residual(h, t_emb, z_parts[spec.section], train_ids, pose, fixed)
         if spec.attention:
             heads = (self.head_dim, self.norm_groups, self.attention, self.dtype)
             h = rematerialised(SelfAttention, self.remat)(*heads, name=f"{spec.name}_attention")(h)
@@ -335,13 +340,14 @@ class UNet(ModulatedBlocks):
         # "concatenated to linearly-mapped RGB channels ... after the first layer" (Appendix C, "Pose Conditioning").
         h = append_grid(h, self.pose, camera, pose_mask, x_t.shape[1:3])
         pose = self._embed_pose(camera, pose_mask, x_t.shape[0])
+        z_parts = self.latent_parts(z)
         out: dict[str, Any] = {}
         skips = [h]
         for spec in self.layout():
             if spec.path == "up" and spec.skip is not None:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             h, fixed = without_fixed(h, spec.name, self.norm_groups, self.pose, camera, pose_mask)
-            h = self.block(spec, h, z, train_ids, t_emb=t_emb, pose=pose, tokens=tokens, **fixed)
+            h = self.block(spec, h, z_parts, train_ids, t_emb=t_emb, pose=pose, tokens=tokens, **fixed)
             if spec.path == "down":
                 skips.append(h)
             out[spec.name] = h

@@ -5,6 +5,7 @@ each of them takes the time of its launch, whatever it does: what can be done to
 """
 
 import collections
+import itertools
 from typing import Any
 
 import jax
@@ -35,22 +36,21 @@ def in_rows(grads: Any) -> Any:
 def square_sums(tree: Any) -> jax.Array:
     """The sum of squares of each array of `tree`, float32 [arrays], in the order of its leaves.
 
-    Small arrays of one size are summed together. None of them is split between devices (`MIN_SPLIT_SIZE`), so nothing
-    moves for that.
+    Small arrays of one size are summed together, and so are the sums of the rows of large ones, of which XLA for GPUs
+    makes two kernels each by itself.
     """
-    leaves = jax.tree.leaves(tree)
+    vectors = [_squares(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(tree)]
     by_size: dict[int, list[int]] = collections.defaultdict(list)
-    for place, leaf in enumerate(leaves):
-        by_size[leaf.size if leaf.size < MIN_SPLIT_SIZE else -place - 1].append(place)
-    sums, order = [], []
-    for places in by_size.values():
-        if len(places) == 1:
-            sums.append(jnp.sum(jnp.square(leaves[places[0]].astype(jnp.float32)))[None])
-        else:
-            rows = jnp.stack([leaves[place].reshape(-1) for place in places])
-            sums.append(jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=1))
-        order += places
-    return jnp.concatenate(sums)[np.argsort(order)]
+    for place, vector in enumerate(vectors):
+        by_size[vector.size].append(place)
+    sums = [jnp.sum(jnp.stack([vectors[place] for place in places]), axis=1) for places in by_size.values()]
+    return jnp.concatenate(sums)[np.argsort(list(itertools.chain.from_iterable(by_size.values())))]
+
+
+def _squares(leaf: jax.Array) -> jax.Array:
+    """A vector of the squares of an array, or, of one that devices may split between them, of their sums over rows."""
+    squares = jnp.square(leaf)
+    return (squares if leaf.size < MIN_SPLIT_SIZE else jnp.sum(squares, axis=-1)).reshape(-1)
 
 
 def gradient_norms(grads: Any) -> dict[str, jax.Array]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from soda_jax import inputs
+from soda_jax.models.epilogue import gelu
 from soda_jax.models.fixed_input import Channels, FixedInput, split_at_group
 from soda_jax.models.layers import Conv
-from soda_jax.models.norm import GroupNorm, gelu
+from soda_jax.models.norm import GroupNorm
 from soda_jax.models.pose import PoseEncoding
 from soda_jax.models.unet import UNet
 from tests import tiny

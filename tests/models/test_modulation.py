@@ -7,7 +7,7 @@ from soda_jax.models.modulation import (
     AdaptiveGroupNorm,
     LatentCrossAttention,
     LatentEmbedding,
-    block_latent,
+    block_latents,
     mask_latent,
     mix_sections,
     section_of_dim,
@@ -59,7 +59,7 @@ def test_tokens_are_dropped_where_every_section_is():
     ],
 )
 def test_what_a_block_sees(kind, by_section, seen):
-    got = block_latent(kind, jnp.arange(1.0, 6.0)[None], 1, 3, by_section)
+    got = block_latents(kind, jnp.arange(1.0, 6.0)[None], 3, by_section)[1]
     assert (None if got is None else got[0].tolist()) == seen
 
 
