@@ -6,6 +6,7 @@ Also what of a block's activations is kept for the gradient (`rematerialised`).
 global batch) turns dropout and batch statistics on and keys the random masks; `None` means evaluation.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -140,7 +141,25 @@ def _convolution(x: jax.Array, kernel: jax.Array, result: Dtype | None = None) -
 @jax.custom_vjp
 def _wide_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution with its result in float32. Its gradient is that of a convolution in the dtype of x."""
-    return _convolution(x, kernel, jnp.float32)
+    whole = functools.partial(_convolution, result=jnp.float32)
+    if x.dtype == jnp.float32:
+        return whole(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cuda=_convolution_by_products, default=whole)
+
+
+def _convolution_by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution in float32 as the sum of a matrix product's shifted parts, one for each pixel of the kernel.
+
+    cuDNN's convolutions give what they read: for a result in float32 XLA makes a float32 copy of x. Where channels
+    become few, as in a last layer, what the product gives is smaller than this copy.
+    """
+    rows, columns = kernel.shape[:2]
+    parts = jnp.einsum("bhwc,ijcf->bhwijf", x, kernel, preferred_element_type=jnp.float32)
+    pads = [((side - 1) // 2, side // 2) for side in (rows, columns)]  # as "SAME" has them
+    parts = jnp.pad(parts, ((0, 0), *pads, (0, 0), (0, 0), (0, 0)))
+    height, width = x.shape[1:3]
+    shifted = (parts[:, i : i + height, j : j + width, i, j] for i in range(rows) for j in range(columns))
+    return functools.reduce(jnp.add, shifted)
 
 
 def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

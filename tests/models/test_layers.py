@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.models import masks
+from soda_jax.models import layers, masks
 from soda_jax.models.attention import Attention
 from soda_jax.models.layers import Conv, Dropout, DropPath, truncated_normal_init
 
@@ -190,3 +190,15 @@ def test_examples_whose_places_overlap_are_dropped_independently():
 def test_masks_at_the_ends(keep_rate, share):
     keys = jax.random.bits(KEY, (2, 2), jnp.uint32)
     assert np.asarray(masks.kept(keys, keep_rate, (1000,))).mean() == share
+
+
+@pytest.mark.parametrize(("kernel", "side"), [((3, 3), 5), ((1, 1), 4), ((2, 4), 6)])
+def test_a_wide_convolution_by_products_is_the_convolution(kernel, side):
+    """What GPUs compute, whose convolutions give what they read."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, side, side + 1, 6)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.standard_normal((*kernel, 6, 3)), jnp.bfloat16)
+    expected = layers._convolution(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    found = layers._convolution_by_products(x, kernel)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
