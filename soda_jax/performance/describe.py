@@ -282,7 +282,7 @@ def flops_table(flops: Mapping[str, float], config: ConfigDict, denoises: bool =
 
 def describe(config: ConfigDict) -> str:
     """The whole report; ConfigError if the config cannot run."""
-    validate(config)
+    validate(config, reads_data=False)
     model, variables = counted_model(config)
     counts = count_parameters(variables["params"], config.model.denoiser.time_dim)
     generator = "denoiser" if can(model, NOISE) else "decoder"

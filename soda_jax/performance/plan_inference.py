@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
+from soda_jax import config as config_lib
 from soda_jax import inputs
 from soda_jax.diffusion.sampler import Masks
 from soda_jax.inference.engine import Inference
@@ -64,6 +65,7 @@ def plan_inference(
 
     Arguments and errors are those of `plan.plan`.
     """
+    config_lib.validate(config, reads_data=False)  # training's batch need not fit the devices here
     meshes = {place: sharding.make_mesh(devices) for place, devices in device_sets(device_counts, names).items()}
     calls = measure(config, meshes, quickly)
     print(report(calls))

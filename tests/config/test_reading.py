@@ -203,6 +203,13 @@ def test_values_that_do_not_fit_each_other(changes, expected):
     assert expected in str(error.value)
 
 
+def test_where_no_data_are_read_their_place_may_be_open():
+    config = tiny.get_config(**(SCENES | {"data__name": "multiview"}))
+    validate(config, reads_data=False)
+    with pytest.raises(ConfigError, match=r"config\.data\.root=''"):
+        validate(config)
+
+
 def test_several_problems_are_reported_at_once():
     config = tiny.get_config(
         **SCENES, data__source_noise=-1.0, model__denoiser__head_dim=7, model__latent_dim=2, train__batch_size=9
