@@ -111,7 +111,7 @@ class Attention(nn.Module):
             return _Weights(inputs, outputs, use_bias, self.kernel_init, name=name)()
 
         def project(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-            product = inputs.astype(self.dtype) @ kernel.astype(self.dtype)
+            product = _product(inputs.astype(self.dtype), kernel.astype(self.dtype))
             return rearrange(product, "b n (heads c) -> b n heads c", heads=heads[0])
 
         kernel, bias = weights("query", (channels,), heads, True)
@@ -130,6 +130,32 @@ class Attention(nn.Module):
         if not self.context_bias:
             return product
         return product + (self.gain * (bias + jnp.matmul(value_bias, kernel, precision="highest"))).astype(self.dtype)
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, N, C] @ kernel [C, F].
+
+    XLA for NVIDIA's chips makes one product of several with the same x, and then copies each one's part out of it.
+    Behind barriers, which their kernels keep different, each has an x of its own and writes its result alone. Gradients of
+    kernels are left to be merged.
+    """
+
+    def apart(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.optimization_barrier((x, kernel))[0]
+
+    return jax.lax.platform_dependent(x, kernel, cuda=apart, default=lambda x, _: x) @ kernel
+
+
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(jnp.matmul, *kept)[1](cotangent)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 class _Weights(nn.Module):

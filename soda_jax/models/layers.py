@@ -154,7 +154,8 @@ def _convolution_by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     become few, as in a last layer, what the product gives is smaller than this copy.
     """
     rows, columns = kernel.shape[:2]
-    parts = jnp.einsum("bhwc,ijcf->bhwijf", x, kernel, preferred_element_type=jnp.float32)
+    with jax.named_scope(jax.lax.conv_general_dilated_p.name):  # by which a program's kernels are told apart
+        parts = jnp.einsum("bhwc,ijcf->bhwijf", x, kernel, preferred_element_type=jnp.float32)
     pads = [((side - 1) // 2, side // 2) for side in (rows, columns)]  # as "SAME" has them
     parts = jnp.pad(parts, ((0, 0), *pads, (0, 0), (0, 0), (0, 0)))
     height, width = x.shape[1:3]
