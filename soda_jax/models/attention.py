@@ -137,8 +137,8 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [B, N, C] @ kernel [C, F].
 
     XLA for NVIDIA's chips makes one product of several with the same x, and then copies each one's part out of it.
-    Behind barriers, which their kernels keep different, each has an x of its own and writes its result alone. Gradients of
-    kernels are left to be merged.
+    Behind barriers, which their kernels keep different, each has an x of its own and writes its result alone. Gradients
+    of kernels are left to be merged.
     """
 
     def apart(x: jax.Array, kernel: jax.Array) -> jax.Array:
