@@ -61,9 +61,12 @@ class Epilogue(NamedTuple):
         """(x, the gradient of what the activation is given, a x + b), float32 of x's shape [B, ..., C].
 
         Behind a barrier the compiler takes x and what comes back for new arrays. Otherwise it would find what all
-        passes over x have in common, and store it: float32 arrays of x's shape.
+        passes over x have in common, and store it: float32 arrays of x's shape. XLA for TPUs fuses all of it with the
+        convolutions around, where a barrier would be a copy.
         """
-        x, dropout_keys, cotangent = jax.lax.optimization_barrier((x, dropout_keys, cotangent))
+        x, dropout_keys, cotangent = jax.lax.platform_dependent(
+            x, dropout_keys, cotangent, tpu=lambda *read: read, default=lambda *read: jax.lax.optimization_barrier(read)
+        )
         _, pull = jax.vjp(lambda mapped: self(mapped, dropout_keys), along(line, x))
         return x.astype(jnp.float32), pull(cotangent)[0]
 

@@ -45,8 +45,9 @@ def test_resnet50_flops_are_the_known_ones():
     net, image = ResNet(50, latent_dim=None), Shape((1, 224, 224, 3))
     variables = jax.eval_shape(net.init, jax.random.key(0), image)
     flops = describe.flops_of(describe.lower(lambda v, x: net.apply(v, x)[0], variables, image))
-    # 4.09 G multiply-adds, as commonly given (with the stride in the 3x3 convolution and without the classifier).
-    np.testing.assert_allclose(flops, 2 * 4.09e9, rtol=0.03)
+    # 4.09 G multiply-adds, as commonly given (with the stride in the 3x3 convolution and without the classifier); XLA
+    # leaves out those with padding.
+    np.testing.assert_allclose(flops, 2 * 4.09e9, rtol=0.04)
 
 
 def random_tree(layers):
