@@ -5,8 +5,9 @@
 
 The splits are CelebA's. The paper's ablations use --config.model.encoder.name=resnet50. Its runs used V100s or TPU v2
 chips and report, for the 40 attributes, F1 72.65 (ResNet-50: 71.63). Training ends when the online probe has not
-improved for 10,000 steps on the validation split, and after 50,000 at the latest: both numbers are our choice. Not run
-here.
+improved for 10,000 steps on the validation split, and after 50,000 at the latest: both numbers are our choice. By the
+compiler of their chips, its four microbatches take 32 GiB of each of eight H100s (docs/scale.md "Plans for chips"). Not
+run here.
 """
 
 from ml_collections import ConfigDict
