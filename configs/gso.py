@@ -9,8 +9,8 @@ Trained on 1 to 9 sources, the range that the paper evaluates; --config.data.num
 and pose are both masked in training, which the paper's masking table finds best here. The paper used V100s or TPU v2
 chips and reports PSNR 24.97, SSIM .945, FID 1.51 and LPIPS .054 on renderings of its own. Training ends when the
 loss on the validation objects has not improved for 20,000 steps, and after 200,000 at the latest: both numbers are our
-choice. By the compiler of their chips, its sixteen microbatches take 16 GiB of each of eight H100s (docs/scale.md "Plans
-for chips"). Not run here.
+choice. By the compiler of their chips, its sixteen microbatches take 16 GiB of each of eight H100s (docs/scale.md
+"Plans for chips"). Not run here.
 """
 
 from ml_collections import ConfigDict
