@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from soda_jax.models.epilogue import EPSILON, Activation, Epilogue, Line, along, identity, sums
+from soda_jax.models.masks import Drop
 
 MOMENTUM = 0.9  # of the running averages
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm with a learned scale and bias; its variables and running averages are those of `flax.linen.BatchNorm`.
+    """BatchNorm (Ioffe & Szegedy 2015) with a learned scale and bias, which SODA's ResNet encoder has (section 3.2).
+
+    Its variables and running averages are those of `flax.linen.BatchNorm`.
 
     Attributes:
       use_running_average: whether the averages of training normalise, not the batch's own statistics.
@@ -29,21 +32,8 @@ class BatchNorm(nn.Module):
     axis_name: tuple[str, ...] | None = None
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        dropout_keys: jax.Array | None = None,
-        dropout: float = 0.0,
-        whole_examples: bool = False,
-    ) -> jax.Array:
-        """Maps x [B, ..., C] to activation(scale * norm(x) + bias), `dropout` of which are zeroed.
-
-        Args:
-          x: [B, ..., C].
-          dropout_keys: uint32 [B, 2] as `masks.dropped` takes them; None drops nothing.
-          dropout: the share that is dropped.
-          whole_examples: whether that share is of examples, not of elements.
-        """
+    def __call__(self, x: jax.Array, drop: Drop | None = None) -> jax.Array:
+        """Maps x [B, ..., C] to activation(scale * norm(x) + bias), from which `drop` takes its share, if any."""
         features = (x.shape[-1],)
         averages = [
             self.variable("batch_stats", name, of, features, jnp.float32)
@@ -51,11 +41,11 @@ class BatchNorm(nn.Module):
         ]
         scale = self.param("scale", nn.initializers.ones, features, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)
-        epilogue = Epilogue(self.activation, dropout if dropout_keys is not None else 0.0, self.dtype, whole_examples)
+        epilogue = Epilogue(self.activation, self.dtype)
         if self.use_running_average:
             mean, var = (average.value for average in averages)
-            return epilogue(along(_line(scale, bias, mean, jax.lax.rsqrt(var + EPSILON)), x), dropout_keys)
-        y, *found = normalise(x, scale, bias, dropout_keys, self.axis_name, epilogue)
+            return epilogue(along(_line(scale, bias, mean, jax.lax.rsqrt(var + EPSILON)), x), drop)
+        y, *found = normalise(x, scale, bias, drop, self.axis_name, epilogue)
         if not self.is_initializing():
             for average, value in zip(averages, found, strict=True):
                 average.value = MOMENTUM * average.value + (1.0 - MOMENTUM) * value
@@ -67,7 +57,7 @@ def normalise(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    dropout_keys: jax.Array | None,
+    drop: Drop | None,
     axis_name: tuple[str, ...] | None,
     epilogue: Epilogue,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -76,23 +66,23 @@ def normalise(
     Args:
       x: [B, ..., C].
       scale, bias: float32 [C].
-      dropout_keys: uint32 [B, 2], or None without dropout.
+      drop: what is dropped; None for nothing.
       axis_name: axes of devices that hold parts of the batch; None where x is all of it.
 
     Returns:
       The result [B, ..., C], and of each channel, float32 [C], the batch's mean and variance. They pass no gradient on.
     """
-    return _forward(x, scale, bias, dropout_keys, axis_name, epilogue)[0]
+    return _forward(x, scale, bias, drop, axis_name, epilogue)[0]
 
 
 class _Residuals(NamedTuple):
-    """What the gradient reads: the input [B, ..., C], the maps and the keys as given, and of each channel, float32 [C],
-    the mean and 1 / the standard deviation."""
+    """What the gradient reads: the input [B, ..., C], the maps and the dropout as given, and of each channel the mean
+    and 1 / the standard deviation, float32 [C]."""
 
     x: jax.Array
     scale: jax.Array
     bias: jax.Array
-    dropout_keys: jax.Array | None
+    drop: Drop | None
     mean: jax.Array
     inverse: jax.Array
 
@@ -119,15 +109,15 @@ def _forward(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    dropout_keys: jax.Array | None,
+    drop: Drop | None,
     axis_name: tuple[str, ...] | None,
     epilogue: Epilogue,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], _Residuals]:
     wide = x.astype(jnp.float32)
     mean, square = _on_all(sums(wide, wide, _means), axis_name)
     var = jnp.maximum(square - jnp.square(mean), 0.0)
-    kept = _Residuals(x, scale, bias, dropout_keys, mean, jax.lax.rsqrt(var + EPSILON))
-    return (epilogue(along(_line(scale, bias, mean, kept.inverse), x), dropout_keys), mean, var), kept
+    kept = _Residuals(x, scale, bias, drop, mean, jax.lax.rsqrt(var + EPSILON))
+    return (epilogue(along(_line(scale, bias, mean, kept.inverse), x), drop), mean, var), kept
 
 
 def _backward(
@@ -137,7 +127,7 @@ def _backward(
     cotangents: tuple[jax.Array, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     line = _line(kept.scale, kept.bias, kept.mean, kept.inverse)
-    x, mapped_bar = epilogue.pulled(kept.x, line, kept.dropout_keys, cotangents[0])
+    x, mapped_bar = epilogue.pulled(kept.x, line, kept.drop, cotangents[0])
     level, products = sums(mapped_bar, x, _means)
     along_x = (products - kept.mean * level) * kept.inverse  # the mean of mapped_bar * normalised x
     count = math.prod(x.shape[:-1])
@@ -147,7 +137,7 @@ def _backward(
     slope = kept.scale * kept.inverse
     part = slope * kept.inverse * along_x
     removed = part[None], (slope * level - kept.mean * part)[None]
-    x, mapped_bar = epilogue.pulled(kept.x, line, kept.dropout_keys, cotangents[0])
+    x, mapped_bar = epilogue.pulled(kept.x, line, kept.drop, cotangents[0])
     x_bar = mapped_bar * slope - along(removed, x)
     return x_bar.astype(kept.x.dtype), scale_bar, bias_bar, None
 

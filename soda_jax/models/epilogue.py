@@ -1,4 +1,4 @@
-"""What follows a norm in one operation with it: the map of each channel, an activation, dropout and the rounding.
+"""What follows a norm in one operation with it: the map of each channel, an activation, the rounding and dropout.
 
 The gradients of such operations are written by hand, so that little is stored for them: of the activations only the
 norm's input is kept, and both the forward and the backward pass read it twice, once for sums and once for the result.
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from soda_jax.models import masks
+from soda_jax.models.masks import Drop
 
 Activation = Callable[[jax.Array], jax.Array]
 Line = tuple[jax.Array, jax.Array]
@@ -36,38 +36,27 @@ def identity(x: jax.Array) -> jax.Array:
 
 
 class Epilogue(NamedTuple):
-    """What follows the map of the channels: an activation, dropout at a rate, and the rounding to a type.
-
-    Attributes:
-      whole_examples: whether an example is dropped as a whole (stochastic depth), not each element by itself.
-    """
+    """What follows the map of the channels: an activation, the rounding to a type, and dropout."""
 
     activation: Activation
-    dropout: float
     dtype: Any
-    whole_examples: bool = False
 
-    def __call__(self, mapped: jax.Array, dropout_keys: jax.Array | None) -> jax.Array:
+    def __call__(self, mapped: jax.Array, drop: Drop | None) -> jax.Array:
         """Of float32 `mapped` [B, ..., C]."""
         out = self.activation(mapped).astype(self.dtype)
-        if self.dropout == 0.0:
-            return out
-        shape = (1,) * (out.ndim - 1) if self.whole_examples else out.shape[1:]
-        return masks.dropped(out, dropout_keys, self.dropout, shape)
+        return out if drop is None else drop(out)
 
-    def pulled(
-        self, x: jax.Array, line: Line, dropout_keys: jax.Array | None, cotangent: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def pulled(self, x: jax.Array, line: Line, drop: Drop | None, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(x, the gradient of what the activation is given, a x + b), float32 of x's shape [B, ..., C].
 
         Behind a barrier the compiler takes x and what comes back for new arrays. Otherwise it would find what all
         passes over x have in common, and store it: float32 arrays of x's shape. XLA for TPUs fuses all of it with the
         convolutions around, where a barrier would be a copy.
         """
-        x, dropout_keys, cotangent = jax.lax.platform_dependent(
-            x, dropout_keys, cotangent, tpu=lambda *read: read, default=lambda *read: jax.lax.optimization_barrier(read)
+        x, drop, cotangent = jax.lax.platform_dependent(
+            x, drop, cotangent, tpu=lambda *read: read, default=lambda *read: jax.lax.optimization_barrier(read)
         )
-        _, pull = jax.vjp(lambda mapped: self(mapped, dropout_keys), along(line, x))
+        _, pull = jax.vjp(lambda mapped: self(mapped, drop), along(line, x))
         return x.astype(jnp.float32), pull(cotangent)[0]
 
 

@@ -65,22 +65,20 @@ class Dropout(nn.Module):
     per_example: bool = False
 
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
+        drop = self.drawn(train_ids)
+        return x if drop is None else drop(x)
+
+    def drawn(self, train_ids: jax.Array | None) -> masks.Drop | None:
+        """What this layer drops, for an operation that drops it itself; None where nothing is."""
         if train_ids is None or self.rate == 0.0:
-            return x
-        shape = (1,) * (x.ndim - 1) if self.per_example else x.shape[1:]
-        return masks.dropped(x, self._keys(train_ids), self.rate, shape)
-
-    def keys(self, train_ids: jax.Array | None) -> jax.Array | None:
-        """What `masks.dropped` draws this layer's masks from, uint32 [B, 2]; None where nothing is dropped."""
-        return None if train_ids is None or self.rate == 0.0 else self._keys(train_ids)
-
-    def _keys(self, train_ids: jax.Array) -> jax.Array:
+            return None
         # Each example's draw is keyed by its id: the mask is the same on any number of devices and in any microbatch.
         # The generator runs once for all layers, whose calls the compiler merges; a layer of its own has its place in
         # the model, by which a few integer operations tell it apart. A key for each layer would be folded with its
         # place, a hundred kernels of one number each on a TPU.
         stream = self.scope.rngs["dropout"]
-        return masks.of_layer(rngs.per_example(stream.rng, train_ids, masks.key_words), stream.suffix)
+        keys = masks.of_layer(rngs.per_example(stream.rng, train_ids, masks.key_words), stream.suffix)
+        return masks.Drop(keys, self.rate, self.per_example)
 
 
 class DropPath(nn.Module):
@@ -94,9 +92,9 @@ class DropPath(nn.Module):
     def __call__(self, x: jax.Array, train_ids: jax.Array | None) -> jax.Array:
         return self.drop(x, train_ids)
 
-    def keys(self, train_ids: jax.Array | None) -> jax.Array | None:
-        """As `Dropout.keys`: of whole examples."""
-        return self.drop.keys(train_ids)
+    def drawn(self, train_ids: jax.Array | None) -> masks.Drop | None:
+        """As `Dropout.drawn`."""
+        return self.drop.drawn(train_ids)
 
 
 class Conv(nn.Module):

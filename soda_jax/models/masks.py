@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,25 @@ def _mixed(words: jax.Array) -> jax.Array:
     words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
     words = (words ^ (words >> 15)) * jnp.uint32(0x846CA68B)
     return words ^ (words >> 16)
+
+
+@flax.struct.dataclass
+class Drop:
+    """What a layer drops in training, by inverted dropout.
+
+    Attributes:
+      keys: uint32 [B, 2], of each example in this layer.
+      rate: the probability of zeroing.
+      whole_examples: whether one draw zeroes all of an example (stochastic depth), not each element by one of its own.
+    """
+
+    keys: jax.Array
+    rate: float = flax.struct.field(pytree_node=False)
+    whole_examples: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Of x [B, ...]."""
+        return dropped(x, self.keys, self.rate, (1,) * (x.ndim - 1) if self.whole_examples else x.shape[1:])
 
 
 def dropped(x: jax.Array, keys: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:

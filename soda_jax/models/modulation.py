@@ -31,6 +31,7 @@ from soda_jax.latents.sections import section_of_dim, section_sizes
 from soda_jax.models.attention import Attention
 from soda_jax.models.epilogue import Activation, identity
 from soda_jax.models.layers import Dtype, truncated_normal_init
+from soda_jax.models.masks import Drop
 from soda_jax.models.norm import GroupNorm
 
 KINDS = ("layer", "full", "sum", "concat", "cross_attention", "broadcast")
@@ -161,18 +162,17 @@ class AdaptiveGroupNorm(nn.Module):
         t_emb: jax.Array | None,
         z: jax.Array | None,
         pose: jax.Array | None = None,
-        dropout_keys: jax.Array | None = None,
-        dropout: float = 0.0,
+        drop: Drop | None = None,
     ) -> jax.Array:
         """Modulates h [B, H, W, C] by t_emb [B, T], z [B, k] and last by pose [B, p]; what is None does nothing.
 
-        Behind the activation `dropout` of the elements are dropped, by keys as `GroupNorm` takes them.
+        Behind the activation `drop` takes its share.
         """
         # Section 3.1 and Appendix B: h <- z_s (t_s GN(h) + t_b) + z_b, with (t_s, t_b) and (z_s, z_b) linear in the
         # timestep's embedding and in z. The affine part of the norm would duplicate the timestep's modulation.
         affine = self._affine(h, t_emb, z, pose)
         norm = GroupNorm(self.norm_groups, False, self.activation, self.dtype, name="group_norm")
-        return norm(h, *affine, dropout_keys, dropout)
+        return norm(h, *affine, drop)
 
     def _affine(self, h: jax.Array, t_emb: jax.Array | None, z: jax.Array | None, pose: jax.Array | None) -> Affine:
         """All modulations of the normalised h."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from soda_jax.models.epilogue import EPSILON, Activation, Epilogue, Line, along, identity, over_pixels, sums
 from soda_jax.models.fixed_input import Channels
+from soda_jax.models.masks import Drop
 
 
 class _Affine(nn.Module):
@@ -45,18 +46,14 @@ class GroupNorm(nn.Module):
         x: jax.Array,
         scale: jax.Array | None = None,
         shift: jax.Array | None = None,
-        dropout_keys: jax.Array | None = None,
-        dropout: float = 0.0,
-        whole_examples: bool = False,
+        drop: Drop | None = None,
     ) -> jax.Array:
-        """Maps x [B, ..., C] to activation(scale * norm(x) + shift), `dropout` of which are zeroed.
+        """Maps x [B, ..., C] to activation(scale * norm(x) + shift), from which `drop` takes its share.
 
         Args:
           x: [B, ..., C].
           scale, shift: [B, C], or None for 1 and 0. Where `use_affine` they are the layer's own.
-          dropout_keys: uint32 [B, 2] as `masks.dropped` takes them; None drops nothing.
-          dropout: the share that is dropped.
-          whole_examples: whether that share is of examples, not of elements.
+          drop: what is dropped; None for nothing.
 
         Raises:
           ValueError: a scale or shift is given to a layer that has its own.
@@ -72,34 +69,32 @@ class GroupNorm(nn.Module):
         if self.use_affine:  # both at once, so that their gradients are one sum over the batch
             scale, shift = jnp.moveaxis(jnp.broadcast_to(jnp.stack([scale, shift]), (batch, 2, channels)), 1, 0)
         maps = (jnp.broadcast_to(part, (batch, channels)) for part in (scale, shift))
-        rate = dropout if dropout_keys is not None else 0.0
-        epilogue = Epilogue(self.activation, rate, self.dtype, whole_examples)
-        return normalise(x, *maps, dropout_keys, held.groups(self.num_groups), epilogue)
+        return normalise(x, *maps, drop, held.groups(self.num_groups), Epilogue(self.activation, self.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise(
-    x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, epilogue: Epilogue
+    x: jax.Array, scale: jax.Array, shift: jax.Array, drop: Drop | None, groups: int, epilogue: Epilogue
 ) -> jax.Array:
     """epilogue(scale * (x - mean) / std + shift), computed in float32.
 
     Args:
       x: [B, ..., C].
       scale, shift: float32 [B, C].
-      dropout_keys: uint32 [B, 2], or None without dropout.
+      drop: what is dropped; None for nothing.
       groups: of neighbouring channels, which share a mean and a standard deviation; a divisor of C.
     """
-    return _forward(x, scale, shift, dropout_keys, groups, epilogue)[0]
+    return _forward(x, scale, shift, drop, groups, epilogue)[0]
 
 
 class _Residuals(NamedTuple):
-    """What the gradient reads: the input [B, ..., C], the maps and the keys as given, and of each example's groups,
+    """What the gradient reads: the input [B, ..., C], the maps and the dropout as given, and of each example's groups,
     float32 [B, G], the mean and 1 / the standard deviation."""
 
     x: jax.Array
     scale: jax.Array
     shift: jax.Array
-    dropout_keys: jax.Array | None
+    drop: Drop | None
     mean: jax.Array
     inverse: jax.Array
 
@@ -122,13 +117,13 @@ def _group_means(values: jax.Array, groups: int) -> jax.Array:
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, shift: jax.Array, dropout_keys: jax.Array | None, groups: int, epilogue: Epilogue
+    x: jax.Array, scale: jax.Array, shift: jax.Array, drop: Drop | None, groups: int, epilogue: Epilogue
 ) -> tuple[jax.Array, _Residuals]:
     wide, pixels = x.astype(jnp.float32), over_pixels(x)
     # Both in one pass over x, as flax's norms take them.
     mean, square = sums(wide, wide, lambda values: _group_means(values.mean(pixels), groups))
-    kept = _Residuals(x, scale, shift, dropout_keys, mean, _inverse_std(mean, square))
-    return epilogue(along(kept.line(), x), dropout_keys), kept
+    kept = _Residuals(x, scale, shift, drop, mean, _inverse_std(mean, square))
+    return epilogue(along(kept.line(), x), drop), kept
 
 
 def _inverse_std(mean: jax.Array, square: jax.Array) -> jax.Array:
@@ -141,7 +136,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     del groups  # `kept` knows them
     line = kept.line()
-    x, mapped_bar = epilogue.pulled(kept.x, line, kept.dropout_keys, cotangent)
+    x, mapped_bar = epilogue.pulled(kept.x, line, kept.drop, cotangent)
     # Both sums over the pixels, of which all other sums are made.
     shift_bar, products = sums(mapped_bar, x, lambda values: values.sum(over_pixels(x)))
     inverse = kept.to_channels(kept.inverse)
@@ -151,7 +146,7 @@ def _backward(
     part = kept.inverse**2 * kept.group_means(kept.scale * scale_bar) / count
     level = kept.inverse * kept.group_means(kept.scale * shift_bar) / count - kept.mean * part
     removed = kept.to_channels(part), kept.to_channels(level)
-    x, mapped_bar = epilogue.pulled(kept.x, line, kept.dropout_keys, cotangent)
+    x, mapped_bar = epilogue.pulled(kept.x, line, kept.drop, cotangent)
     x_bar = mapped_bar * jnp.expand_dims(line[0], over_pixels(x)) - along(removed, x)
     return x_bar.astype(kept.x.dtype), scale_bar, shift_bar, None
 

@@ -37,14 +37,19 @@ def max_pool(x: jax.Array) -> jax.Array:
     """The maxima of 3 x 3 windows around every second pixel of x [B, H, W, C], padded as flax's "SAME" does.
 
     The gradient goes to the first maximum of a window. For it the maxima's places are kept, a byte each; by rule the
-    whole x would be kept and searched again, on a GPU by kernels that move four times as much.
+    whole x would be kept and searched again, on a GPU by kernels that move five times as much.
     """
     return _pooled(x)[0]
 
 
+def _reach(side: int) -> int:
+    """Pixels from the first pixel of a side's first window to that of its last."""
+    return (side - 1) // _STRIDE * _STRIDE + 1
+
+
 def _pads(side: int) -> tuple[int, int]:
     """Pixels before and behind a side, as "SAME" divides them."""
-    total = max((-(-side // _STRIDE) - 1) * _STRIDE + _WINDOW - side, 0)
+    total = _reach(side) - 1 + _WINDOW - side
     return total // 2, total - total // 2
 
 
@@ -56,10 +61,10 @@ def _offsets() -> itertools.product:
 def _pooled(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     sides = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), *map(_pads, sides), (0, 0)), constant_values=-jnp.inf)
-    reach = [_STRIDE * (-(-side // _STRIDE) - 1) + 1 for side in sides]
+    height, width = map(_reach, sides)
     maxima = place = None
     for index, (row, column) in enumerate(_offsets()):
-        seen = padded[:, row : row + reach[0] : _STRIDE, column : column + reach[1] : _STRIDE]
+        seen = padded[:, row : row + height : _STRIDE, column : column + width : _STRIDE]
         if maxima is None:
             maxima, place = seen, jnp.zeros(seen.shape, jnp.uint8)
             continue
@@ -75,9 +80,9 @@ def _unpooled(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[
         reached = jnp.where(place == index, cotangent, jnp.zeros_like(cotangent)).astype(jnp.float32)
         # Back to where the pixel lies in x: the stride's gaps between windows, and the padding off again.
         config = [(0, 0, 0)]
-        for side, count, offset in zip(given.shape[1:3], reached.shape[1:3], (row, column), strict=True):
+        for side, offset in zip(given.shape[1:3], (row, column), strict=True):
             before = offset - _pads(side)[0]
-            config.append((before, side - before - (_STRIDE * (count - 1) + 1), _STRIDE - 1))
+            config.append((before, side - before - _reach(side), _STRIDE - 1))
         total += jax.lax.pad(reached, jnp.float32(0.0), [*config, (0, 0, 0)])
     return (total.astype(given.dtype),)
 

@@ -43,15 +43,14 @@ class PreActivationBlock(nn.Module):
             shortcut = self.conv(out_features, (1, 1), strides=self.stride, name="shortcut")(pre)
         # A convolution without a bias gives an example that is dropped before it what one behind it would: zeros. Here
         # the mask is part of a pass over the activations that there is anyway, behind it of a new one each way.
-        keys = DropPath(self.drop_path, name="drop_path").keys(train_ids)
-        dropped = {"dropout_keys": keys, "dropout": self.drop_path, "whole_examples": True}
+        drop = DropPath(self.drop_path, name="drop_path").drawn(train_ids)
         if self.bottleneck:
             y = self.conv(self.features, (1, 1), name="conv1")(pre)
             y = self.conv(self.features, (3, 3), strides=self.stride, name="conv2")(norm(name="norm2")(y))
-            y = norm(name="norm3")(y, **dropped)
+            y = norm(name="norm3")(y, drop=drop)
             return shortcut + self.conv(out_features, (1, 1), name="conv3")(y)
         y = self.conv(self.features, (3, 3), strides=self.stride, name="conv1")(pre)
-        y = norm(name="norm2")(y, **dropped)
+        y = norm(name="norm2")(y, drop=drop)
         return shortcut + self.conv(out_features, (3, 3), name="conv2")(y)
 
 

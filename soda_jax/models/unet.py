@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
         modulate = AdaptiveGroupNorm(
             self.modulation, self.use_scale, self.norm_groups, gelu, self.dtype, name="modulation"
         )
-        h = modulate(h, t_emb, z, pose, Dropout(self.dropout, name="dropout").keys(train_ids), self.dropout)
+        h = modulate(h, t_emb, z, pose, Dropout(self.dropout, name="dropout").drawn(train_ids))
         h = Conv(self.channels, 3, HALF_VARIANCE, dtype=self.dtype, name="conv2")(h)
         if fixed is not None:
             return shortcut(x) + fixed.shortcut + h

@@ -25,7 +25,8 @@ def composed(variables, x, rate):
 
 def ours(variables, x, rate):
     layer = BatchNorm(use_running_average=False, activation=nn.relu)
-    y, updated = layer.apply(variables, x, KEYS if rate else None, rate, True, mutable=["batch_stats"])
+    drop = masks.Drop(KEYS, rate, whole_examples=True) if rate else None
+    y, updated = layer.apply(variables, x, drop, mutable=["batch_stats"])
     return y, updated["batch_stats"]
 
 
@@ -92,7 +93,7 @@ def test_devices_that_share_a_batch_find_what_one_finds(random_variables):
 def test_in_16_bits_the_result_is_rounded_once():
     x, scale, bias = X.astype(jnp.bfloat16), jnp.full(6, 1.002), jnp.full(6, 0.1)
     exact, found = (
-        normalise(x, scale, bias, None, None, epilogue.Epilogue(epilogue.identity, 0.0, dtype))
+        normalise(x, scale, bias, None, None, epilogue.Epilogue(epilogue.identity, dtype))
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert found[0].dtype == jnp.bfloat16

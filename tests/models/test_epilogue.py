@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soda_jax.models import epilogue
+from soda_jax.models import epilogue, masks
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +25,7 @@ def test_both_ways_to_sum_are_numpys(axes):
 def test_whole_examples_are_dropped_or_scaled():
     x = jnp.asarray(RNG.standard_normal((64, 3, 3, 2)), jnp.float32)
     keys = jnp.asarray(RNG.integers(2**32, size=(64, 2), dtype=np.uint32))
-    y = epilogue.Epilogue(nn.relu, 0.25, jnp.float32, whole_examples=True)(x, keys)
+    y = epilogue.Epilogue(nn.relu, jnp.float32)(x, masks.Drop(keys, 0.25, whole_examples=True))
     dropped = (np.asarray(y) == 0.0).all((1, 2, 3))
     assert 5 < dropped.sum() < 30
     np.testing.assert_allclose(y[~dropped], np.maximum(x[~dropped], 0) / 0.75, rtol=1e-6)

@@ -32,7 +32,7 @@ def composed(x, scale, shift, rate):
 
 def ours(x, scale, shift, rate):
     layer = GroupNorm(4, use_affine=False, activation=epilogue.gelu)
-    return layer.apply({}, x, scale, shift, KEYS if rate else None, rate)
+    return layer.apply({}, x, scale, shift, masks.Drop(KEYS, rate) if rate else None)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -50,8 +50,8 @@ def test_in_16_bits_the_result_is_rounded_once():
     """Neither the normalised x nor a scale near 1 is rounded by itself."""
     x = X.astype(jnp.bfloat16)
     scale = 1 + 0.002 * SCALE
-    exact = norm.normalise(x, scale, SHIFT, None, 4, epilogue.Epilogue(epilogue.identity, 0.0, jnp.float32))
-    found = norm.normalise(x, scale, SHIFT, None, 4, epilogue.Epilogue(epilogue.identity, 0.0, jnp.bfloat16))
+    exact = norm.normalise(x, scale, SHIFT, None, 4, epilogue.Epilogue(epilogue.identity, jnp.float32))
+    found = norm.normalise(x, scale, SHIFT, None, 4, epilogue.Epilogue(epilogue.identity, jnp.bfloat16))
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
 
