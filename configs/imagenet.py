@@ -9,7 +9,7 @@ V100s or TPU v2 chips and reports 72.24 top-1 by linear probe; 69.1 with crops a
 cosine, so that the run goes to its end. 1% of the training images (12,812) choose the best checkpoint, and
 --mode=evaluate scores the 50,000 validation images. For a run on all training images, which chooses nothing:
 --config.data.train_split=train --config.data.eval_split=validation --config.train.monitor= . By the compiler of their
-chips, its four microbatches take 30 GiB of each of eight H100s (docs/scale.md "Plans for chips"). Not run here.
+chips, its four microbatches take 29 GiB of each of eight H100s (docs/scale.md "Plans for chips"). Not run here.
 """
 
 from ml_collections import ConfigDict
